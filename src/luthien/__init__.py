@@ -1,0 +1,18 @@
+"""Luthien: an OpenTelemetry-native control gateway for LLM traffic.
+
+One call, from the door to the debug page, in the order of the folders:
+
+    gateway/    boundary.py makes the call id; routes.py says which wire format a path speaks
+    formats/    what a request, a response and a stream mean in each wire format (pure)
+    pipeline/   orchestrator.py takes one exchange from its first byte to its last
+    policies/   what may change a call, and the chain that runs it
+    upstream/   the provider
+    telemetry/  every payload becomes an event on a span; the processor forks it into the record
+    record/     the queue behind the processor and the thread that writes it to Postgres
+    store/      SQL: migrations, writing, reading, an embedded server
+    debug/      the diff and the pages
+
+app.py puts them together; cli.py starts them; settings.py alone reads the environment.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,5 @@
+"""`python -m luthien`."""
+
+from luthien.cli import main
+
+main()

@@ -1,0 +1,149 @@
+"""The composition root: everything is made, wired, opened and closed here, in order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+from fastapi import FastAPI
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from starlette.types import ASGIApp
+
+from luthien import __version__
+from luthien.config import ConfigFile, read_config
+from luthien.debug.lookup import Lookup
+from luthien.debug.routes import debug_router
+from luthien.debug.signin import SignIn
+from luthien.errors import ConfigError
+from luthien.gateway.boundary import Boundary, link_caller
+from luthien.gateway.health import health_router
+from luthien.gateway.routes import call_routes
+from luthien.pipeline.ledger import Instruments
+from luthien.pipeline.orchestrator import Orchestrator
+from luthien.policies.chain import Chain
+from luthien.policies.registry import load_chain
+from luthien.record.queue import DiscardingSink, RecordQueue, RecordSink
+from luthien.record.writer import BatchLimits, RecordWriter
+from luthien.settings import Settings, read_settings
+from luthien.store.read import RecordReader
+from luthien.telemetry.logs import configure_logging
+from luthien.telemetry.metrics import observe_record
+from luthien.telemetry.setup import Telemetry, start_telemetry
+from luthien.upstream.client import UpstreamClient
+
+_log = logging.getLogger(__name__)
+
+# Pages and health checks are no calls: they get no span and no call id.
+_UNTRACED_PATHS = "/debug,/v2/debug,/healthz,/readyz"
+
+
+@dataclass(slots=True)
+class Running:
+    """What exists while the app runs."""
+
+    orchestrator: Orchestrator
+    lookup: Lookup
+
+
+class App:
+    """The whole of Luthien as one ASGI application.
+
+    Nothing is started before the server asks for it: threads and connections belong to the lifespan.
+    """
+
+    def __init__(self, settings: Settings, config: ConfigFile, chain: Chain) -> None:
+        if settings.database_url is None:
+            raise ConfigError("DATABASE_URL is not set: set it, or use `luthien up`, which brings a Postgres along")
+        self._settings = settings
+        self._config = config
+        self._chain = chain
+        self._dsn = settings.database_url.get_secret_value()
+        self._running: Running | None = None
+        self._sign_in = SignIn(settings.debug_token)
+        self.api = FastAPI(
+            title="Luthien",
+            version=__version__,
+            routes=call_routes(lambda: self._now.orchestrator),
+            lifespan=self._lifespan,
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,
+        )
+        self.api.include_router(health_router(lambda: self._now.lookup))
+        self.api.include_router(debug_router(self._sign_in, lambda: self._now.lookup))
+        self.asgi: ASGIApp = Boundary(self.api, settings.trusted_networks)
+
+    @property
+    def _now(self) -> Running:
+        if self._running is None:
+            raise RuntimeError("the app is not running")
+        return self._running
+
+    @asynccontextmanager
+    async def _lifespan(self, api: FastAPI) -> AsyncIterator[None]:
+        settings = self._settings
+        async with AsyncExitStack() as stack:
+            queue = RecordQueue(settings.queue_max_records, settings.queue_max_bytes)
+            writer = RecordWriter(queue, self._dsn, _limits(settings))
+            if settings.record:
+                writer.start()
+                stack.push_async_callback(anyio.to_thread.run_sync, writer.stop, settings.grace_s)
+            sink: RecordSink = queue if settings.record else DiscardingSink()
+            try:
+                telemetry = start_telemetry(settings, sink)
+            except ConfigError as error:
+                _log.critical("%s", error)
+                raise
+            stack.push_async_callback(anyio.to_thread.run_sync, telemetry.shutdown, settings.grace_s)
+            observe_record(telemetry.meter, queue, lambda: telemetry.processor.lost_spans)
+            _instrument(api, telemetry)
+            stack.callback(FastAPIInstrumentor.uninstrument_app, api)
+
+            upstream = UpstreamClient(settings, self._config.config)
+            stack.push_async_callback(upstream.close)
+            reader = RecordReader(self._dsn)
+            await reader.open()
+            stack.push_async_callback(reader.close)
+
+            instruments = Instruments.of(telemetry.tracer, telemetry.meter, settings.receipt_deadline_ms / 1000)
+            orchestrator = Orchestrator(upstream, self._chain, instruments, settings.max_body_bytes)
+            self._running = Running(orchestrator, Lookup(reader, queue))
+            yield
+            self._running = None
+
+
+def create_app() -> ASGIApp:
+    """The app as the environment describes it; for `uvicorn --factory` and its workers."""
+    settings = read_settings()
+    configure_logging(settings.log_level, settings.log_format)
+    return build_app(settings).asgi
+
+
+def build_app(settings: Settings) -> App:
+    """The app for these settings.
+
+    Raises:
+        ConfigError: the settings or the configuration file are wrong.
+    """
+    config = read_config(settings.config, must_exist="config" in settings.model_fields_set)
+    return App(settings, config, load_chain(config))
+
+
+def _limits(settings: Settings) -> BatchLimits:
+    return BatchLimits(settings.batch_max_records, settings.batch_max_bytes, settings.batch_max_age_ms / 1000)
+
+
+def _instrument(api: FastAPI, telemetry: Telemetry) -> None:
+    FastAPIInstrumentor.instrument_app(
+        api,
+        tracer_provider=telemetry.tracer_provider,
+        meter_provider=telemetry.meter_provider,
+        server_request_hook=link_caller,
+        excluded_urls=_UNTRACED_PATHS,
+        exclude_spans=["receive", "send"],
+    )
+    # The stack was built to run this lifespan; build it again with the instrumentation in it.
+    api.middleware_stack = api.build_middleware_stack()

@@ -1,0 +1,262 @@
+"""What a call's page shows, made from its records. Pure; takes time for large payloads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from luthien.debug.diff import diff_payloads
+from luthien.debug.lookup import is_whole
+from luthien.debug.ops import Diff
+from luthien.debug.values import parse
+from luthien.debug.verdict import Completeness, Decision, StageState, verdict_sentence
+from luthien.exchange import STAGES, EventType, Side, StageRecord
+from luthien.store.read import CallRow, StoredCall
+
+_MAX_SHOWN = 5_000_000
+"""Payloads of more bytes are not put into the JSON view; they can be downloaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageView:
+    """One stage: whether it was recorded, and what; `payload` also when another record holds the bytes."""
+
+    name: EventType
+    state: StageState
+    record: StageRecord | None = None
+    payload: bytes | None = None
+
+    @property
+    def text(self) -> str:
+        """The payload for people to read; damaged bytes show as such."""
+        return (self.payload or b"").decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyView:
+    """One policy's recorded decision."""
+
+    policy: str
+    version: str
+    side: str
+    action: str
+    reason: str
+    changed: bool
+    duration_ms: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallView:
+    """A call as its page shows it."""
+
+    call_id: UUID
+    row: CallRow
+    completeness: str
+    verdict: str
+    stages: dict[EventType, StageView]
+    decisions: list[PolicyView]
+    request: Diff | None
+    response: Diff | None
+
+    def diffs_as_dict(self) -> dict[str, object]:
+        """For diff.json: both diffs, or null where a stage is not there to compare."""
+        return {
+            "call_id": str(self.call_id),
+            "completeness": self.completeness,
+            "verdict": self.verdict,
+            "request": self.request.as_dict() if self.request else None,
+            "response": self.response.as_dict() if self.response else None,
+        }
+
+    def as_dict(self) -> dict[str, object]:
+        """For the page's JSON twin, to be written with `values.dumps`."""
+        return {
+            **row_as_dict(self.row),
+            "completeness": self.completeness,
+            "verdict": self.verdict,
+            "decisions": [
+                {
+                    "policy": decision.policy,
+                    "version": decision.version,
+                    "side": decision.side,
+                    "action": decision.action,
+                    "reason": decision.reason,
+                    "changed": decision.changed,
+                    "duration_ms": decision.duration_ms,
+                    "count": decision.count,
+                }
+                for decision in self.decisions
+            ],
+            "stages": {name.value: _stage_as_dict(stage) for name, stage in self.stages.items()},
+            "links": links(self.call_id),
+        }
+
+
+def links(call_id: UUID) -> dict[str, str]:
+    page = f"/debug/calls/{call_id}"
+    return {"page": page, "diff": f"{page}/diff.json", "json": f"{page}.json"}
+
+
+def row_as_dict(row: CallRow) -> dict[str, object]:
+    """A call's row as it is listed: times in ISO 8601, durations in milliseconds."""
+    return {
+        "call_id": str(row["call_id"]),
+        "trace_id": row["trace_id"],
+        "session_id": row["session_id"],
+        "started_at": _iso(row["started_at"]),
+        "ended_at": _iso(row["ended_at"]),
+        "wire_format": row["wire_format"],
+        "provider": row["provider"],
+        "model": {"requested": row["model_requested"], "used": row["model_used"]},
+        "streaming": row["streaming"],
+        "outcome": row["outcome"],
+        "http_status": row["http_status"],
+        "error": {"type": row["error_type"], "message": row["error_message"]} if row["error_type"] else None,
+        "policies": row["policies"],
+        "changed": {"request": row["request_changed"], "response": row["response_changed"]},
+        "tokens": {"input": row["input_tokens"], "output": row["output_tokens"]},
+        "ms": {
+            "total": row["duration_ms"],
+            "gateway": row["gateway_ms"],
+            "policy": row["policy_ms"],
+            "upstream": row["upstream_ms"],
+            "upstream_first_chunk": row["upstream_first_chunk_ms"],
+            "client_first_chunk": row["client_first_chunk_ms"],
+        },
+        "records": {"emitted": row["records_emitted"], "stored": row["records_stored"]},
+    }
+
+
+def view_call(call: StoredCall, *, is_pending: bool) -> CallView:
+    """Compares the stages of a call and says in a sentence what came of it."""
+    stages = {name: _stage(name, call) for name in STAGES}
+    request = _compare(stages[EventType.REQUEST_ORIGINAL], stages[EventType.REQUEST_FINAL])
+    response = _compare(stages[EventType.RESPONSE_ORIGINAL], stages[EventType.RESPONSE_FINAL])
+    decisions = [_decision(each) for each in call.records if each.event_type == EventType.POLICY_DECISION]
+    row = call.row
+    sentence = verdict_sentence(
+        request,
+        response,
+        before=_document(stages[EventType.REQUEST_ORIGINAL]),
+        after=_document(stages[EventType.REQUEST_FINAL]),
+        decisions=[Decision(each.policy, each.side, each.action, each.changed) for each in decisions],
+        completeness=Completeness(
+            {name: stage.state for name, stage in stages.items()},
+            lost_records=max(0, (row["records_emitted"] or 0) - row["records_stored"]),
+            redacted=_redacted(row, stages, request, response),
+        ),
+    )
+    completeness = "complete" if is_whole(row) else "pending" if is_pending else "partial"
+    return CallView(row["call_id"], row, completeness, sentence, stages, decisions, request, response)
+
+
+def _stage(name: EventType, call: StoredCall) -> StageView:
+    record = next((each for each in call.records if each.event_type == name), None)
+    if record is None:
+        return StageView(name, "not_reached" if is_whole(call.row) else "missing")
+    payload = record.payload
+    if record.payload_ref is not None:
+        held = next((each.payload for each in call.records if each.sequence == record.payload_ref), None)
+        # Both stages are lost when the one that holds the bytes is: what is there must be what was sent.
+        payload = held if held is not None and _is(held, record.payload_sha256) else None
+    if payload is None or not _is(payload, record.payload_sha256):
+        return StageView(name, "missing", record)
+    generated = record.attributes.get("luthien.generated") is True
+    return StageView(name, "gateway_generated" if generated else "recorded", record, payload)
+
+
+def _is(payload: bytes, sha256: bytes | None) -> bool:
+    return hashlib.sha256(payload).digest() == sha256
+
+
+def _compare(original: StageView, final: StageView) -> Diff | None:
+    """A diff where both sides were recorded: what the gateway made up is no change of what a provider said."""
+    if original.state != "recorded" or final.state != "recorded":
+        return None
+    return diff_payloads(original.payload, final.payload)
+
+
+def _document(stage: StageView) -> object:
+    if stage.payload is None:
+        return None
+    try:
+        return parse(stage.text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _redacted(
+    row: CallRow, stages: dict[EventType, StageView], request: Diff | None, response: Diff | None
+) -> list[Side]:
+    """The sides that differed on the wire although their masked payloads in the record may not."""
+    sides: list[Side] = []
+    for side, changed, diff in (
+        (Side.REQUEST, row["request_changed"], request),
+        (Side.RESPONSE, row["response_changed"], response),
+    ):
+        masked = any(
+            stage.record is not None and stage.record.attributes.get("luthien.credentials_masked")
+            for name, stage in stages.items()
+            if name.value.startswith(side.value)
+        )
+        if masked and changed and diff is not None and not diff.ops:
+            sides.append(side)
+    return sides
+
+
+def _decision(record: StageRecord) -> PolicyView:
+    get = record.attributes.get
+    return PolicyView(
+        policy=str(get("luthien.policy.name", "")),
+        version=str(get("luthien.policy.version", "")),
+        side=str(get("luthien.policy.side", "")),
+        action=str(get("luthien.policy.action", "")),
+        reason=str(get("luthien.policy.reason", "")),
+        changed=get("luthien.policy.changed") is True,
+        duration_ms=float(get("luthien.policy.duration", 0.0)),
+        count=int(get("luthien.policy.count", 0)),
+    )
+
+
+def _stage_as_dict(stage: StageView) -> dict[str, Any]:
+    record = stage.record
+    if record is None:
+        return {"state": stage.state}
+    return {
+        "state": stage.state,
+        "sequence": record.sequence,
+        "recorded_at_ns": record.recorded_at_ns,
+        "span_id": record.span_id,
+        "payload_sha256": _hex(record.payload_sha256),
+        "payload_bytes": record.payload_bytes,
+        "wire_sha256": _hex(record.wire_sha256),
+        "wire_bytes": record.wire_bytes,
+        "payload": _shown(stage),
+    }
+
+
+def _shown(stage: StageView) -> object:
+    """The payload as JSON if it is, else as text; null when it is too large or not there."""
+    if stage.payload is None or len(stage.payload) > _MAX_SHOWN:
+        return None
+    try:
+        return parse(stage.payload.decode())
+    except (ValueError, RecursionError):
+        return stage.text
+
+
+def _hex(digest: bytes | None) -> str | None:
+    return None if digest is None else digest.hex()
+
+
+def _iso(time: Any) -> str | None:
+    return None if time is None else time.isoformat()
+
+
+def stage_named(stages: Sequence[EventType], name: str) -> EventType | None:
+    """The stage of that name, as it stands in an address."""
+    return next((stage for stage in stages if stage.value == name), None)

@@ -1,0 +1,193 @@
+"""The shape of a diff: operations on one document that make another of it, and how to apply them.
+
+Pointers are RFC 6901 and absolute: `before_ptr` always refers to the document before, `after_ptr` to the
+document after, whatever the other operations do. An `add` has no `before_ptr`, a `remove` no `after_ptr`;
+that, and not a null value, is what "absent" looks like. The whole document is the empty pointer.
+
+Operations come in three phases, so that carrying them out one by one is well-defined: every `change`, while
+each index still is one of the document before; then every `remove`, innermost and last in its list first;
+then every `add`, outermost and first in its list first, so that each index is one of the document after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from luthien.debug.values import Json, Number, canonical, dumps, is_deeper, tokens
+from luthien.debug.words import Segments
+
+MAX_DEPTH = 64
+"""How deep a comparison goes into a document; what lies deeper is compared whole. Real payloads stay below 30."""
+
+Action: TypeAlias = Literal["add", "remove", "change"]
+
+Kind: TypeAlias = Literal["text", "number", "boolean", "null", "object", "array", "type", "encoding", "bytes"]
+"""What sort of value an operation is about.
+
+- `text`, `number`, `boolean`, `null`, `object`, `array`: what is added or removed, or what both sides are. A
+  changed `object` or `array` is one that was compared whole.
+- `type`: a value became one of another type. `1` and `1.0` are both numbers, and a change of kind `number`.
+- `encoding`: the same value, written differently. For a number, `before` and `after` are its two literals
+  (`1.0` and `1.00`). For an object, they list its keys where their order changed, or every occurrence of its
+  repeated keys as [key, value] where those differ; null on both sides, at the whole document, stands for more
+  such objects than are told one by one. Where nothing differs but white space and escapes, they describe the
+  two payloads as `bytes` does; beside other operations, that is not told.
+- `bytes`: payloads of which one is not text; `before` and `after` describe them: {"bytes", "sha256"}.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One difference.
+
+    `id` is unique and stable within its diff. `text` of a changed string is its word-level diff: "=" and "-"
+    together are exactly `before`, "=" and "+" exactly `after`. Where a number is concerned that a reader
+    might round (always for a changed number), `text` holds the JSON text of the values instead; otherwise it
+    is empty. `degraded` says that a budget made this operation coarser than it could be. `policy`, `version`
+    and `reason` name who made the change, once that is known.
+    """
+
+    id: str
+    op: Action
+    kind: Kind
+    before_ptr: str | None
+    after_ptr: str | None
+    before: Json
+    after: Json
+    text: Segments = ()
+    policy: str | None = None
+    version: str | None = None
+    reason: str | None = None
+    degraded: bool = False
+
+    @property
+    def touches_value(self) -> bool:
+        """Whether the parsed document itself differs here: not merely the order of keys or white space."""
+        return self.kind != "encoding" or isinstance(self.after, Number)
+
+    def as_dict(self) -> dict[str, object]:
+        """The fields by name. A value nested deeper than MAX_DEPTH becomes its JSON text, for readers' sake."""
+        return {
+            "id": self.id,
+            "op": self.op,
+            "kind": self.kind,
+            "before_ptr": self.before_ptr,
+            "after_ptr": self.after_ptr,
+            "before": _readable(self.before),
+            "after": _readable(self.after),
+            "text": self.text,
+            "policy": self.policy,
+            "version": self.version,
+            "reason": self.reason,
+            "degraded": self.degraded,
+        }
+
+
+def _readable(value: Json) -> Json:
+    return canonical(value) if is_deeper(value, MAX_DEPTH) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a diff amounts to.
+
+    `added`, `removed`, `changed` and `moved` count operations, so a message that was added is one addition
+    however many fields it has; an operation of kind `encoding` counts as a change, and all four are 0 only if
+    the payloads are the same bytes. `same` counts scalars: strings, numbers, booleans and nulls that are at
+    the same place on both sides and equal (a payload that is not JSON is one string). Seen from the other
+    side, `added` and `removed` trade places and the rest stays.
+    """
+
+    same: int = 0
+    added: int = 0
+    removed: int = 0
+    changed: int = 0
+    moved: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """The counts by name."""
+        return {
+            "same": self.same,
+            "added": self.added,
+            "removed": self.removed,
+            "changed": self.changed,
+            "moved": self.moved,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """What differs between two payloads. `degraded`: a budget made some of it coarser than it could be."""
+
+    algo: str
+    summary: Summary
+    degraded: bool
+    ops: tuple[Op, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        """The diff as nested dicts and lists, for `values.dumps`; only that writes its numbers as they were."""
+        return {
+            "algo": self.algo,
+            "summary": self.summary.as_dict(),
+            "degraded": self.degraded,
+            "ops": [op.as_dict() for op in self.ops],
+        }
+
+    def to_json(self) -> str:
+        """Strict JSON in ASCII. Numbers are written as in the payload, so a reader with exact numbers gets them.
+
+        A reader that makes doubles of them finds every number that would suffer in the `text` of its operation.
+        NaN and Infinity, which JSON has not, become strings.
+        """
+        return dumps(self.as_dict())
+
+
+def apply(ops: Iterable[Op], before: Json) -> Json:
+    """The document after, made from the parsed document before; neither is modified.
+
+    Operations that leave the value as it is, on keys and white space, are skipped. Those of kind `bytes` do
+    not carry their payload and cannot be applied.
+    """
+    root: list[Json] = [before]
+    for op in ops:
+        if not op.touches_value:
+            continue
+        ptr = op.after_ptr if op.op == "add" else op.before_ptr
+        *path, last = ["0", *tokens(ptr or "")]
+        container: list[Json] | dict[str, Json] = root
+        for token in path:
+            container = _own(container, token)
+        _carry_out(op, container, last)
+    return root[0] if root else None
+
+
+def _own(container: list[Json] | dict[str, Json], token: str) -> list[Json] | dict[str, Json]:
+    """The container at `token`, replaced by a copy of its own so that the original stays as it is."""
+    child = container[int(token)] if isinstance(container, list) else container[token]
+    if isinstance(child, list):
+        copy: list[Json] | dict[str, Json] = list(child)
+    elif isinstance(child, dict):
+        copy = dict(child)
+    else:
+        raise KeyError(f"nothing is inside {token!r}")
+    if isinstance(container, list):
+        container[int(token)] = copy
+    else:
+        container[token] = copy
+    return copy
+
+
+def _carry_out(op: Op, container: list[Json] | dict[str, Json], token: str) -> None:
+    if isinstance(container, dict):
+        if op.op == "remove":
+            del container[token]
+        else:
+            container[token] = op.after
+    elif op.op == "add":
+        container.insert(int(token), op.after)
+    elif op.op == "remove":
+        del container[int(token)]
+    else:
+        container[int(token)] = op.after

@@ -1,0 +1,211 @@
+"""The debug pages and their JSON twins. Every one wants a sign-in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import parse_qs
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from fastapi.routing import APIRoute
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from luthien.debug.call_view import CallView, row_as_dict, stage_named, view_call
+from luthien.debug.lookup import Found, Lookup, is_whole
+from luthien.debug.shown import duration, pretty, size, visible
+from luthien.debug.signin import SignIn, is_same_origin
+from luthien.debug.values import dumps
+from luthien.errors import StoreError
+from luthien.exchange import STAGES
+
+_STATIC = Path(__file__).parent / "static"
+_RETRY_AFTER_S = 1
+_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self';"
+        " base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+_templates = Environment(
+    loader=PackageLoader("luthien.debug"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+)
+_templates.filters.update(visible=visible, pretty=pretty, size=size, duration=duration)
+
+
+def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
+    """The pages; `lookup` is asked for at each request, since it exists only while the app runs."""
+    router = APIRouter(route_class=_guarded(sign_in))
+
+    @router.get("/debug")
+    async def index() -> Response:
+        return RedirectResponse("/debug/calls")
+
+    @router.get("/debug/static/luthien.css")
+    async def stylesheet() -> Response:
+        return FileResponse(_STATIC / "luthien.css", media_type="text/css")
+
+    @router.get("/debug/sign-in")
+    async def sign_in_page(request: Request, token: str | None = None) -> Response:
+        if token is not None:
+            return _signed_in(sign_in, request, token)
+        return _page("sign_in.html", {"possible": sign_in.is_possible, "failed": False})
+
+    @router.post("/debug/sign-in")
+    async def sign_in_form(request: Request) -> Response:
+        if not is_same_origin(request):
+            return _json({"error": "this form is not ours"}, status=403)
+        fields = parse_qs((await request.body()).decode("utf-8", "replace"))
+        return _signed_in(sign_in, request, fields.get("token", [""])[0])
+
+    @router.get("/debug/calls")
+    @router.get("/debug/calls.json")
+    async def calls(
+        request: Request,
+        before: UUID | None = None,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    ) -> Response:
+        rows = await lookup().calls(before, limit + 1)
+        rows, has_more = rows[:limit], len(rows) > limit
+        older = str(rows[-1]["call_id"]) if has_more else None
+        if _wants_json(request):
+            following = f"/debug/calls.json?before={older}&limit={limit}" if older else None
+            return _json({"calls": [row_as_dict(row) for row in rows], "next": following})
+        shown = [(row, is_whole(row)) for row in rows]
+        return _page("calls.html", {"calls": shown, "older": older, "limit": limit, "before": before})
+
+    @router.get("/debug/calls/{call_id}/diff.json")
+    async def diff(call_id: str) -> Response:
+        return await _with_view(lookup(), call_id, lambda view: view.diffs_as_dict())
+
+    @router.get("/debug/calls/{call_id}/stages/{stage}/raw")
+    async def raw(call_id: str, stage: str) -> Response:
+        found, name = await _find(lookup(), call_id), stage_named(STAGES, stage)
+        if not isinstance(found, Found) or name is None:
+            return _unknown(call_id, found is not None and name is not None)
+        view = await asyncio.to_thread(view_call, found.call, is_pending=found.is_pending)
+        payload = view.stages[name].payload
+        if payload is None:
+            return _json({"error": f"{name} is {view.stages[name].state}"}, status=404)
+        headers = {"content-disposition": f'attachment; filename="{view.call_id}-{name}.bin"'}
+        return Response(payload, media_type="application/octet-stream", headers=headers)
+
+    @router.get("/debug/calls/{call_id}")
+    async def call(request: Request, call_id: str) -> Response:
+        plain_id = call_id.removesuffix(".json")
+        if plain_id != call_id or _wants_json(request):
+            return await _with_view(lookup(), plain_id, lambda view: view.as_dict())
+        found = await _find(lookup(), plain_id)
+        if found is None:
+            return _page("message.html", {"title": "No such call", "text": plain_id}, status=404)
+        if not isinstance(found, Found):
+            return _not_yet(_page("pending.html", {"call_id": plain_id}, status=202))
+        view = await asyncio.to_thread(view_call, found.call, is_pending=found.is_pending)
+        page = _page("call.html", {"view": view, "row": view.row}, status=202 if found.is_pending else 200)
+        return _not_yet(page) if found.is_pending else page
+
+    @router.get("/v2/debug/request/{call_id}")
+    async def seed_name(call_id: UUID) -> Response:
+        return RedirectResponse(f"/debug/calls/{call_id}", status_code=308)
+
+    return router
+
+
+def _guarded(sign_in: SignIn) -> type[APIRoute]:
+    """Routes that ask for a sign-in, say when the database is away, and carry the headers of hostile content."""
+    open_to_all = {"/debug/sign-in", "/debug/static/luthien.css"}
+
+    class Guarded(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def guarded(request: Request) -> Response:
+                if self.path not in open_to_all and not sign_in.is_signed_in(request):
+                    response = _refusal(request, sign_in)
+                else:
+                    try:
+                        response = await handle(request)
+                    except StoreError as error:
+                        response = _away(request, str(error))
+                response.headers.update(_HEADERS)
+                return response
+
+            return guarded
+
+    return Guarded
+
+
+async def _find(lookup: Lookup, call_id: str) -> Any:
+    try:
+        return await lookup.call(UUID(call_id))
+    except ValueError:
+        return None
+
+
+async def _with_view(lookup: Lookup, call_id: str, show: Callable[[CallView], dict[str, object]]) -> Response:
+    """The JSON that `show` makes of a call; 202 while it is not all there, 404 when there is no such call."""
+    found = await _find(lookup, call_id)
+    if not isinstance(found, Found):
+        return _unknown(call_id, found is not None)
+    text = await asyncio.to_thread(lambda: dumps(show(view_call(found.call, is_pending=found.is_pending))))
+    status = 202 if found.is_pending else 200
+    response = Response(text, status_code=status, media_type="application/json")
+    return _not_yet(response) if found.is_pending else response
+
+
+def _unknown(call_id: str, is_pending: bool) -> Response:
+    if is_pending:
+        return _not_yet(_json({"call_id": call_id, "completeness": "pending"}, status=202))
+    return _json({"error": f"there is no call {call_id}"}, status=404)
+
+
+def _not_yet(response: Response) -> Response:
+    response.headers["retry-after"] = str(_RETRY_AFTER_S)
+    return response
+
+
+def _signed_in(sign_in: SignIn, request: Request, token: str) -> Response:
+    if not sign_in.accepts(token):
+        values = {"possible": sign_in.is_possible, "failed": True}
+        return _page("sign_in.html", values, status=401)
+    # Away from the address that shows the token.
+    response = RedirectResponse("/debug/calls", status_code=303)
+    sign_in.remember(response, request)
+    return response
+
+
+def _refusal(request: Request, sign_in: SignIn) -> Response:
+    if _wants_json(request):
+        response = _json({"error": "sign in: send the debug token as a bearer token"}, status=401)
+        response.headers["www-authenticate"] = 'Bearer realm="luthien debug"'
+        return response
+    return _page("sign_in.html", {"possible": sign_in.is_possible, "failed": False}, status=401)
+
+
+def _away(request: Request, message: str) -> Response:
+    if _wants_json(request):
+        return _not_yet(_json({"error": message}, status=503))
+    values = {"title": "The database is away", "text": message}
+    return _not_yet(_page("message.html", values, status=503))
+
+
+def _wants_json(request: Request) -> bool:
+    path, accept = request.url.path, request.headers.get("accept", "")
+    return path.endswith((".json", "/raw")) or "text/html" not in accept
+
+
+def _json(value: object, status: int = 200) -> JSONResponse:
+    return JSONResponse(value, status_code=status)
+
+
+def _page(template: str, values: Mapping[str, object], status: int = 200) -> Response:
+    # Lone surrogates are shown, and UTF-8 has no bytes for them.
+    html = _templates.get_template(template).render(**values).encode("utf-8", "replace")
+    return Response(html, status_code=status, media_type="text/html; charset=utf-8")

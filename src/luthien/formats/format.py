@@ -1,0 +1,149 @@
+"""What the rest of Luthien asks of a wire format.
+
+A format is pure: it reads and edits JSON values that others parsed, and makes the bytes that others send.
+Whatever it does not know, it leaves as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from luthien.formats.sse import Chunk
+
+Json = dict[str, Any]
+
+
+@dataclass(slots=True)
+class TextSlot:
+    """A place in a request or response where text stands; `set` changes it there."""
+
+    container: Any
+    key: str | int
+    role: str
+
+    @property
+    def text(self) -> str:
+        text: str = self.container[self.key]
+        return text
+
+    def set(self, text: str) -> None:
+        self.container[self.key] = text
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFacts:
+    """What a response says about itself; None where the provider did not say.
+
+    Token counts are the provider's own. `input_tokens` includes cached ones, as the GenAI semantic
+    conventions define it.
+    """
+
+    model: str | None = None
+    response_id: str | None = None
+    finish_reasons: tuple[str, ...] = ()
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class Assembler(Protocol):
+    """Puts a streamed response together as the plain response it would have been."""
+
+    def add(self, chunk: Chunk) -> None: ...
+
+    def result(self) -> Json | None:
+        """What has arrived so far; None when nothing has. Adding may go on afterwards."""
+        ...
+
+
+class WireFormat(Protocol):
+    """One provider protocol: its requests, responses, streams and errors."""
+
+    name: str
+    """Stable name, as recorded in `wire_format`."""
+    provider: str
+    """`gen_ai.provider.name`, and the key of the upstream in the configuration."""
+    path: str
+    """The path of its endpoint, the same at the gateway and at the provider."""
+
+    def request_attributes(self, body: Json) -> Mapping[str, Any]:
+        """The GenAI semantic-convention attributes that a request states."""
+        ...
+
+    def request_texts(self, body: Json) -> list[TextSlot]: ...
+
+    def response_texts(self, body: Json) -> list[TextSlot]: ...
+
+    def add_system_message(self, body: Json, text: str) -> None:
+        """Puts `text` before all other instructions."""
+        ...
+
+    def response_facts(self, body: Json) -> ResponseFacts: ...
+
+    def assembler(self) -> Assembler: ...
+
+    def chunk_texts(self, body: Json) -> list[tuple[str, str]]:
+        """The text that a chunk adds, as (key, text); the texts of one key make up one whole text."""
+        ...
+
+    def with_chunk_texts(self, chunk: Chunk, texts: Mapping[str, str]) -> Chunk:
+        """The same chunk with the texts of some keys replaced."""
+        ...
+
+    def ended_texts(self, chunk: Chunk, open_keys: Iterable[str]) -> list[str]:
+        """Those of `open_keys` to which nothing can be added after this chunk."""
+        ...
+
+    def is_terminal(self, chunk: Chunk) -> bool:
+        """Whether this is the protocol's own end marker."""
+        ...
+
+    def stream_error(self, chunk: Chunk) -> str | None:
+        """The provider's message, when the chunk says that the stream failed."""
+        ...
+
+    def error_body(self, status: int, code: str, message: str) -> bytes: ...
+
+    def error_frame(self, status: int, code: str, message: str) -> bytes:
+        """An error as a frame of a stream that has begun."""
+        ...
+
+
+class Pieces(list[str]):
+    """Text that grows: joined once, when somebody asks."""
+
+
+def whole(value: Any) -> Any:
+    """A copy of an assembled value with its `Pieces` joined."""
+    if isinstance(value, Pieces):
+        return "".join(value)
+    if isinstance(value, dict):
+        return {key: whole(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [whole(item) for item in value]
+    return value
+
+
+def text_slots(container: Any, key: str | int, role: str) -> Iterable[TextSlot]:
+    """The slots of a content field: a string, or a list of parts of which some are text."""
+    content = container[key]
+    if isinstance(content, str):
+        yield TextSlot(container, key, role)
+    elif isinstance(content, list):
+        for part in content:
+            if isinstance(part, dict) and isinstance(part.get("text"), str):
+                yield TextSlot(part, "text", role)
+
+
+def objects(value: Any) -> Iterable[Json]:
+    """The JSON objects of a list, and nothing when it is no list: other people's JSON may be anything."""
+    return (item for item in value if isinstance(item, dict)) if isinstance(value, list) else ()
+
+
+def text_or_none(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def count_or_none(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

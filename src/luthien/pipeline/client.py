@@ -1,0 +1,103 @@
+"""The client's end of an exchange: its request, and the response it is given, over ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+from starlette.types import Receive, Scope, Send
+
+from luthien.errors import ClientError
+
+
+class ClientGone(Exception):
+    """The client hung up before everything was released to it."""
+
+
+class Client:
+    """One request from one client. `started` says whether its response has begun."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self.query: bytes = scope["query_string"]
+        self.started = False
+        self._receive = receive
+        self._send = send
+        self._sealed = False
+
+    def header(self, name: bytes) -> str | None:
+        """The first header of that (lower-case) name."""
+        return next((value.decode("latin-1") for key, value in self.headers if key == name), None)
+
+    async def body(self, max_bytes: int) -> bytes:
+        """The whole request body.
+
+        Raises:
+            ClientError: it is larger than `max_bytes` (413).
+            ClientGone: the client hung up while sending it.
+        """
+        length = self.header(b"content-length") or ""
+        if length.isdecimal() and int(length) > max_bytes:
+            raise self._too_large(max_bytes)
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            part = message.get("body", b"")
+            size += len(part)
+            if size > max_bytes:
+                raise self._too_large(max_bytes)
+            parts.append(part)
+            if not message.get("more_body", False):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    @staticmethod
+    def _too_large(max_bytes: int) -> ClientError:
+        message = f"the request body is larger than {max_bytes} bytes"
+        return ClientError(message, status=413, code="request_too_large")
+
+    @asynccontextmanager
+    async def attentive(self) -> AsyncIterator[None]:
+        """Cancels the work in the block when the client hangs up; that leaves the block as `ClientGone`.
+
+        Only after the body has been read. Once `seal` was called, a hang-up no longer matters.
+        """
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - async code runs in a task
+        gone = False
+
+        async def watch() -> None:
+            nonlocal gone
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            if not self._sealed:
+                gone = True
+                task.cancel()
+
+        # Not a TaskGroup: it would wrap what the block raises into an ExceptionGroup.
+        watcher = asyncio.create_task(watch(), name="luthien-hang-up")  # noqa: TID251 - awaited below
+        try:
+            yield
+        except asyncio.CancelledError:
+            if gone:
+                task.uncancel()
+                raise ClientGone from None
+            raise
+        finally:
+            watcher.cancel()
+            await asyncio.wait([watcher])
+
+    def seal(self) -> None:
+        """From here on the call counts as completed, whether or not the client still listens."""
+        self._sealed = True
+
+    async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": list(headers)})
+
+    async def send(self, data: bytes, *, last: bool = False) -> None:
+        """Hands bytes to the server; waits while the client reads slowly."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": not last})

@@ -1,0 +1,242 @@
+"""What is kept of one call: its spans, its records in order, and how long its parts took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from opentelemetry.context import Context, get_current
+from opentelemetry.metrics import Meter
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
+
+from luthien.exchange import EventType, Outcome, Side
+from luthien.formats.format import ResponseFacts, WireFormat
+from luthien.pipeline.credentials import masked
+from luthien.policies.chain import Chain, Decision
+from luthien.record.queue import Receipt
+from luthien.telemetry import conventions as names
+from luthien.telemetry.context import with_call_id
+from luthien.telemetry.metrics import CallMetrics
+from luthien.telemetry.spans import StageEvent, Wire, clean_name, emit_stage, end_span, set_attributes
+
+MAX_GAPS = 4096
+
+
+@dataclass(slots=True)
+class Timings:
+    """Durations in seconds, on the monotonic clock, from the call's first byte."""
+
+    sent: float = field(default_factory=time.perf_counter)
+    """When the provider was called."""
+    upstream_s: float = 0.0
+    """How long the provider was waited for."""
+    upstream_first_chunk_s: float | None = None
+    client_first_chunk_s: float | None = None
+    chunk_gaps_s: list[float] = field(default_factory=list)
+    """Between one chunk and the next, of the first `MAX_GAPS`."""
+
+    def first_chunk(self, now: float) -> None:
+        """The provider's first byte of a body has come."""
+        self.upstream_first_chunk_s = now - self.sent
+
+
+@dataclass(frozen=True, slots=True)
+class Instruments:
+    """What every ledger writes with."""
+
+    tracer: Tracer
+    metrics: CallMetrics
+    receipt_deadline_s: float
+
+    @classmethod
+    def of(cls, tracer: Tracer, meter: Meter, receipt_deadline_s: float) -> Instruments:
+        return cls(tracer, CallMetrics(meter), receipt_deadline_s)
+
+
+class Ledger:
+    """The record of one call in the making. Each payload goes onto the span whose work produced it."""
+
+    def __init__(self, instruments: Instruments, call_id: UUID, wire_format: WireFormat) -> None:
+        self.call_id = call_id
+        self.timings = Timings()
+        self._instruments = instruments
+        self._format = wire_format
+        self._started = time.perf_counter()
+        self._sequence = 0
+        self._receipts: list[Receipt] = []
+        self._refused = 0
+        self._policy_s = 0.0
+        self._model: str | None = None
+        context = with_call_id(call_id, get_current())
+        self._exchange = instruments.tracer.start_span(
+            names.EXCHANGE, context, attributes={names.WIRE_FORMAT: wire_format.name}
+        )
+        self._context: Context = set_span_in_context(self._exchange, context)
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.perf_counter() - self._started
+
+    @property
+    def exchange(self) -> Span:
+        return self._exchange
+
+    def span(
+        self, name: str, kind: SpanKind = SpanKind.INTERNAL, attributes: Mapping[str, Any] | None = None
+    ) -> Span:
+        """Starts a span below the exchange; it ends with `end`."""
+        span = self._instruments.tracer.start_span(name, self._context, kind)
+        set_attributes(span, attributes or {})
+        return span
+
+    def end(self, span: Span, error: str | None = None) -> None:
+        """Ends a span, and keeps the receipts of the records on it."""
+        if error is not None:
+            span.set_attribute(names.ERROR_TYPE, error)
+            span.set_status(Status(StatusCode.ERROR))
+        self._receipts += end_span(span)
+
+    async def safe(self) -> None:
+        """Waits until all records so far are safe. When that takes too long, the call goes on and it counts."""
+        receipts, self._receipts = self._receipts, []
+        deadline = time.perf_counter() + self._instruments.receipt_deadline_s
+        for receipt in receipts:
+            if not await receipt.wait(max(0.0, deadline - time.perf_counter())):
+                self._instruments.metrics.receipt_timeouts.add(1)
+            self._refused += receipt.refused or 0
+
+    def stage(
+        self,
+        span: Span,
+        event_type: EventType,
+        payload: bytes | None,
+        *,
+        wire: Wire | None = None,
+        same_as: int | None = None,
+        scalars: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Puts a record on a span and returns its sequence.
+
+        `same_as` is the sequence of a record with the same payload, which is then not kept twice.
+        """
+        sequence, self._sequence = self._sequence, self._sequence + 1
+        noted = dict(scalars or {})
+        hidden = masked(payload) if payload else None
+        if hidden is not None:
+            payload, noted[names.MASKED] = hidden, True
+        sha256 = wire.sha256 if wire is not None and wire.is_payload and hidden is None else None
+        emit_stage(
+            span,
+            StageEvent(
+                event_type,
+                sequence,
+                payload=payload,
+                payload_sha256=sha256,
+                payload_ref=same_as,
+                wire=wire,
+                scalars=noted,
+            ),
+        )
+        return sequence
+
+    def decisions(self, span: Span, decisions: list[Decision], side: Side, final: bytes | None) -> None:
+        """Puts one record for each policy on a span.
+
+        A step's output is kept with its decision, unless it is `final`, which is kept as a stage anyway.
+        """
+        for decision in decisions:
+            if decision.side is not side:
+                continue
+            self._policy_s += decision.duration_s
+            output = decision.output
+            digest = decision.output_sha256
+            scalars = {
+                names.POLICY_NAME: decision.step.name,
+                names.POLICY_VERSION: decision.step.version,
+                names.POLICY_SIDE: side.value,
+                names.POLICY_POSITION: decision.position,
+                names.POLICY_ACTION: decision.verdict.action.value,
+                names.POLICY_CHANGED: decision.changed,
+                names.POLICY_DURATION_MS: decision.duration_s * 1000,
+                names.POLICY_COUNT: decision.verdict.count,
+                names.POLICY_CHUNKS: decision.chunks,
+                names.POLICY_REASON: decision.verdict.reason or None,
+                names.POLICY_OUTPUT_SHA256: digest.hex() if digest else None,
+            }
+            kept = None if output == final else output
+            self.stage(span, EventType.POLICY_DECISION, kept, scalars=scalars)
+            kind = {names.POLICY_NAME: decision.step.name, names.POLICY_SIDE: side.value}
+            metrics = self._instruments.metrics
+            metrics.policy_duration.record(decision.duration_s, kind)
+            metrics.policy_decisions.add(1, {**kind, names.POLICY_ACTION: decision.verdict.action.value})
+
+    def asked(self, model: str | None) -> None:
+        """The model that the client asked for."""
+        self._model = model
+
+    def answered(self, span: Span, facts: ResponseFacts, endpoint: Mapping[str, Any], error: str | None) -> None:
+        """Describes and measures the call to the provider, once it is over."""
+        metrics, timings = self._instruments.metrics, self.timings
+        set_attributes(
+            span,
+            {
+                names.RESPONSE_MODEL: facts.model,
+                names.RESPONSE_ID: facts.response_id,
+                names.FINISH_REASONS: facts.finish_reasons or None,
+                names.INPUT_TOKENS: facts.input_tokens,
+                names.OUTPUT_TOKENS: facts.output_tokens,
+                names.FIRST_CHUNK: timings.upstream_first_chunk_s,
+            },
+        )
+        common: dict[str, Any] = {
+            names.OPERATION: "chat",
+            names.PROVIDER: self._format.provider,
+            **endpoint,
+        }
+        if self._model is not None:
+            common[names.REQUEST_MODEL] = clean_name(self._model)
+        if facts.model is not None:
+            common[names.RESPONSE_MODEL] = clean_name(facts.model)
+        for kind, count in (("input", facts.input_tokens), ("output", facts.output_tokens)):
+            if count is not None:
+                metrics.token_usage.record(count, {**common, names.TOKEN_TYPE: kind})
+        if error is not None:
+            common[names.ERROR_TYPE] = error
+        metrics.operation_duration.record(timings.upstream_s, common)
+        if timings.upstream_first_chunk_s is not None:
+            metrics.time_to_first_chunk.record(timings.upstream_first_chunk_s, common)
+        for gap_s in timings.chunk_gaps_s:
+            metrics.time_per_output_chunk.record(gap_s, common)
+
+    def close(self, outcome: Outcome, status: int | None, chain: Chain, error: tuple[str, str] | None = None) -> None:
+        """Puts the last record on the exchange and ends it. `error` is a stable name and a message."""
+        total_s, timings = self.elapsed_s, self.timings
+        error_type, message = error or (None, None)
+        scalars = {
+            names.OUTCOME: outcome.value,
+            names.HTTP_STATUS: status,
+            names.ERROR_TYPE: error_type,
+            names.DURATION_MS: total_s * 1000,
+            names.POLICY_MS: self._policy_s * 1000,
+            names.UPSTREAM_MS: timings.upstream_s * 1000,
+            names.GATEWAY_MS: max(0.0, total_s - self._policy_s - timings.upstream_s) * 1000,
+            names.UPSTREAM_FIRST_CHUNK_MS: _ms(timings.upstream_first_chunk_s),
+            names.CLIENT_FIRST_CHUNK_MS: _ms(timings.client_first_chunk_s),
+            names.RECORDS_EMITTED: self._sequence + 1,
+            names.RECORDS_REFUSED: self._refused,
+        }
+        kept = {
+            names.POLICIES: tuple(f"{step.name}@{step.version}" for step in chain.steps),
+            names.ERROR_MESSAGE: message,
+        }
+        self.stage(self._exchange, EventType.CALL_OUTCOME, None, scalars={**scalars, **kept})
+        set_attributes(self._exchange, scalars)
+        self.end(self._exchange, error_type)
+        self._instruments.metrics.calls.add(1, {names.OUTCOME: outcome.value, names.WIRE_FORMAT: self._format.name})
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000

@@ -1,0 +1,494 @@
+"""One exchange, from its first byte to its last.
+
+Every exchange takes the same road: receive, ask the policies about the request, call the provider, ask the
+policies about the response, hand it over. It ends in exactly one outcome, with every stage accounted for, and
+the client is told of every end in its own format.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import httpx
+from opentelemetry.trace import Span, SpanKind
+
+from luthien.errors import CallError, ClientError, PolicyFailure, UpstreamError
+from luthien.exchange import EventType, Outcome, Side
+from luthien.formats import jsontext
+from luthien.formats.format import Json, ResponseFacts, WireFormat
+from luthien.formats.sse import Chunk, parse_frame
+from luthien.pipeline.client import Client, ClientGone
+from luthien.pipeline.headers import kept_request_headers, kept_response_headers
+from luthien.pipeline.ledger import Instruments, Ledger
+from luthien.pipeline.stream import PolicyBlock, StreamPass
+from luthien.policies.chain import Chain
+from luthien.policies.policy import CallContext
+from luthien.telemetry import conventions as names
+from luthien.telemetry.spans import Wire, clean_name
+from luthien.upstream.client import UpstreamClient, returned_headers, translated_errors
+
+_log = logging.getLogger(__name__)
+
+# How long to wait for the provider's EOF after its end marker, so that its connection can be used again.
+_EOF_S = 0.5
+
+_Error = tuple[str, str]
+"""A stable name of what went wrong, and a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orchestrator:
+    """What all exchanges share."""
+
+    upstream: UpstreamClient
+    chain: Chain
+    instruments: Instruments
+    max_body_bytes: int
+
+    async def run(self, call_id: UUID, wire_format: WireFormat, client: Client) -> None:
+        """Takes one exchange to its end. Only a cancellation from outside leaves it by an exception."""
+        await _Exchange(self, call_id, wire_format, client).run()
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What came of calling the provider: a plain body in `parts`, or a stream."""
+
+    span: Span
+    endpoint: Mapping[str, Any]
+    response: httpx.Response | None = None
+    parts: list[bytes] = field(default_factory=list)
+    stream: StreamPass | None = None
+    payload: bytes = b""
+    sequence: int | None = None
+    """Of the record of what came; None while the call is open, and for good when nothing came."""
+    is_open: bool = True
+
+
+class _Exchange:
+    """One exchange on its way."""
+
+    def __init__(self, shared: Orchestrator, call_id: UUID, wire_format: WireFormat, client: Client) -> None:
+        self._shared = shared
+        self._format = wire_format
+        self._client = client
+        self._ledger = Ledger(shared.instruments, call_id, wire_format)
+        self._run = shared.chain.open(CallContext(call_id, wire_format, "", streaming=False))
+        self._call_id = call_id
+        self._request: Json = {}
+        self._answer: _Answer | None = None
+        self._open: dict[str, Span] = {}
+        self._is_closed = False
+
+    async def run(self) -> None:
+        try:
+            body = await self._receive()
+            async with self._client.attentive():
+                await self._call_provider(await self._ask_about_request(body))
+        except ClientGone:
+            self._abandon(("client_disconnected", "the client hung up"))
+        except asyncio.CancelledError:
+            self._abandon(("gateway_stopped", "the gateway was stopped before the response was whole"))
+            raise
+        except PolicyBlock as block:
+            await self._refuse(block)
+        except CallError as error:
+            await self._fail(error)
+        except Exception as error:  # noqa: BLE001 - the request boundary: whatever it is, the client is told
+            _log.exception("an exchange broke")
+            await self._fail(CallError(f"the gateway failed ({type(error).__name__})"))
+
+    # The request
+
+    async def _receive(self) -> bytes:
+        span = self._begin(names.RECEIVE)
+        body = await self._client.body(self._shared.max_body_bytes)
+        wire = self._request_wire = Wire.of(body)
+        scalars: dict[str, Any] = {
+            names.WIRE_FORMAT: self._format.name,
+            names.SESSION: self._client.header(b"luthien-session-id"),
+            names.REQUEST_HEADERS: kept_request_headers(self._client.headers),
+        }
+        mistake: jsontext.InvalidJson | None = None
+        try:
+            request = self._request = jsontext.parse_object(body)
+            scalars |= {
+                names.REQUEST_MODEL: _text(request.get("model")),
+                names.STREAMING: request.get("stream") is True,
+            }
+        except jsontext.InvalidJson as error:
+            mistake = error
+        self._request_sequence = self._ledger.stage(
+            span, EventType.REQUEST_ORIGINAL, body, wire=wire, scalars=scalars
+        )
+        self._end(names.RECEIVE)
+        if mistake is not None:
+            raise ClientError(f"the request body is not a JSON object: {mistake}", code="invalid_json")
+        return body
+
+    async def _ask_about_request(self, body: bytes) -> bytes:
+        span = self._begin(names.POLICY_REQUEST)
+        model = _text(self._request.get("model"))
+        self._ledger.asked(model)
+        call = CallContext(self._call_id, self._format, model or "", self._request.get("stream") is True)
+        run = self._run = self._shared.chain.open(call)
+        final: bytes | None = None
+        try:
+            final = await run.on_request(body)
+        finally:
+            self._ledger.decisions(span, run.decisions, Side.REQUEST, None if run.blocked else final)
+        if run.blocked is not None:
+            raise PolicyBlock(run.blocked)
+        is_changed = final != body
+        self._ledger.stage(
+            span,
+            EventType.REQUEST_FINAL,
+            final,
+            wire=Wire.of(final) if is_changed else self._request_wire,
+            same_as=None if is_changed else self._request_sequence,
+            scalars={names.CHANGED: is_changed, names.PROVIDER: self._format.provider},
+        )
+        self._end(names.POLICY_REQUEST)
+        if is_changed:
+            self._request = jsontext.parse_object(final)
+        await self._ledger.safe()
+        return final
+
+    # The provider
+
+    async def _call_provider(self, body: bytes) -> None:
+        upstream, client = self._shared.upstream, self._client
+        endpoint = upstream.endpoint(self._format)
+        where = {names.SERVER_ADDRESS: endpoint.host, names.SERVER_PORT: endpoint.port}
+        model = _text(self._request.get("model"))
+        span = self._begin(
+            names.CHAT,
+            f"chat {clean_name(model)}" if model else "chat",
+            SpanKind.CLIENT,
+            {
+                names.OPERATION: "chat",
+                names.PROVIDER: self._format.provider,
+                names.REQUEST_MODEL: model,
+                names.REQUEST_STREAM: self._request.get("stream") is True,
+                **where,
+                **self._format.request_attributes(self._request),
+            },
+        )
+        answer = self._answer = _Answer(span, where)
+        timings = self._ledger.timings
+        timings.sent = time.perf_counter()
+        async with upstream.send(self._format, client.query, client.headers, body) as response:
+            timings.upstream_s += time.perf_counter() - timings.sent
+            answer.response = response
+            with translated_errors(endpoint.host):
+                async with aclosing(_decoded(response)) as data:
+                    if response.is_success and _is_event_stream(response):
+                        await self._pass_stream(answer, response, data)
+                    else:
+                        await self._pass_plain(answer, response, data)
+
+    def _end_answer(self, error: str | None = None) -> None:
+        """Records what came from the provider and ends its span; does nothing the second time."""
+        answer = self._answer
+        if answer is None or not answer.is_open:
+            return
+        answer.is_open = False
+        facts = ResponseFacts()
+        if answer.response is not None:
+            facts = self._record_answer(answer, answer.response)
+        self._ledger.answered(answer.span, facts, answer.endpoint, error)
+        self._end(names.CHAT, error)
+
+    def _record_answer(self, answer: _Answer, response: httpx.Response) -> ResponseFacts:
+        stream = answer.stream
+        if stream is None:
+            answer.payload = b"".join(answer.parts)
+            wire, chunks = Wire.of(answer.payload), None
+            facts = _facts(self._format, answer.payload)
+        else:
+            original = stream.sides.original
+            answer.payload, wire, chunks = original.payload(), original.wire, original.chunks
+            facts = self._format.response_facts(original.response or {})
+        answer.sequence = self._ledger.stage(
+            answer.span,
+            EventType.RESPONSE_ORIGINAL,
+            answer.payload,
+            wire=wire,
+            scalars={
+                names.HTTP_STATUS: response.status_code,
+                names.CHUNKS: chunks,
+                names.RESPONSE_MODEL: facts.model,
+                names.RESPONSE_ID: facts.response_id,
+                names.FINISH_REASONS: facts.finish_reasons,
+                names.INPUT_TOKENS: facts.input_tokens,
+                names.OUTPUT_TOKENS: facts.output_tokens,
+                names.RESPONSE_HEADERS: kept_response_headers(response.headers.raw),
+            },
+        )
+        return facts
+
+    # A plain response
+
+    async def _pass_plain(self, answer: _Answer, response: httpx.Response, data: AsyncGenerator[bytes, None]) -> None:
+        await self._read(answer, data)
+        status = response.status_code
+        refused = None if response.is_success else (str(status), f"the provider answered with status {status}")
+        self._end_answer(refused[0] if refused else None)
+        self._begin(names.POLICY_RESPONSE)
+        body = answer.payload
+        run = self._run
+        if refused is None and run.reads_responses:
+            body = await self._ask_about_response(answer.payload)
+        self._end_response(body, Wire.of(body), status, is_changed=body != answer.payload)
+        self._ledger.timings.client_first_chunk_s = self._ledger.elapsed_s
+        outcome = Outcome.COMPLETED if refused is None else Outcome.UPSTREAM_ERROR
+        await self._close(outcome, status, refused)
+        headers = [*returned_headers(response), (b"content-length", str(len(body)).encode())]
+        await self._client.start(status, headers)
+        await self._client.send(body, last=True)
+
+    async def _read(self, answer: _Answer, data: AsyncGenerator[bytes, None]) -> None:
+        timings = self._ledger.timings
+        waited = time.perf_counter()
+        size = 0
+        async for part in data:
+            if not answer.parts:
+                timings.first_chunk(time.perf_counter())
+            answer.parts.append(part)
+            size += len(part)
+            if size > self._shared.max_body_bytes:
+                limit = self._shared.max_body_bytes
+                raise UpstreamError(
+                    f"the provider's response is larger than {limit} bytes", code="upstream_response_too_large"
+                )
+        timings.upstream_s += time.perf_counter() - waited
+
+    async def _ask_about_response(self, body: bytes) -> bytes:
+        try:
+            jsontext.parse_object(body)
+        except jsontext.InvalidJson as error:
+            # The policies cannot look at it, so it goes no further.
+            message = f"the provider's response is not a JSON object: {error}"
+            raise UpstreamError(message, code="upstream_protocol") from error
+        final = await self._run.on_response(body)
+        if self._run.blocked is not None:
+            raise PolicyBlock(self._run.blocked)
+        return final
+
+    # A streamed response
+
+    async def _pass_stream(
+        self, answer: _Answer, response: httpx.Response, data: AsyncGenerator[bytes, None]
+    ) -> None:
+        status, headers = response.status_code, returned_headers(response)
+
+        async def give(raw: bytes) -> None:
+            if not self._client.started:
+                self._ledger.timings.client_first_chunk_s = self._ledger.elapsed_s
+                await self._client.start(status, headers)
+            await self._client.send(raw)
+
+        stream = answer.stream = StreamPass(
+            self._format, self._run.stream(), self._ledger.timings, give, self._shared.max_body_bytes
+        )
+        self._begin(names.POLICY_RESPONSE)
+        terminal = await stream.run(data)
+        failure = None if stream.failure is None else ("upstream_stream_error", stream.failure)
+        self._end_answer(failure[0] if failure else None)
+        await stream.finish()
+        # Only the end marker is still held. It is given when the record of all before it is safe.
+        stream.sides.released(terminal.raw, (terminal,))
+        self._end_stream(stream, status, is_whole=True)
+        await self._close(Outcome.COMPLETED if failure is None else Outcome.UPSTREAM_ERROR, status, failure)
+        if not self._client.started:
+            await self._client.start(status, headers)
+        await self._client.send(terminal.raw, last=True)
+        await _drain(data)
+
+    def _end_stream(self, stream: StreamPass, status: int, *, is_whole: bool) -> None:
+        """Records what the client was given of a stream, whole or as far as it came."""
+        sides = stream.sides
+        final = sides.final
+        payload = final.payload()
+        stream.policies.decide(payload)
+        is_changed = final.wire != sides.original.wire if is_whole else stream.policies.changed
+        self._end_response(payload, final.wire, status, is_changed=is_changed, chunks=final.chunks)
+
+    # Ends
+
+    def _end_response(
+        self,
+        payload: bytes,
+        wire: Wire,
+        status: int,
+        *,
+        is_changed: bool,
+        is_generated: bool = False,
+        chunks: int | None = None,
+    ) -> None:
+        """Records the decisions about the response and what the client is given, and ends their span."""
+        span = self._open.get(names.POLICY_RESPONSE, self._ledger.exchange)
+        self._ledger.decisions(span, self._run.decisions, Side.RESPONSE, payload)
+        answer = self._answer
+        same_as = answer.sequence if answer is not None and answer.payload == payload else None
+        self._ledger.stage(
+            span,
+            EventType.RESPONSE_FINAL,
+            payload,
+            wire=wire,
+            same_as=same_as,
+            scalars={
+                names.CHANGED: is_changed,
+                names.GENERATED: is_generated,
+                names.CHUNKS: chunks,
+                names.HTTP_STATUS: status,
+            },
+        )
+        self._end(names.POLICY_RESPONSE)
+
+    async def _close(self, outcome: Outcome, status: int | None, error: _Error | None = None) -> None:
+        """Ends the record and makes it safe; from here on only bytes are handed over."""
+        self._close_now(outcome, status, error)
+        await self._ledger.safe()
+
+    def _close_now(self, outcome: Outcome, status: int | None, error: _Error | None) -> None:
+        self._client.seal()
+        self._is_closed = True
+        for name in [*reversed(self._open)]:
+            self._end(name, error[0] if error else None)
+        self._ledger.close(outcome, status, self._shared.chain, error)
+
+    def _abandon(self, error: _Error) -> None:
+        """Nobody is there to be told: records how far it came."""
+        if self._is_closed:
+            return
+        stream = self._answer.stream if self._answer is not None else None
+        if stream is not None:
+            stream.sides.diverge()
+        self._end_answer(error[0])
+        status = None
+        if stream is not None and self._client.started:
+            status = self._stream_status()
+            self._end_stream(stream, status, is_whole=False)
+        self._close_now(Outcome.CLIENT_DISCONNECTED, status, error)
+
+    async def _refuse(self, block: PolicyBlock) -> None:
+        name, reason = block.block.policy, block.block.reason
+        message = f"blocked by the policy {name!r}" + (f": {reason}" if reason else "")
+        await self._tell(Outcome.BLOCKED, 403, "policy_blocked", message)
+
+    async def _fail(self, error: CallError) -> None:
+        outcome = _OUTCOMES.get(type(error), Outcome.POLICY_ERROR)
+        stream = self._answer.stream if self._answer is not None else None
+        if isinstance(error, UpstreamError) and stream is not None:
+            # What the policies hold is decided as it stands, now that no more will come.
+            try:
+                await stream.finish()
+            except PolicyBlock as block:
+                await self._refuse(block)
+                return
+            except PolicyFailure as failure:
+                error, outcome = failure, Outcome.POLICY_ERROR
+            except ClientGone:
+                self._abandon(("client_disconnected", "the client hung up"))
+                return
+        await self._tell(outcome, error.status, error.code, str(error))
+
+    async def _tell(self, outcome: Outcome, status: int, code: str, message: str) -> None:
+        """Ends the exchange with an error in the client's own format: a response, or a frame of its stream."""
+        if self._is_closed:
+            return
+        is_upstream = outcome is Outcome.UPSTREAM_ERROR
+        answer = self._answer
+        stream = answer.stream if answer is not None else None
+        if stream is not None:
+            stream.sides.diverge()
+        self._end_answer(code if is_upstream else None)
+        if stream is not None and self._client.started:
+            said = is_upstream and stream.failure is not None
+            frame = b"" if said else self._format.error_frame(status, code, message)
+            chunks: tuple[Chunk, ...] = () if said else (parse_frame(frame, frame),)
+            stream.sides.released(frame, chunks)
+            self._end_stream(stream, self._stream_status(), is_whole=False)
+            await self._close(outcome, self._stream_status(), (code, message))
+            with suppress(ClientGone):
+                await self._client.send(frame, last=True)
+            return
+        body = self._format.error_body(status, code, message)
+        if stream is not None:
+            stream.policies.decide(None)
+        self._end_response(body, Wire.of(body), status, is_changed=False, is_generated=True)
+        await self._close(outcome, status, (code, message))
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        if outcome is Outcome.POLICY_ERROR:
+            headers.append((b"x-should-retry", b"false"))
+        with suppress(ClientGone):
+            await self._client.start(status, headers)
+            await self._client.send(body, last=True)
+
+    def _stream_status(self) -> int:
+        answer = self._answer
+        return answer.response.status_code if answer is not None and answer.response is not None else 200
+
+    # Spans
+
+    def _begin(
+        self,
+        key: str,
+        name: str | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> Span:
+        span = self._open[key] = self._ledger.span(name or key, kind, attributes)
+        return span
+
+    def _end(self, key: str, error: str | None = None) -> None:
+        span = self._open.pop(key, None)
+        if span is not None:
+            self._ledger.end(span, error)
+
+
+_OUTCOMES: dict[type[CallError], Outcome] = {
+    ClientError: Outcome.REJECTED,
+    UpstreamError: Outcome.UPSTREAM_ERROR,
+    PolicyFailure: Outcome.POLICY_ERROR,
+}
+
+
+async def _decoded(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """The response's bytes without their content encoding, as they arrive."""
+    async with aclosing(response.aiter_bytes()) as data:  # type: ignore[type-var]
+        async for part in data:
+            if part:
+                yield part
+
+
+async def _drain(data: AsyncGenerator[bytes, None]) -> None:
+    """Reads to the end of a stream that is over, so that its connection can be used again."""
+    with suppress(TimeoutError, httpx.HTTPError):
+        async with asyncio.timeout(_EOF_S):
+            async for _ in data:
+                pass
+
+
+def _is_event_stream(response: httpx.Response) -> bool:
+    content_type: str = response.headers.get("content-type", "")
+    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
+
+
+def _facts(wire_format: WireFormat, body: bytes) -> ResponseFacts:
+    try:
+        return wire_format.response_facts(jsontext.parse_object(body))
+    except jsontext.InvalidJson:
+        return ResponseFacts()
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

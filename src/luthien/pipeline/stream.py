@@ -1,0 +1,119 @@
+"""The chunk loop: the provider's bytes in, whole frames through the policies, and on to the client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+
+from luthien.errors import UpstreamError
+from luthien.formats.format import WireFormat
+from luthien.formats.sse import Chunk, FrameReader, FrameTooLarge
+from luthien.pipeline.ledger import MAX_GAPS, Timings
+from luthien.pipeline.sides import StreamSides
+from luthien.policies.chain import Block, StreamRun
+
+Give = Callable[[bytes], Awaitable[None]]
+
+
+class PolicyBlock(Exception):
+    """A policy's verdict ends the stream."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__(block.reason)
+        self.block = block
+
+
+class StreamPass:
+    """One stream on its way through the gateway.
+
+    Args:
+        give: hands bytes to the client, and waits while it reads slowly; that is how back-pressure reaches the
+            provider, from whom nothing is read meanwhile.
+        max_frame_bytes: how long one frame may become.
+    """
+
+    def __init__(
+        self, wire_format: WireFormat, policies: StreamRun, timings: Timings, give: Give, max_frame_bytes: int
+    ) -> None:
+        self.sides = StreamSides(wire_format, may_change=not policies.is_empty)
+        self.policies = policies
+        self.failure: str | None = None
+        """What the provider said had gone wrong, when it said so in the stream."""
+        self._format = wire_format
+        self._timings = timings
+        self._give = give
+        self._reader = FrameReader(max_frame_bytes)
+        self._sent = self._last_chunk = time.perf_counter()
+
+    async def run(self, data: AsyncGenerator[bytes, None]) -> Chunk:
+        """Passes on everything up to the protocol's end marker, which is returned and not yet given.
+
+        Raises:
+            UpstreamError: the provider's stream ended or broke before its end marker.
+            PolicyFailure: a policy broke.
+            PolicyBlock: a policy blocked.
+        """
+        while True:
+            chunks, terminal = self._split(await self._next(data))
+            if self.policies.is_empty:
+                await self.release(chunks)
+            else:
+                for chunk in chunks:
+                    await self.release(await self.policies.feed(chunk))
+                    self._check_block()
+            if terminal is not None:
+                return terminal
+
+    async def finish(self) -> None:
+        """Nothing more will come: gives what the policies still hold. Raises as `run` does."""
+        held = await self.policies.finish()
+        self._check_block()
+        await self.release(held)
+
+    async def release(self, chunks: Sequence[Chunk]) -> None:
+        """Gives chunks to the client."""
+        if chunks:
+            raw = chunks[0].raw if len(chunks) == 1 else b"".join([chunk.raw for chunk in chunks])
+            await self._give(raw)
+            self.sides.released(raw, chunks)
+
+    async def _next(self, data: AsyncGenerator[bytes, None]) -> bytes:
+        waited = time.perf_counter()
+        received = await anext(data, None)
+        now = time.perf_counter()
+        timings = self._timings
+        timings.upstream_s += now - waited
+        if received is None:
+            self.sides.arrived(self._reader.rest, ())
+            if self.failure is not None:
+                raise UpstreamError(self.failure, code="upstream_stream_error")
+            raise UpstreamError("the provider's stream ended without its end marker", code="upstream_incomplete")
+        if timings.upstream_first_chunk_s is None:
+            timings.first_chunk(now)
+        elif len(timings.chunk_gaps_s) < MAX_GAPS:
+            timings.chunk_gaps_s.append(now - self._last_chunk)
+        self._last_chunk = now
+        return received
+
+    def _split(self, received: bytes) -> tuple[list[Chunk], Chunk | None]:
+        """The frames that have become whole; the end marker apart from the rest."""
+        chunks: list[Chunk] = []
+        terminal: Chunk | None = None
+        try:
+            for chunk in self._reader.feed(received):
+                if self._format.is_terminal(chunk):
+                    terminal = chunk
+                    break
+                chunks.append(chunk)
+                if self.failure is None and chunk.data is not None and b'"error"' in chunk.data:
+                    self.failure = self._format.stream_error(chunk)
+        except FrameTooLarge as error:
+            raise UpstreamError(str(error), code="upstream_protocol") from error
+        seen = chunks if terminal is None else [*chunks, terminal]
+        self.sides.arrived(b"".join([chunk.raw for chunk in seen]), seen)
+        return chunks, terminal
+
+    def _check_block(self) -> None:
+        block = self.policies.blocked
+        if block is not None:
+            raise PolicyBlock(block)

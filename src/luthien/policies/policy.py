@@ -1,0 +1,146 @@
+"""What a policy is: it is shown a request, a response or a stream, and says what becomes of it.
+
+A policy in full:
+
+    class Shout(Policy):
+        async def on_request(self, request):
+            for slot in request.texts():
+                slot.set(slot.text.upper())
+            return Verdict.modify("shouted")
+
+One object lives for one call: what it keeps on `self` cannot leak into another call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from luthien.formats.format import Json, TextSlot, WireFormat
+from luthien.formats.sse import Chunk
+
+
+class Action(StrEnum):
+    """What a policy decided; `error` is recorded when it broke instead of deciding."""
+
+    ALLOW = "allow"
+    MODIFY = "modify"
+    ANNOTATE = "annotate"
+    BLOCK = "block"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A policy's answer. `reason` is kept in the record, and a block's reason is told to the client."""
+
+    action: Action
+    reason: str = ""
+    count: int = 0
+
+    @classmethod
+    def allow(cls) -> Verdict:
+        """Goes on as it came; whatever was done to the body is forgotten."""
+        return _ALLOW
+
+    @classmethod
+    def modify(cls, reason: str = "", count: int = 1) -> Verdict:
+        """Goes on as the body now is. `count` says how many changes were made."""
+        return cls(Action.MODIFY, reason, count)
+
+    @classmethod
+    def annotate(cls, reason: str) -> Verdict:
+        """Goes on as it came, with a remark in the record."""
+        return cls(Action.ANNOTATE, reason)
+
+    @classmethod
+    def block(cls, reason: str) -> Verdict:
+        """Goes no further."""
+        return cls(Action.BLOCK, reason)
+
+
+_ALLOW = Verdict(Action.ALLOW)
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """What a policy may know of the call it is part of."""
+
+    call_id: UUID
+    format: WireFormat
+    model: str
+    streaming: bool
+
+
+@dataclass(slots=True)
+class Request:
+    """A request on its way to the provider. `body` is the policy's own copy, to change as it likes."""
+
+    call: CallContext
+    body: Json
+
+    def texts(self) -> list[TextSlot]:
+        """Every text in it: instructions, messages, tool results."""
+        return self.call.format.request_texts(self.body)
+
+
+@dataclass(slots=True)
+class Response:
+    """A whole response on its way to the client. `body` is the policy's own copy."""
+
+    call: CallContext
+    body: Json
+
+    def texts(self) -> list[TextSlot]:
+        """Every text in it that is for the reader; tool arguments and signed thinking are not among them."""
+        return self.call.format.response_texts(self.body)
+
+
+class NoConfig(BaseModel):
+    """For policies that have nothing to configure."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Policy:
+    """Derive from this and override what you need; what is not overridden is not called.
+
+    A policy that overrides `on_response` must override `on_chunk` too: otherwise streams would pass it by.
+    Raising anything ends the call: it fails closed.
+    """
+
+    Config: ClassVar[type[BaseModel]] = NoConfig
+    """Its configuration: a frozen pydantic model, validated once, when the gateway starts."""
+
+    def __init__(self, config: Any, call: CallContext) -> None:
+        self.config = config
+        self.call = call
+
+    async def on_request(self, request: Request) -> Verdict:
+        """Sees the request before the provider does."""
+        return Verdict.allow()
+
+    async def on_response(self, response: Response) -> Verdict:
+        """Sees a plain response before the client does."""
+        return Verdict.allow()
+
+    async def on_chunk(self, chunk: Chunk) -> Sequence[Chunk] | Verdict:
+        """Sees each frame of a stream, except its end marker.
+
+        Returns the chunks to give on now, in order: this one, others, or none to hold it. A verdict can only
+        block.
+        """
+        return (chunk,)
+
+    async def on_stream_end(self) -> Sequence[Chunk] | Verdict:
+        """The provider has finished: gives on whatever was held."""
+        return ()
+
+    def stream_verdict(self) -> Verdict:
+        """What was decided over the whole stream; asked once, after its end."""
+        return Verdict.allow()

@@ -1,0 +1,73 @@
+"""Running the app in this process, on a socket of our own."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from luthien.errors import ConfigError
+from luthien.settings import Settings
+from luthien.telemetry.logs import logging_config
+
+_BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """A uvicorn that says when it serves. `stop` may be called from any thread."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, on_started: Callable[[], None]) -> None:
+        super().__init__(uvicorn.Config(app, **server_options(settings)))
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_started()
+
+    def stop(self) -> None:
+        self.should_exit = True
+
+
+def server_options(settings: Settings) -> dict[str, Any]:
+    """What uvicorn is told, with one worker or many."""
+    return {
+        "access_log": False,
+        "backlog": _BACKLOG,
+        "lifespan": "on",
+        "log_config": logging_config(settings.log_level, settings.log_format),
+        "server_header": False,
+        "timeout_graceful_shutdown": max(1, round(settings.grace_s)),
+        "timeout_keep_alive": 75,
+    }
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A listening socket at the configured address.
+
+    Raises:
+        ConfigError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {settings.host} port {settings.port} ({error.strerror});"
+            " set LUTHIEN_HOST or LUTHIEN_PORT"
+        ) from error
+    listener.set_inheritable(True)
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """The base address that a browser on this machine would use."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{host}:{port}"

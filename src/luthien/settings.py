@@ -1,0 +1,150 @@
+"""Every setting, from the environment: this module alone reads it."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated
+
+import platformdirs
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from luthien.errors import ConfigError
+
+Network = IPv4Network | IPv6Network
+
+
+def _default_data_dir() -> Path:
+    return Path(platformdirs.user_data_dir("luthien", appauthor=False))
+
+
+class Settings(BaseSettings):
+    """Frozen once read. Each field is documented in docs/settings.md; a test fails when one is not."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LUTHIEN_", frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True
+    )
+
+    host: str = "127.0.0.1"
+    """The address to listen on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """The port to listen on; 0 lets the system choose."""
+    config: Path = Path("luthien.yaml")
+    """The file that names upstreams and policies. Without one: the public providers, and no policy."""
+    data_dir: Path = Field(default_factory=_default_data_dir)
+    """Where `luthien up` keeps its database and its token."""
+    debug_token: SecretStr | None = None
+    """What one signs in to the debug pages with. `luthien up` makes one; `luthien serve` wants it given."""
+    trusted_networks: Annotated[tuple[Network, ...], NoDecode] = (
+        IPv4Network("127.0.0.0/8"),
+        IPv6Network("::1/128"),
+    )
+    """Callers whose `traceparent` is joined instead of linked: networks, separated by commas."""
+    max_body_bytes: Annotated[int, Field(gt=0)] = 32 * 1024 * 1024
+    """The largest request or response body, in bytes; a larger request is answered with 413."""
+    connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    """How long connecting to a provider may take, in seconds."""
+    read_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """How long a provider may be silent, in seconds; a stream may last as long as it likes."""
+    pool_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    """How long a call may wait for a free connection to a provider, in seconds."""
+    max_connections: Annotated[int, Field(gt=0)] = 1000
+    """Connections to providers at once."""
+    grace_s: Annotated[float, Field(gt=0)] = 10.0
+    """How long open calls, then the record, may take to finish when Luthien is stopped, in seconds each."""
+    record: bool = True
+    """Whether calls are recorded at all; off only to measure what the record costs."""
+    receipt_deadline_ms: Annotated[float, Field(gt=0)] = 250.0
+    """How long a call may wait for its record to be safe, in milliseconds, before it goes on without."""
+    queue_max_records: Annotated[int, Field(gt=0)] = 20_000
+    """How many records may wait for the database."""
+    queue_max_bytes: Annotated[int, Field(gt=0)] = 256 * 1024 * 1024
+    """How many bytes of records may wait for the database."""
+    batch_max_records: Annotated[int, Field(gt=0)] = 500
+    """How many records are written at once."""
+    batch_max_bytes: Annotated[int, Field(gt=0)] = 16 * 1024 * 1024
+    """How many bytes of records are written at once."""
+    batch_max_age_ms: Annotated[float, Field(ge=0)] = 100.0
+    """How long a record may wait for others to be written with, in milliseconds."""
+    log_level: str = "INFO"
+    """The lowest level that is logged: DEBUG, INFO, WARNING, ERROR."""
+    log_format: Annotated[str, Field(pattern="^(json|text)$")] = "json"
+    """`json`, one object a line, or `text` for people."""
+
+    database_url: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("DATABASE_URL", "database_url")
+    )
+    """The Postgres to record into; with it set, `luthien up` embeds none."""
+
+    otlp_endpoint: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint"),
+    )
+    otlp_traces_endpoint: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "otlp_traces_endpoint"),
+    )
+    otlp_metrics_endpoint: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "otlp_metrics_endpoint"),
+    )
+    otlp_compression: str | None = Field(
+        default=None, validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_COMPRESSION", "otlp_compression")
+    )
+    otlp_timeout: str | None = Field(
+        default=None, validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TIMEOUT", "otlp_timeout")
+    )
+    otlp_protocol: str = Field(
+        default="http/protobuf",
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_PROTOCOL", "otlp_protocol"),
+    )
+    traces_exporter: str = Field(
+        default="otlp", validation_alias=AliasChoices("OTEL_TRACES_EXPORTER", "traces_exporter")
+    )
+    metrics_exporter: str = Field(
+        default="otlp", validation_alias=AliasChoices("OTEL_METRICS_EXPORTER", "metrics_exporter")
+    )
+    traces_sampler: str = Field(
+        default="parentbased_always_on",
+        validation_alias=AliasChoices("OTEL_TRACES_SAMPLER", "traces_sampler"),
+    )
+    traces_sampler_arg: str | None = Field(
+        default=None, validation_alias=AliasChoices("OTEL_TRACES_SAMPLER_ARG", "traces_sampler_arg")
+    )
+    service_name: str = Field(
+        default="luthien", validation_alias=AliasChoices("OTEL_SERVICE_NAME", "service_name")
+    )
+
+    @field_validator("trusted_networks", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip() and part.strip() != "none"]
+        return value
+
+    @property
+    def exports_traces(self) -> bool:
+        return self.traces_exporter != "none" and bool(self.otlp_endpoint or self.otlp_traces_endpoint)
+
+    @property
+    def exports_metrics(self) -> bool:
+        return self.metrics_exporter != "none" and bool(self.otlp_endpoint or self.otlp_metrics_endpoint)
+
+
+def read_settings() -> Settings:
+    """The settings as the environment has them.
+
+    Raises:
+        ConfigError: names every variable that is wrong, and how.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [f"  {_variable(item['loc'])}: {item['msg']}" for item in error.errors(include_input=False)]
+        raise ConfigError("\n".join(["these settings are wrong:", *lines])) from None
+
+
+def _variable(loc: tuple[int | str, ...]) -> str:
+    name = str(loc[0])
+    return name if name.isupper() else f"LUTHIEN_{name.upper()}"

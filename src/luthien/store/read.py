@@ -1,0 +1,108 @@
+"""Reading the record. Lists never read a payload."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from luthien.errors import StoreError
+from luthien.exchange import StageRecord
+from luthien.store.migrate import pending
+from luthien.store.sql import query
+
+CallRow = dict[str, Any]
+"""One row of `conversation_calls`, by column."""
+
+NEWEST = UUID(int=2**128 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCall:
+    """What the database has of one call: its row, and its records in order."""
+
+    row: CallRow
+    records: list[StageRecord]
+
+
+class RecordReader:
+    """Reads for the debug pages, on connections of its own."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[CallRow]] = AsyncConnectionPool(
+            dsn,
+            connection_class=psycopg.AsyncConnection[CallRow],
+            min_size=0,
+            max_size=4,
+            open=False,
+            name="luthien-read",
+            timeout=3.0,
+            kwargs={"connect_timeout": 3, "application_name": "luthien-debug", "row_factory": dict_row},
+            check=AsyncConnectionPool.check_connection,
+        )
+
+    async def open(self) -> None:
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        await self._pool.close(timeout=1.0)
+
+    async def calls(self, before: UUID | None, limit: int) -> list[CallRow]:
+        """Calls older than `before`, newest first.
+
+        Raises:
+            StoreError: the database is away.
+        """
+        return await self._rows("list_calls", {"before": before or NEWEST, "limit": limit})
+
+    async def call(self, call_id: UUID) -> StoredCall | None:
+        """All that is stored of a call; None when nothing is. Raises as `calls` does."""
+        rows = await self._rows("get_call", {"call_id": call_id})
+        if not rows:
+            return None
+        events = await self._rows("get_events", {"call_id": call_id})
+        return StoredCall(rows[0], [_record(event) for event in events])
+
+    async def pending_migrations(self) -> list[str]:
+        """Migrations that the database still lacks. Raises as `calls` does."""
+        return await asyncio.to_thread(_pending_migrations, self._dsn)
+
+    async def _rows(self, name: str, parameters: dict[str, Any]) -> list[CallRow]:
+        try:
+            async with self._pool.connection() as conn:
+                cursor = await conn.execute(query(name), parameters)
+                return await cursor.fetchall()
+        except (psycopg.Error, PoolTimeout) as error:
+            raise StoreError("the database is away; calls are still served and recorded") from error
+
+
+def _pending_migrations(dsn: str) -> list[str]:
+    try:
+        with psycopg.connect(dsn, connect_timeout=3) as conn:
+            return pending(conn)
+    except psycopg.Error as error:
+        raise StoreError("the database is away") from error
+
+
+def _record(event: CallRow) -> StageRecord:
+    return StageRecord(
+        call_id=event["call_id"],
+        sequence=event["sequence"],
+        event_type=event["event_type"],
+        recorded_at_ns=int(event["recorded_at"].timestamp() * 1_000_000) * 1000,
+        trace_id=event["trace_id"] or "",
+        span_id=event["span_id"] or "",
+        payload=event["payload"],
+        payload_sha256=event["payload_sha256"],
+        payload_bytes=event["payload_bytes"],
+        wire_sha256=event["wire_sha256"],
+        wire_bytes=event["wire_bytes"],
+        payload_ref=event["payload_ref"],
+        attributes=event["attributes"],
+    )

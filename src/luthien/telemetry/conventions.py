@@ -1,0 +1,188 @@
+"""Every name Luthien puts on a span, an event or a metric, with its meaning, unit and source.
+
+The GenAI names are kept as strings here because their Python constants are deprecated: the conventions have
+moved to a repository of their own and still change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+GEN_AI = "https://github.com/open-telemetry/semantic-conventions-genai"
+OTEL = "https://opentelemetry.io/docs/specs/semconv/"
+OURS = "Luthien"
+
+
+@dataclass(frozen=True, slots=True)
+class Convention:
+    """One name: `kind` is attribute, event, span or metric; `unit` is UCUM, empty for what has none."""
+
+    name: str
+    kind: str
+    meaning: str
+    unit: str
+    source: str
+    exported: bool
+
+
+CONVENTIONS: Final[dict[tuple[str, str], Convention]] = {}
+"""Every convention by (kind, name)."""
+
+
+def _name(name: str, kind: str, meaning: str, unit: str, source: str, exported: bool = True) -> str:
+    CONVENTIONS[kind, name] = Convention(name, kind, meaning, unit, source, exported)
+    return name
+
+
+def _attribute(name: str, meaning: str, *, unit: str = "", source: str = OURS) -> str:
+    return _name(name, "attribute", meaning, unit, source)
+
+
+def _kept(name: str, meaning: str, *, unit: str = "") -> str:
+    """An event attribute that goes into the record and never to the trace backend."""
+    return _name(name, "attribute", meaning, unit, OURS, exported=False)
+
+
+def _metric(name: str, meaning: str, *, unit: str, source: str = OURS) -> str:
+    return _name(name, "metric", meaning, unit, source)
+
+
+# Spans
+EXCHANGE: Final = _name("luthien.exchange", "span", "One call, from its body to its last byte", "", OURS)
+RECEIVE: Final = _name("luthien.receive", "span", "Reading and parsing the client's request", "", OURS)
+POLICY_REQUEST: Final = _name("luthien.policy.request", "span", "Policies on the request", "", OURS)
+POLICY_RESPONSE: Final = _name("luthien.policy.response", "span", "Policies on the response", "", OURS)
+CHAT: Final = _name("chat {model}", "span", "The call to the provider", "", GEN_AI)
+
+# The stage event
+STAGE_EVENT: Final = _name("luthien.stage", "event", "One record of a call", "", OURS)
+STAGE: Final = _attribute("luthien.stage", "Which kind of record the event is")
+SEQUENCE: Final = _attribute("luthien.seq", "Position among the call's records, from 0 without gaps")
+PAYLOAD: Final = _kept("luthien.payload", "The payload's own bytes", unit="By")
+PAYLOAD_SHA256: Final = _kept("luthien.payload.sha256", "SHA-256 of the payload as stored")
+PAYLOAD_BYTES: Final = _attribute("luthien.payload.size", "Length of the payload as stored", unit="By")
+PAYLOAD_REF: Final = _kept("luthien.payload.ref", "Sequence of the record that holds the same payload")
+WIRE_SHA256: Final = _kept("luthien.wire.sha256", "SHA-256 of the decoded body, or SSE bytes, on the wire")
+WIRE_BYTES: Final = _attribute("luthien.wire.size", "Length of what the wire hash covers", unit="By")
+
+# On every span of a call
+CALL_ID: Final = _attribute("luthien.call_id", "The call's UUIDv7")
+
+# On the exchange and its parts
+OUTCOME: Final = _attribute("luthien.outcome", "How the call ended")
+WIRE_FORMAT: Final = _attribute("luthien.wire_format", "The wire format of the call")
+STREAMING: Final = _attribute("luthien.streaming", "Whether the client asked for a stream")
+CHANGED: Final = _attribute("luthien.changed", "Whether policies changed this side on the wire")
+GENERATED: Final = _attribute("luthien.generated", "Whether the gateway itself made this payload")
+MASKED: Final = _attribute("luthien.credentials_masked", "Whether credentials in the body were masked")
+CHUNKS: Final = _attribute("luthien.chunks", "Frames of a stream", unit="{chunk}")
+RECORDS_EMITTED: Final = _attribute("luthien.records.emitted", "Records the call left", unit="{record}")
+RECORDS_REFUSED: Final = _attribute("luthien.records.refused", "Records not taken in", unit="{record}")
+POLICIES: Final = _kept("luthien.policies", "The chain, as name@version")
+DURATION_MS: Final = _attribute("luthien.duration", "From the first byte in to the last out", unit="ms")
+GATEWAY_MS: Final = _attribute("luthien.duration.gateway", "Neither policy nor provider", unit="ms")
+POLICY_MS: Final = _attribute("luthien.duration.policy", "Time spent in policies", unit="ms")
+UPSTREAM_MS: Final = _attribute("luthien.duration.upstream", "Waiting for the provider", unit="ms")
+UPSTREAM_FIRST_CHUNK_MS: Final = _attribute(
+    "luthien.first_chunk.upstream", "Until the provider's first chunk", unit="ms"
+)
+CLIENT_FIRST_CHUNK_MS: Final = _attribute(
+    "luthien.first_chunk.client", "Until the client was given its first chunk", unit="ms"
+)
+HTTP_STATUS: Final = _attribute("http.response.status_code", "HTTP status", source=OTEL)
+ERROR_TYPE: Final = _attribute("error.type", "A short stable name of what went wrong", source=OTEL)
+ERROR_MESSAGE: Final = _kept("luthien.error.message", "What went wrong, in words")
+SESSION: Final = _attribute("gen_ai.conversation.id", "The conversation a call belongs to", source=GEN_AI)
+REQUEST_HEADERS: Final = _kept("luthien.request.headers", "Allow-listed request headers, as JSON")
+RESPONSE_HEADERS: Final = _kept("luthien.response.headers", "Allow-listed response headers, as JSON")
+
+# A policy's decision
+POLICY_NAME: Final = _attribute("luthien.policy.name", "The policy")
+POLICY_VERSION: Final = _attribute("luthien.policy.version", "Hash of its code and configuration")
+POLICY_ACTION: Final = _attribute("luthien.policy.action", "allow, modify, annotate or block")
+POLICY_SIDE: Final = _attribute("luthien.policy.side", "request or response")
+POLICY_POSITION: Final = _attribute("luthien.policy.position", "Its place in the chain, from 0")
+POLICY_CHANGED: Final = _attribute("luthien.policy.changed", "Whether this step changed what it was given")
+POLICY_DURATION_MS: Final = _attribute("luthien.policy.duration", "Time in this step", unit="ms")
+POLICY_COUNT: Final = _attribute("luthien.policy.count", "How many changes the policy counted", unit="{change}")
+POLICY_CHUNKS: Final = _attribute("luthien.policy.chunks", "Chunks it was given", unit="{chunk}")
+POLICY_REASON: Final = _kept("luthien.policy.reason", "Why, in the policy's words")
+POLICY_OUTPUT_SHA256: Final = _kept("luthien.policy.output.sha256", "SHA-256 of what the step gave on")
+
+# GenAI
+OPERATION: Final = _attribute("gen_ai.operation.name", "The operation: chat", source=GEN_AI)
+PROVIDER: Final = _attribute("gen_ai.provider.name", "The provider's protocol", source=GEN_AI)
+REQUEST_MODEL: Final = _attribute("gen_ai.request.model", "The model asked for", source=GEN_AI)
+REQUEST_STREAM: Final = _attribute("gen_ai.request.stream", "Whether a stream was asked for", source=GEN_AI)
+REQUEST_MAX_TOKENS: Final = _attribute("gen_ai.request.max_tokens", "Limit asked for", unit="{token}", source=GEN_AI)
+REQUEST_TEMPERATURE: Final = _attribute("gen_ai.request.temperature", "Sampling temperature", source=GEN_AI)
+REQUEST_TOP_P: Final = _attribute("gen_ai.request.top_p", "Nucleus sampling", source=GEN_AI)
+REQUEST_TOP_K: Final = _attribute("gen_ai.request.top_k", "Top-k sampling", source=GEN_AI)
+REQUEST_SEED: Final = _attribute("gen_ai.request.seed", "Sampling seed", source=GEN_AI)
+REQUEST_CHOICES: Final = _attribute("gen_ai.request.choice.count", "Choices asked for", source=GEN_AI)
+REQUEST_FREQUENCY_PENALTY: Final = _attribute("gen_ai.request.frequency_penalty", "Penalty", source=GEN_AI)
+REQUEST_PRESENCE_PENALTY: Final = _attribute("gen_ai.request.presence_penalty", "Penalty", source=GEN_AI)
+RESPONSE_MODEL: Final = _attribute("gen_ai.response.model", "The model that answered", source=GEN_AI)
+RESPONSE_ID: Final = _attribute("gen_ai.response.id", "The provider's id of the response", source=GEN_AI)
+FINISH_REASONS: Final = _attribute("gen_ai.response.finish_reasons", "Why it stopped", source=GEN_AI)
+FIRST_CHUNK: Final = _attribute(
+    "gen_ai.response.time_to_first_chunk", "From request to the first chunk", unit="s", source=GEN_AI
+)
+INPUT_TOKENS: Final = _attribute(
+    "gen_ai.usage.input_tokens", "Tokens read, cached ones included", unit="{token}", source=GEN_AI
+)
+OUTPUT_TOKENS: Final = _attribute("gen_ai.usage.output_tokens", "Tokens written", unit="{token}", source=GEN_AI)
+TOKEN_TYPE: Final = _attribute("gen_ai.token.type", "input or output", source=GEN_AI)
+SERVER_ADDRESS: Final = _attribute("server.address", "The provider's host", source=OTEL)
+SERVER_PORT: Final = _attribute("server.port", "The provider's port", source=OTEL)
+
+# Metrics
+OPERATION_DURATION: Final = _metric(
+    "gen_ai.client.operation.duration", "Duration of calls to the provider", unit="s", source=GEN_AI
+)
+TOKEN_USAGE: Final = _metric("gen_ai.client.token.usage", "Tokens read and written", unit="{token}", source=GEN_AI)
+TIME_TO_FIRST_CHUNK: Final = _metric(
+    "gen_ai.client.operation.time_to_first_chunk", "Until the first chunk", unit="s", source=GEN_AI
+)
+TIME_PER_OUTPUT_CHUNK: Final = _metric(
+    "gen_ai.client.operation.time_per_output_chunk", "Between two chunks", unit="s", source=GEN_AI
+)
+CALLS: Final = _metric("luthien.calls", "Calls ended, by outcome", unit="{call}")
+RECORD_APPENDED: Final = _metric("luthien.record.appended", "Records taken in", unit="{record}")
+RECORD_STORED: Final = _metric("luthien.record.stored", "Records committed", unit="{record}")
+RECORD_REPLAYED: Final = _metric("luthien.record.replayed", "Records that were there already", unit="{record}")
+RECORD_RETRIED: Final = _metric("luthien.record.retried", "Batches tried again", unit="{batch}")
+RECORD_DROPPED: Final = _metric("luthien.record.dropped", "Records lost, by reason", unit="{record}")
+RECORD_UNSAVED: Final = _metric("luthien.record.unsaved", "Records waiting", unit="{record}")
+RECORD_UNSAVED_BYTES: Final = _metric("luthien.record.unsaved.size", "Bytes waiting", unit="By")
+RECORD_OLDEST: Final = _metric("luthien.record.oldest_unsaved_age", "Age of the oldest waiting", unit="s")
+RECORD_RECEIPT_TIMEOUTS: Final = _metric(
+    "luthien.record.receipt_timeouts", "Receipts that came too late to wait for", unit="{receipt}"
+)
+POLICY_DECISIONS: Final = _metric("luthien.policy.decisions", "Decisions by action", unit="{decision}")
+POLICY_DURATION: Final = _metric("luthien.policy.duration", "Time in a policy", unit="s")
+DROP_REASON: Final = _attribute("luthien.record.reason", "Why a record was dropped")
+
+# Attributes of the HTTP server span that its instrumentation sets, in the old and the stable conventions.
+# Not among them: anything that may carry a query string, an address or a header.
+SERVER_SPAN_ATTRIBUTES: Final = frozenset(
+    {
+        "http.method",
+        "http.route",
+        "http.status_code",
+        "http.scheme",
+        "http.flavor",
+        "http.request.method",
+        "url.scheme",
+        "url.path",
+        "network.protocol.name",
+        "network.protocol.version",
+        "net.host.port",
+    }
+)
+
+EXPORTED_ATTRIBUTES: Final = SERVER_SPAN_ATTRIBUTES | {
+    convention.name for convention in CONVENTIONS.values() if convention.kind == "attribute" and convention.exported
+}
+"""The allow-list: an attribute that is not here never leaves the process."""

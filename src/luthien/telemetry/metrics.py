@@ -1,0 +1,68 @@
+"""Luthien's instruments, on the OpenTelemetry metrics API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
+
+from luthien.record.queue import RecordQueue, RecordStats
+from luthien.telemetry import conventions as names
+
+# Bucket boundaries that the GenAI conventions advise, in seconds and in tokens.
+_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+_CHUNK_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 2.5, 5.0)
+_TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
+
+
+def _convention(name: str) -> dict[str, Any]:
+    convention = names.CONVENTIONS["metric", name]
+    return {"name": name, "unit": convention.unit, "description": convention.meaning}
+
+
+class CallMetrics:
+    """What is measured of each call; recorded once, when the call has ended."""
+
+    def __init__(self, meter: Meter) -> None:
+        def histogram(name: str, buckets: tuple[float, ...]) -> Any:
+            return meter.create_histogram(**_convention(name), explicit_bucket_boundaries_advisory=buckets)
+
+        self.operation_duration = histogram(names.OPERATION_DURATION, _SECONDS)
+        self.token_usage = histogram(names.TOKEN_USAGE, _TOKENS)
+        self.time_to_first_chunk = histogram(names.TIME_TO_FIRST_CHUNK, _CHUNK_SECONDS)
+        self.time_per_output_chunk = histogram(names.TIME_PER_OUTPUT_CHUNK, _CHUNK_SECONDS)
+        self.policy_duration = histogram(names.POLICY_DURATION, _SECONDS)
+        self.policy_decisions = meter.create_counter(**_convention(names.POLICY_DECISIONS))
+        self.calls = meter.create_counter(**_convention(names.CALLS))
+        self.receipt_timeouts = meter.create_counter(**_convention(names.RECORD_RECEIPT_TIMEOUTS))
+
+
+def observe_record(meter: Meter, queue: RecordQueue, lost_spans: Callable[[], int]) -> None:
+    """Publishes what became of the records, read when a collector asks."""
+
+    def counter(name: str, read: Callable[[RecordStats], int]) -> None:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            yield Observation(read(queue.stats()))
+
+        meter.create_observable_counter(callbacks=[observe], **_convention(name))
+
+    def gauge(name: str, read: Callable[[], float]) -> None:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            yield Observation(read())
+
+        meter.create_observable_gauge(callbacks=[observe], **_convention(name))
+
+    def dropped(_: CallbackOptions) -> Iterable[Observation]:
+        for reason, count in queue.stats().dropped.items():
+            yield Observation(count, {names.DROP_REASON: reason})
+        yield Observation(lost_spans(), {names.DROP_REASON: "unreadable_span"})
+
+    counter(names.RECORD_APPENDED, lambda stats: stats.appended)
+    counter(names.RECORD_STORED, lambda stats: stats.stored)
+    counter(names.RECORD_REPLAYED, lambda stats: stats.replayed)
+    counter(names.RECORD_RETRIED, lambda stats: stats.retried_batches)
+    meter.create_observable_counter(callbacks=[dropped], **_convention(names.RECORD_DROPPED))
+    gauge(names.RECORD_UNSAVED, lambda: queue.stats().unsaved)
+    gauge(names.RECORD_UNSAVED_BYTES, lambda: queue.stats().unsaved_bytes)
+    gauge(names.RECORD_OLDEST, queue.oldest_unsaved_age_s)

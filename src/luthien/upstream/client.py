@@ -1,0 +1,155 @@
+"""Speaking to providers: one pooled client, and errors in our own words."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx
+
+from luthien.config import Config
+from luthien.errors import UpstreamError
+from luthien.formats.format import WireFormat
+from luthien.settings import Settings
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+# Between two neighbours only (RFC 9110, section 7.6.1), or rewritten on the way, or ours.
+_NOT_FORWARDED = frozenset(
+    {
+        b"host",
+        b"content-length",
+        b"accept-encoding",
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"expect",
+        b"cookie",
+        b"traceparent",
+        b"tracestate",
+        b"baggage",
+        b"forwarded",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-real-ip",
+    }
+)
+_NOT_RETURNED = _NOT_FORWARDED | {b"content-encoding", b"set-cookie", b"alt-svc", b"strict-transport-security"}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a format's calls go."""
+
+    url: str
+    host: str
+    port: int
+
+
+class UpstreamClient:
+    """The providers, by wire format. One per process; HTTP/1.1 with keep-alive."""
+
+    def __init__(self, settings: Settings, config: Config) -> None:
+        self._config = config
+        timeout = httpx.Timeout(
+            connect=settings.connect_timeout_s,
+            read=settings.read_timeout_s,
+            write=settings.read_timeout_s,
+            pool=settings.pool_timeout_s,
+        )
+        self._extensions = {"timeout": timeout.as_dict()}
+        self._client = httpx.AsyncClient(
+            limits=httpx.Limits(
+                max_connections=settings.max_connections,
+                max_keepalive_connections=settings.max_connections,
+                keepalive_expiry=60.0,
+            ),
+            follow_redirects=False,
+            trust_env=True,
+        )
+        self._endpoints: dict[str, Endpoint] = {}
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    def endpoint(self, wire_format: WireFormat) -> Endpoint:
+        endpoint = self._endpoints.get(wire_format.name)
+        if endpoint is None:
+            url = self._config.upstream_url(wire_format.provider) + wire_format.path
+            parts = urlsplit(url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            endpoint = Endpoint(url, parts.hostname or "", port)
+            self._endpoints[wire_format.name] = endpoint
+        return endpoint
+
+    @asynccontextmanager
+    async def send(
+        self, wire_format: WireFormat, query: bytes, headers: Headers, body: bytes
+    ) -> AsyncIterator[httpx.Response]:
+        """The provider's response, its body still to be read; closed when the block is left.
+
+        Raises:
+            UpstreamError: unreachable (502) or too slow (504).
+        """
+        endpoint = self.endpoint(wire_format)
+        url = f"{endpoint.url}?{query.decode('latin-1')}" if query else endpoint.url
+        forwarded = [(name, value) for name, value in headers if name.lower() not in _NOT_FORWARDED]
+        # Built by hand: the provider is to see the client's own headers and none of httpx's.
+        request = httpx.Request(
+            "POST",
+            url,
+            headers=[*forwarded, (b"accept-encoding", b"gzip, deflate")],
+            content=body,
+            extensions=self._extensions,
+        )
+        with translated_errors(endpoint.host):
+            response = await self._client.send(request, stream=True)
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+
+class translated_errors:  # noqa: N801 - used as a `with` block, like contextlib's own
+    """Turns what httpx raises into an `UpstreamError` that names the host and nothing secret."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        match error:
+            case httpx.PoolTimeout():
+                raise UpstreamError(
+                    "all connections to the provider are in use", status=504, code="upstream_pool_timeout"
+                ) from error
+            case httpx.TimeoutException():
+                raise UpstreamError(
+                    f"the provider {self._host} did not answer in time", status=504, code="upstream_timeout"
+                ) from error
+            case httpx.ConnectError():
+                raise UpstreamError(f"the provider {self._host} cannot be reached") from error
+            case httpx.DecodingError():
+                raise UpstreamError(
+                    f"the provider {self._host} sent a body that cannot be decoded", code="upstream_protocol"
+                ) from error
+            case httpx.HTTPError() | httpx.StreamError():
+                raise UpstreamError(
+                    f"the connection to the provider {self._host} broke", code="upstream_disconnected"
+                ) from error
+
+
+def returned_headers(response: httpx.Response) -> list[tuple[bytes, bytes]]:
+    """The provider's headers that the client gets: all but those about this one connection."""
+    return [(name.lower(), value) for name, value in response.headers.raw if name.lower() not in _NOT_RETURNED]

@@ -1,0 +1,53 @@
+"""What tests share: a real Postgres, started once, and a database of its own for each test that wants one."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from luthien.store.embedded import embedded_postgres
+from luthien.store.migrate import migrate
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A running server, as its superuser."""
+    with embedded_postgres(tmp_path_factory.mktemp("postgres")) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_dsn: str) -> str:
+    """The name of a database with the current schema, to be cloned."""
+    name = "luthien_template"
+    with psycopg.connect(postgres_dsn, autocommit=True) as conn:
+        conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    migrate(make_conninfo(postgres_dsn, dbname=name))
+    return name
+
+
+def _database(postgres_dsn: str, template: str) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+    with psycopg.connect(postgres_dsn, autocommit=True) as conn:
+        conn.execute(create)
+    yield make_conninfo(postgres_dsn, dbname=name)
+    with psycopg.connect(postgres_dsn, autocommit=True) as conn:
+        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def database(postgres_dsn: str) -> Iterator[str]:
+    """The DSN of an empty database, dropped afterwards."""
+    yield from _database(postgres_dsn, "template1")
+
+
+@pytest.fixture
+def record_database(postgres_dsn: str, migrated_template: str) -> Iterator[str]:
+    """The DSN of a database with the current schema and no calls, dropped afterwards."""
+    yield from _database(postgres_dsn, migrated_template)

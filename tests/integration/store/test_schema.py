@@ -1,0 +1,200 @@
+"""What the tables take, what the view shows, and how Postgres goes about the questions that the pages ask."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import date, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from luthien.exchange import Outcome, new_call_id
+from luthien.store.migrate import migrate
+from luthien.store.partitions import PartitionKeeper, day_range
+
+LAST_DAY = date(2026, 11, 22)
+DAYS = [LAST_DAY - timedelta(days=n) for n in range(7)]
+CALLS_A_DAY = 2000
+
+
+@pytest.fixture
+def conn(database: str) -> Iterator[psycopg.Connection[Any]]:
+    migrate(database)
+    with psycopg.connect(database, autocommit=True) as conn:
+        yield conn
+
+
+@pytest.fixture
+def week(conn: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+    """A week of evenly spread calls, each with three events; one call in forty was blocked."""
+    PartitionKeeper().ensure(conn, DAYS)
+    conn.execute("CREATE TEMP TABLE ids (id uuid, n int)")
+    for day in DAYS:
+        first, end = (bound.int for bound in day_range(day))
+        with conn.cursor() as cursor, cursor.copy("COPY ids FROM STDIN") as copy:
+            for n in range(CALLS_A_DAY):
+                copy.write_row((UUID(int=first + (end - first) // CALLS_A_DAY * n), n))
+    conn.execute("""
+        INSERT INTO conversation_calls (call_id, session_id, outcome, model_used)
+        SELECT id, 's' || n / 20, CASE WHEN n % 40 = 0 THEN 'blocked' ELSE 'completed' END, repeat('m', 100) FROM ids
+    """)
+    conn.execute("""
+        INSERT INTO conversation_events (call_id, sequence, event_type, recorded_at, payload)
+        SELECT id, sequence, 'request_original', now(), 'a payload' FROM ids, generate_series(0, 2) AS sequence
+    """)
+    conn.execute("""
+        INSERT INTO conversation_quarantine (call_id, sequence, record_sha256, reason) SELECT id, n, '', 'x' FROM ids
+    """)
+    conn.execute("ANALYZE")
+    return conn
+
+
+class TestConversationCalls:
+    @pytest.mark.parametrize("outcome", [None, *Outcome])
+    def test_every_outcome_and_a_call_that_still_runs_are_taken(
+        self, conn: psycopg.Connection[Any], outcome: Outcome | None
+    ) -> None:
+        conn.execute("INSERT INTO conversation_calls (call_id, outcome) VALUES (%s, %s)", (new_call_id(), outcome))
+
+    def test_no_other_outcome_is(self, conn: psycopg.Connection[Any]) -> None:
+        with pytest.raises(psycopg.errors.CheckViolation, match="conversation_calls_outcome_check"):
+            conn.execute("INSERT INTO conversation_calls (call_id, outcome) VALUES (%s, 'fine')", (new_call_id(),))
+
+    def test_nothing_but_the_id_is_needed_and_counts_begin_at_zero(self, conn: psycopg.Connection[Any]) -> None:
+        """Any kind of record may be the first of its call to arrive."""
+        conn.execute("INSERT INTO conversation_calls (call_id) VALUES (%s)", (new_call_id(),))
+        [row] = conn.execute("SELECT row_to_json(c) FROM conversation_calls AS c")
+        assert {name: value for name, value in row[0].items() if value is not None and name != "call_id"} == {
+            "decisions": 0,
+            "records_stored": 0,
+        }
+
+
+class TestTheViewForPeople:
+    PAYLOAD = b'{"model": "m", "messages": [{"role": "user", "content": "\\u00e9 \xc3\xa9"}]}'
+
+    def insert(self, conn: psycopg.Connection[Any], payload: bytes | None, *, is_safe: bool) -> None:
+        conn.execute(
+            "INSERT INTO conversation_events"
+            " (call_id, sequence, event_type, recorded_at, payload, payload_is_jsonb_safe)"
+            " VALUES (%s, 0, 'request_original', now(), %s, %s)",
+            (new_call_id(), payload, is_safe),
+        )
+
+    def test_shows_safe_payloads_as_jsonb(self, conn: psycopg.Connection[Any]) -> None:
+        self.insert(conn, self.PAYLOAD, is_safe=True)
+        assert conn.execute("SELECT payload FROM conversation_events_json").fetchall() == [
+            (json.loads(self.PAYLOAD),)
+        ]
+
+    @pytest.mark.parametrize("payload", [b"\xff\xfe\x00", b"data: [DONE]", b'"\\u0000"', b"[" * 100_000, None])
+    def test_shows_null_for_others_and_does_not_fail(
+        self, conn: psycopg.Connection[Any], payload: bytes | None
+    ) -> None:
+        self.insert(conn, payload, is_safe=False)
+        self.insert(conn, self.PAYLOAD, is_safe=True)
+        rows = conn.execute("SELECT payload FROM conversation_events_json ORDER BY call_id").fetchall()
+        assert rows == [(None,), (json.loads(self.PAYLOAD),)]
+        found = conn.execute("SELECT call_id FROM conversation_events_json WHERE payload->>'model' = 'm'")
+        assert len(found.fetchall()) == 1
+
+    def test_has_every_column_of_its_table(self, conn: psycopg.Connection[Any]) -> None:
+        view = conn.execute("SELECT * FROM conversation_events_json").description or ()
+        table = conn.execute("SELECT * FROM conversation_events").description or ()
+        assert [column.name for column in view] == [column.name for column in table]
+
+    def test_opens_no_payload_to_those_who_may_not_read_the_table(
+        self, database: str, conn: psycopg.Connection[Any]
+    ) -> None:
+        role = sql.Identifier(f"viewer_{uuid4().hex}")
+        conn.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'viewer'").format(role))
+        conn.execute(sql.SQL("GRANT SELECT ON conversation_events_json TO {}").format(role))
+        viewer = make_conninfo(database, user=role.as_string().strip('"'), password="viewer")
+        with psycopg.connect(viewer) as mine, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            mine.execute("SELECT payload FROM conversation_events_json")
+        conn.execute(sql.SQL("DROP OWNED BY {}").format(role))
+        conn.execute(sql.SQL("DROP ROLE {}").format(role))
+
+
+class TestPlans:
+    NEWEST = UUID(int=2**128 - 1)
+    PAGE = "SELECT * FROM conversation_calls WHERE call_id < %s ORDER BY call_id DESC LIMIT 50"
+
+    @pytest.mark.parametrize(
+        ("table", "query"),
+        [
+            ("conversation_calls", "SELECT * FROM conversation_calls WHERE call_id = %s"),
+            ("conversation_events", "SELECT * FROM conversation_events WHERE call_id = %s ORDER BY sequence"),
+            ("conversation_events", "SELECT payload FROM conversation_events WHERE call_id = %s AND sequence = 1"),
+            ("conversation_events", "SELECT * FROM conversation_events_json WHERE call_id = %s"),
+            ("conversation_quarantine", "SELECT * FROM conversation_quarantine WHERE call_id = %s"),
+        ],
+    )
+    def test_a_look_up_by_id_touches_one_partition(
+        self, week: psycopg.Connection[Any], table: str, query: str
+    ) -> None:
+        call_id = UUID(int=day_range(DAYS[3])[0].int + 12345)
+        nodes = plan(week, query, call_id)
+        assert relations(nodes) == [f"{table}_20261119"]
+        assert not read_whole(nodes)
+
+    @pytest.mark.parametrize(("before", "days"), [(NEWEST, DAYS), (day_range(DAYS[2])[0], DAYS[3:])])
+    def test_a_page_of_the_newest_calls_walks_the_primary_keys_and_sorts_nothing(
+        self, week: psycopg.Connection[Any], before: UUID, days: list[date]
+    ) -> None:
+        nodes = plan(week, self.PAGE, before)
+        assert {node["Node Type"] for node in nodes} == {"Limit", "Merge Append", "Index Scan"}
+        assert indexes(nodes) == {"pkey"}
+        assert relations(nodes) == [*(f"conversation_calls_{day:%Y%m%d}" for day in reversed(days)), DEFAULT]
+
+    def test_a_page_of_calls_reads_no_payload(self, week: psycopg.Connection[Any]) -> None:
+        nodes = plan(week, self.PAGE, self.NEWEST)
+        assert not [column for node in nodes for column in node.get("Output", ()) if "payload" in column]
+        assert not [relation for relation in relations(nodes) if not relation.startswith("conversation_calls")]
+
+    @pytest.mark.parametrize(
+        ("column", "value", "index"),
+        [
+            ("session_id", "s3", "session_id_call_id_idx"),
+            ("outcome", "blocked", "outcome_call_id_idx"),
+        ],
+    )
+    def test_the_calls_of_a_session_or_a_rare_outcome_walk_their_own_index_and_sort_nothing(
+        self, week: psycopg.Connection[Any], column: str, value: str, index: str
+    ) -> None:
+        query = self.PAGE.replace("WHERE", f"WHERE {column} = %s AND")
+        nodes = plan(week, query, value, self.NEWEST)
+        assert {node["Node Type"] for node in nodes} == {"Limit", "Merge Append", "Index Scan"}
+        assert indexes(nodes) == {index}
+
+
+DEFAULT = "conversation_calls_default"
+
+
+def plan(conn: psycopg.Connection[Any], query: str, *parameters: object) -> list[dict[str, Any]]:
+    """The nodes of the plan that Postgres chooses, the outermost first."""
+    [(plans,)] = conn.execute(b"EXPLAIN (FORMAT JSON, VERBOSE) " + query.encode(), parameters)
+    nodes = [plans[0]["Plan"]]
+    for node in nodes:
+        nodes.extend(node.get("Plans", ()))
+    return nodes
+
+
+def relations(nodes: list[dict[str, Any]]) -> list[str]:
+    return sorted(node["Relation Name"] for node in nodes if "Relation Name" in node)
+
+
+def indexes(nodes: list[dict[str, Any]]) -> set[str]:
+    """Without the partition's name in front: `conversation_calls_20261122_pkey` is `pkey`."""
+    names = [node["Index Name"] for node in nodes if "Index Name" in node]
+    return {re.sub(r"^conversation_[a-z]+_(\d{8}|default)_", "", name) for name in names}
+
+
+def read_whole(nodes: list[dict[str, Any]]) -> list[str]:
+    return [node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"]

@@ -1,0 +1,261 @@
+"""The sentence about a call says what is known, and "no change" only of records that are all there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthien.debug.diff import diff_payloads
+from luthien.debug.verdict import Completeness, Decision, StageState, verdict_sentence
+from luthien.exchange import STAGES, EventType, Side
+
+WHOLE: Mapping[EventType, StageState] = dict.fromkeys(STAGES, "recorded")
+CHAT = {
+    "model": "m",
+    "messages": [{"role": "user", "content": "one"}, {"role": "user", "content": "two"}],
+}
+REPLY = {"id": "r", "choices": [{"message": {"content": "hello there"}}]}
+
+
+def chat(*contents: str, **fields: Any) -> dict[str, Any]:
+    return {**CHAT, "messages": [{"role": "user", "content": content} for content in contents], **fields}
+
+
+def tell(
+    after: Any = CHAT,
+    *,
+    before: Any = CHAT,
+    reply: Any = REPLY,
+    by: Collection[str] = ("replace_text",),
+    replied_by: Collection[str] = (),
+    decisions: Collection[Decision] = (),
+    states: Mapping[EventType, StageState] = WHOLE,
+    lost_records: int = 0,
+    redacted: Collection[Side] = (),
+    pairing: Any = None,
+) -> str:
+    """The sentence for a call whose request went from `before` to `after` and whose response to `reply`."""
+    options = {} if pairing is None else {"pairing": pairing}
+
+    def recorded(*stages: EventType) -> bool:
+        return all(states.get(stage) not in (None, "missing", "not_reached") for stage in stages)
+
+    request = diff_payloads(json.dumps(before).encode(), json.dumps(after).encode(), **options)
+    response = diff_payloads(json.dumps(REPLY).encode(), json.dumps(reply).encode())
+    return verdict_sentence(
+        request if recorded(EventType.REQUEST_ORIGINAL, EventType.REQUEST_FINAL) else None,
+        response if recorded(EventType.RESPONSE_ORIGINAL, EventType.RESPONSE_FINAL) else None,
+        before=before,
+        after=after,
+        decisions=[
+            *(Decision(policy, "request", "modify", changed=True) for policy in by if after != before),
+            *(Decision(policy, "response", "modify", changed=True) for policy in replied_by),
+            *decisions,
+        ],
+        completeness=Completeness(states, lost_records, redacted),
+    )
+
+
+def without(**states: StageState) -> Mapping[EventType, StageState]:
+    return {**WHOLE, **{EventType(name): state for name, state in states.items()}}
+
+
+class TestCompleteCalls:
+    def test_nothing_changed(self) -> None:
+        assert tell() == "no policy changed this call"
+
+    def test_one_message_changed(self) -> None:
+        assert tell(chat("ONE", "two")) == "replace_text changed 1 of 2 messages; response: no change"
+
+    def test_request_and_response_changed_by_the_same_policy(self) -> None:
+        reply = {"id": "r", "choices": [{"message": {"content": "hello"}}]}
+        assert (
+            tell(chat("ONE", "two"), reply=reply, replied_by=["replace_text"])
+            == "replace_text changed 1 of 2 messages; response: 1 change"
+        )
+
+    def test_only_the_response_changed(self) -> None:
+        reply = {"choices": [{"message": {"content": "hello"}}]}
+        assert tell(reply=reply, replied_by=["mask"]) == "request: no change; response: 2 changes by mask"
+
+    def test_a_message_with_several_changes_counts_once(self) -> None:
+        assert tell(
+            {"model": "m", "messages": [{"role": "x", "content": "y", "name": "z"}, CHAT["messages"][1]]}
+        ) == ("replace_text changed 1 of 2 messages; response: no change")
+
+    def test_a_message_changed_and_one_added(self) -> None:
+        assert tell(chat("one", "TWO", "three"), by=["add_system_message"]).startswith(
+            "add_system_message changed 1 of 2 messages and added 1;"
+        )
+
+    def test_messages_added_or_removed_alone(self) -> None:
+        assert tell(chat("one", "two", "three", "four")).startswith("replace_text added 2 messages;")
+        assert tell(chat("one")).startswith("replace_text removed 1 message;")
+
+    def test_a_message_is_counted_once_when_others_before_it_came_and_went(self) -> None:
+        before = chat("gone", "stays", "also")
+        after = chat("first", "second", "stays!", "also")
+        after["messages"][2]["name"] = "new"
+        sentence = tell(
+            after, before=before, pairing=lambda ptr, b, a: [(0, None), (None, 0), (None, 1), (1, 2), (2, 3)]
+        )
+        assert sentence.startswith("replace_text changed 1 of 3 messages, added 2 and removed 1;")
+
+    def test_the_system_prompt_beside_the_messages(self) -> None:
+        before = chat("one", "two", system="be kind")
+        assert tell(chat("ONE", "two", system="be brief"), before=before).startswith(
+            "replace_text changed the system prompt and 1 of 2 messages;"
+        )
+        assert tell(chat("one", "two", system="be brief")).startswith("replace_text added the system prompt;")
+        blocks = chat("one", "two", system=[{"type": "text", "text": "be kind"}])
+        assert tell(chat("one", "two", system=[{"type": "text", "text": "be rude"}]), before=blocks).startswith(
+            "replace_text changed the system prompt;"
+        )
+
+    def test_an_addition_after_several_changes_is_set_off(self) -> None:
+        before = chat("one", "two", system="be kind")
+        assert tell(chat("ONE", "two", "three", system="be brief"), before=before).startswith(
+            "replace_text changed the system prompt and 1 of 2 messages, and added 1;"
+        )
+
+    def test_responses_api_input_and_instructions(self) -> None:
+        before = {"input": [{"role": "user", "content": "a"}], "instructions": "x"}
+        after = {"input": [{"role": "user", "content": "b"}], "instructions": "y"}
+        assert tell(after, before=before).startswith("replace_text changed the instructions and 1 of 1 input item;")
+        assert tell({"input": "b"}, before={"input": "a"}).startswith("replace_text changed the input items;")
+
+    def test_tools_and_other_fields_by_name(self) -> None:
+        before = chat("one", tools=[{"name": "a"}, {"name": "b"}], temperature=1)
+        after = chat("one", tools=[{"name": "a"}], temperature=1.0, model="n", seed=3)
+        assert tell(after, before=before).startswith(
+            "replace_text changed model and temperature, added seed and removed 1 tool;"
+        )
+
+    def test_many_other_fields_are_counted(self) -> None:
+        assert tell(chat("one", "two", a=1, b=2, c=3, d=4)).startswith("replace_text added 4 fields;")
+
+    def test_the_whole_request(self) -> None:
+        assert tell([1], before={"a": 1}).startswith("replace_text changed the whole request;")
+
+    def test_several_policies_are_named_once_each(self) -> None:
+        assert tell(chat("ONE", "two"), by=["a", "b", "a", "c"]).startswith("a, b and c changed 1 of 2 messages;")
+
+    def test_a_change_that_no_policy_claims_is_not_pinned_on_one(self) -> None:
+        assert tell(chat("ONE", "two"), by=[]).startswith("an unrecorded step changed 1 of 2 messages;")
+
+    def test_a_change_that_was_undone_is_not_called_none_at_all(self) -> None:
+        claim = Decision("upper", "request", "modify", changed=True)
+        assert tell(decisions=[claim]) == "no change in the end: what upper changed was changed back"
+
+    def test_another_order_of_keys_is_not_called_no_change(self) -> None:
+        assert tell(dict(reversed(CHAT.items())), decisions=[Decision("p", "request", "modify", changed=True)]) == (
+            "p changed only how the request is written; response: no change"
+        )
+        assert tell(reply=dict(reversed(REPLY.items()))) == (
+            "request: no change; response: changed only in how it is written"
+        )
+
+    def test_what_redaction_hides_is_not_called_no_change(self) -> None:
+        assert tell(redacted=[Side.REQUEST]) == "request: changed, content redacted; response: no change"
+        assert tell(redacted=[Side.RESPONSE]) == "request: no change; response: changed, content redacted"
+
+
+class TestStoppedCalls:
+    def test_a_blocked_request(self) -> None:
+        states = without(
+            request_final="not_reached", response_original="not_reached", response_final="gateway_generated"
+        )
+        block = Decision("no_secrets", "request", "block", changed=False)
+        assert tell(decisions=[block], states=states) == "no_secrets blocked the request"
+
+    def test_a_blocked_response(self) -> None:
+        block = Decision("no_secrets", "response", "block", changed=False)
+        assert tell(decisions=[block], states=without(response_final="gateway_generated")) == (
+            "request: no change; no_secrets blocked the response"
+        )
+
+    def test_a_policy_that_broke(self) -> None:
+        states = without(
+            request_final="not_reached", response_original="not_reached", response_final="gateway_generated"
+        )
+        error = Decision("shaky", "request", "error", changed=False)
+        assert tell(decisions=[error], states=states) == "shaky broke on the request"
+
+    def test_a_policy_that_broke_and_was_passed_over(self) -> None:
+        error = Decision("shaky", "request", "error", changed=False)
+        assert tell(decisions=[error]) == "no policy changed this call"
+
+    def test_an_upstream_that_gave_no_answer(self) -> None:
+        states = without(response_original="not_reached", response_final="gateway_generated")
+        assert tell(chat("ONE", "two"), states=states) == (
+            "replace_text changed 1 of 2 messages; response: the gateway answered in the provider's place"
+        )
+
+    def test_a_client_that_left_before_the_response(self) -> None:
+        states = without(response_original="not_reached", response_final="not_reached")
+        assert tell(states=states) == "request: no change; response: none reached the client"
+
+    def test_a_request_that_was_turned_away(self) -> None:
+        states = without(
+            request_original="not_reached",
+            request_final="not_reached",
+            response_original="not_reached",
+            response_final="gateway_generated",
+        )
+        assert tell(states=states) == "the request was turned away before it was read"
+
+
+class TestIncompleteRecords:
+    def test_a_missing_stage(self) -> None:
+        assert tell(states=without(response_final="missing")) == (
+            "incomplete: response_final is missing, so what changed cannot be said"
+        )
+
+    def test_what_is_known_all_the_same(self) -> None:
+        assert tell(chat("ONE", "two"), states=without(response_final="missing")) == (
+            "incomplete: response_final is missing, so what else changed cannot be said; "
+            "replace_text changed 1 of 2 messages"
+        )
+
+    def test_a_call_of_which_nothing_is_there(self) -> None:
+        assert tell(states={}) == (
+            "incomplete: request_original, request_final, response_original and response_final are missing, "
+            "so what changed cannot be said"
+        )
+
+    def test_lost_records(self) -> None:
+        assert tell(lost_records=1) == ("incomplete: 1 record of this call got lost, so what changed cannot be said")
+
+    def test_a_side_that_was_not_compared(self) -> None:
+        sentence = verdict_sentence(
+            None, None, before=CHAT, after=CHAT, decisions=[], completeness=Completeness(WHOLE)
+        )
+        assert sentence == (
+            "incomplete: the request was not compared and the response was not compared, "
+            "so what changed cannot be said"
+        )
+
+
+@given(
+    st.dictionaries(st.sampled_from(STAGES), st.sampled_from(["recorded", "missing"]), max_size=4),
+    st.integers(0, 2),
+    st.booleans(),
+)
+def test_no_change_is_only_said_of_complete_records(
+    states: dict[EventType, StageState], lost_records: int, has_changed: bool
+) -> None:
+    sentence = tell(chat("ONE", "two") if has_changed else CHAT, states=states, lost_records=lost_records)
+    is_complete = not lost_records and all(states.get(stage) == "recorded" for stage in STAGES)
+    assert sentence.startswith("incomplete: ") == (not is_complete)
+    assert is_complete or ("no change" not in sentence and "no policy" not in sentence)
+
+
+@pytest.mark.parametrize("document", [None, [], "text", {"messages": "text"}, {"messages": None}])
+def test_a_request_of_any_shape_has_a_sentence(document: Any) -> None:
+    assert tell(document).endswith("response: no change")
+    assert tell(before=document).endswith("response: no change")

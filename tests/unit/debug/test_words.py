@@ -1,0 +1,113 @@
+"""The word-level diff of two strings is exact, bounded, and cut where words are."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthien.debug import words
+from luthien.debug.words import Budget, Segments, diff_words
+
+TEXTS = st.one_of(
+    st.text(max_size=40),
+    st.text("ab ,\n_", max_size=60),
+    st.lists(st.sampled_from(["the ", "fox", " ", "\n", "日本", "\ud800", "e\u0301"]), max_size=20).map("".join),
+)
+
+
+def before_of(segments: Segments) -> str:
+    return "".join(text for tag, text in segments if tag != "+")
+
+
+def after_of(segments: Segments) -> str:
+    return "".join(text for tag, text in segments if tag != "-")
+
+
+def common_length(a: list[str], b: list[str]) -> int:
+    """The longest common subsequence, the slow and obvious way."""
+    row = [0] * (len(b) + 1)
+    for x in a:
+        new = [0]
+        for j, y in enumerate(b):
+            new.append(row[j] + 1 if x == y else max(row[j + 1], new[-1]))
+        row = new
+    return row[-1]
+
+
+@given(TEXTS, TEXTS, st.sampled_from([0, 3, 30, 10**6]))
+def test_the_segments_are_exactly_both_strings_whatever_the_budget(before: str, after: str, steps: int) -> None:
+    segments, _ = diff_words(before, after, Budget(steps))
+    assert before_of(segments) == before
+    assert after_of(segments) == after
+    assert all(text for _, text in segments)
+    tags = [tag for tag, _ in segments]
+    assert all(pair in ("=-", "=+", "-=", "+=", "-+") for pair in map("".join, pairwise(tags)))
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=10), st.lists(st.sampled_from("abc"), max_size=10))
+def test_no_shorter_edit_exists(before: list[str], after: list[str]) -> None:
+    script = words._diff_tokens(before, after, Budget())
+    assert script is not None
+    assert sum(tag == "=" for tag, _ in script) == common_length(before, after)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("same", "same", [("=", "same")]),
+        ("", "new", [("+", "new")]),
+        ("old", "", [("-", "old")]),
+        ("good morning", "good mornings", [("=", "good "), ("-", "morning"), ("+", "mornings")]),
+        ("key: abc, ok", "key: xyz, ok", [("=", "key: "), ("-", "abc"), ("+", "xyz"), ("=", ", ok")]),
+        ("a b", "a b c", [("=", "a b"), ("+", " c")]),
+        ("日本語です", "日本人です", [("=", "日本"), ("-", "語"), ("+", "人"), ("=", "です")]),
+    ],
+)
+def test_changes_are_cut_where_words_are(before: str, after: str, expected: list[tuple[str, str]]) -> None:
+    assert diff_words(before, after, Budget()) == (tuple(expected), False)
+
+
+def test_a_word_without_end_is_cut_rather_than_repeated() -> None:
+    before, after = "x" * 1000 + "1" + "y" * 1000, "x" * 1000 + "2" + "y" * 1000
+    assert diff_words(before, after, Budget())[0][1:3] == (("-", "1"), ("+", "2"))
+
+
+def test_over_the_budget_the_middle_is_one_block_and_the_ends_stay() -> None:
+    before = "start " + " ".join(map(str, range(2000))) + " end"
+    after = "start " + " ".join(map(str, range(2000, 0, -1))) + " end"
+    segments, degraded = diff_words(before, after, Budget(1000))
+    assert degraded
+    assert [tag for tag, _ in segments] == ["=", "-", "+", "="]
+
+
+def test_what_is_too_much_by_word_is_tried_by_line_first() -> None:
+    lines = [f"line {n} " + "word " * 50 + "\n" for n in range(3000)]
+    edited = [*lines[:10], "line ten changed\n", *lines[11:2000], *lines[2001:]]
+    segments, degraded = diff_words("".join(lines), "".join(edited), Budget())
+    assert len("".join(lines)) > words.MAX_WORD_CHARS
+    assert not degraded
+    assert sum(len(text) for tag, text in segments if tag != "=") < 1000
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("ab " * 13_000, "ba " * 13_000),
+        ("a " * 20_000, "a b " * 20_000),
+        ("".join(random.Random(1).choices("ab \n", k=50_000)), "".join(random.Random(2).choices("ab \n", k=50_000))),
+    ],
+)
+def test_no_string_costs_more_than_the_budget(before: str, after: str) -> None:
+    budget = Budget()
+    segments, degraded = diff_words(before, after, budget)
+    assert degraded
+    assert budget.steps >= 0
+    assert (before_of(segments), after_of(segments)) == (before, after)
+
+
+def test_a_spent_budget_still_gives_an_exact_answer() -> None:
+    assert diff_words("a b c", "x b y", Budget(0)) == ((("-", "a b c"), ("+", "x b y")), True)
