@@ -12,6 +12,7 @@ from psycopg.conninfo import make_conninfo
 
 from luthien.store.embedded import embedded_postgres
 from luthien.store.migrate import migrate
+from tests.playbook import Gateway, ScriptedProvider, running_gateway
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +52,18 @@ def database(postgres_dsn: str) -> Iterator[str]:
 def record_database(postgres_dsn: str, migrated_template: str) -> Iterator[str]:
     """The DSN of a database with the current schema and no calls, dropped afterwards."""
     yield from _database(postgres_dsn, migrated_template)
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedProvider]:
+    """A provider whose every byte the test decides."""
+    scripted = ScriptedProvider()
+    yield scripted
+    scripted.close()
+
+
+@pytest.fixture
+def gateway(record_database: str, provider: ScriptedProvider) -> Iterator[Gateway]:
+    """A gateway without policies, in front of the scripted provider."""
+    with running_gateway(record_database, provider.url) as running:
+        yield running

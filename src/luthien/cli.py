@@ -18,7 +18,7 @@ from luthien import __version__
 from luthien.app import build_app
 from luthien.debug.signin import new_token
 from luthien.errors import ConfigError, LuthienError
-from luthien.server import Server, address_of, listen, server_options
+from luthien.server import Server, address_of, listen, server_options, sign_in_link
 from luthien.settings import Settings, read_settings
 from luthien.store.embedded import embedded_postgres
 from luthien.store.migrate import migrate as apply_migrations
@@ -124,11 +124,6 @@ def _kept_token(path: Path) -> str:
     if not token:
         raise ConfigError(f"{path} is empty: remove it, and Luthien makes a new token")
     return token
-
-
-def sign_in_link(address: str, settings: Settings) -> str:
-    token = settings.debug_token.get_secret_value() if settings.debug_token else ""
-    return f"{address}/debug/sign-in?token={token}"
 
 
 def _text_logs(settings: Settings) -> Settings:

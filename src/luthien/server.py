@@ -71,3 +71,9 @@ def address_of(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     return f"http://{host}:{port}"
+
+
+def sign_in_link(address: str, settings: Settings, page: str = "") -> str:
+    """A link that signs a browser in, and leads it to a page."""
+    token = settings.debug_token.get_secret_value() if settings.debug_token else ""
+    return f"{address}/debug/sign-in?token={token}" + (f"&next={page}" if page else "")

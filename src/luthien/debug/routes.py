@@ -24,6 +24,7 @@ from luthien.exchange import STAGES
 
 _STATIC = Path(__file__).parent / "static"
 _RETRY_AFTER_S = 1
+_FIRST_PAGE = "/debug/calls"
 _HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self';"
@@ -46,16 +47,20 @@ def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
 
     @router.get("/debug")
     async def index() -> Response:
-        return RedirectResponse("/debug/calls")
+        return RedirectResponse(_FIRST_PAGE)
 
     @router.get("/debug/static/luthien.css")
     async def stylesheet() -> Response:
         return FileResponse(_STATIC / "luthien.css", media_type="text/css")
 
     @router.get("/debug/sign-in")
-    async def sign_in_page(request: Request, token: str | None = None) -> Response:
+    async def sign_in_page(
+        request: Request,
+        token: str | None = None,
+        page: Annotated[str, Query(alias="next", pattern=r"^/debug/[\w./-]*$")] = _FIRST_PAGE,
+    ) -> Response:
         if token is not None:
-            return _signed_in(sign_in, request, token)
+            return _signed_in(sign_in, request, token, page)
         return _page("sign_in.html", {"possible": sign_in.is_possible, "failed": False})
 
     @router.post("/debug/sign-in")
@@ -171,12 +176,12 @@ def _not_yet(response: Response) -> Response:
     return response
 
 
-def _signed_in(sign_in: SignIn, request: Request, token: str) -> Response:
+def _signed_in(sign_in: SignIn, request: Request, token: str, page: str = _FIRST_PAGE) -> Response:
     if not sign_in.accepts(token):
         values = {"possible": sign_in.is_possible, "failed": True}
         return _page("sign_in.html", values, status=401)
     # Away from the address that shows the token.
-    response = RedirectResponse("/debug/calls", status_code=303)
+    response = RedirectResponse(page, status_code=303)
     sign_in.remember(response, request)
     return response
 

@@ -124,14 +124,9 @@ def is_same_number(before: Number, after: Number) -> bool:
 
 
 def fits_double(number: Number) -> bool:
-    """Whether a reader that makes a double of every number, as JavaScript does, still has this one exactly.
-
-    A literal longer than any double needs counts as one that does not fit, without being read.
-    """
+    """Whether a reader that makes a double of every number, as JavaScript does, still has this one exactly."""
     if len(number.text) <= 15 and number.text.isdecimal():
         return True
-    if len(number.text) > 400:
-        return False
     as_double = float(number.text)
     return math.isfinite(as_double) and _exact(repr(as_double)) == _exact(number.text)
 

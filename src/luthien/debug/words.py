@@ -18,8 +18,8 @@ Segments: TypeAlias = tuple[tuple[Tag, str], ...]
 
 STEPS_PER_DIFF = 4_000_000
 """What all strings of one diff may cost together, in steps of about 0.2 microseconds."""
-STEPS_PER_STRING = 400_000
-"""What one string may cost; bounds its memory too, to some 20 MB."""
+STEPS_PER_PASS = 400_000
+"""What one pass over a string, by words or by lines, may cost; bounds its memory too, to some 20 MB."""
 MAX_WORD_CHARS = 400_000
 """The longest string that is cut into words, in characters."""
 MAX_LINES = 100_000
@@ -117,7 +117,7 @@ def _furthest_points(before: list[int], after: list[int], budget: Budget) -> lis
     run of equal tokens starts: the complement of it (`~x`) if an insertion led there, not a deletion.
     """
     n, m = len(before), len(after)
-    allowed = left = min(budget.steps, STEPS_PER_STRING)
+    allowed = left = min(budget.steps, STEPS_PER_PASS)
     lowest, ends, rounds = 1, list[int](), list[tuple[int, list[int]]]()
     for distance in range(n + m + 1):
         previous = [-1, *ends, -1]

@@ -43,7 +43,13 @@ _NOT_FORWARDED = frozenset(
         b"x-real-ip",
     }
 )
-_NOT_RETURNED = _NOT_FORWARDED | {b"content-encoding", b"set-cookie", b"alt-svc", b"strict-transport-security"}
+_NOT_RETURNED = _NOT_FORWARDED | {
+    b"content-encoding",
+    b"date",  # our server's own
+    b"set-cookie",
+    b"alt-svc",
+    b"strict-transport-security",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,7 @@ class UpstreamClient:
             limits=httpx.Limits(
                 max_connections=settings.max_connections,
                 max_keepalive_connections=settings.max_connections,
-                keepalive_expiry=60.0,
+                keepalive_expiry=15.0,
             ),
             follow_redirects=False,
             trust_env=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from luthien.debug import compare
 from luthien.debug import diff as diff_module
-from luthien.debug.diff import Diff, Op, Summary, apply, diff_payloads
+from luthien.debug.diff import Diff, Op, Pairing, Summary, apply, diff_payloads
 from luthien.debug.ops import MAX_DEPTH
 from luthien.debug.values import Json, Number, canonical, count_scalars, parse, pointer, tokens
 
@@ -39,7 +40,8 @@ def edited(draw: st.DrawFn, value: Any) -> Any:
     if fate == 0:
         return draw(VALUES)
     if isinstance(value, dict):
-        kept = {key: draw(edited(item)) for key, item in value.items() if draw(st.integers(0, 4))}
+        keys = draw(st.permutations(list(value))) if fate == 1 else list(value)
+        kept = {key: draw(edited(value[key])) for key in keys if draw(st.integers(0, 4))}
         return kept | draw(st.dictionaries(KEYS, SCALARS, max_size=1))
     if isinstance(value, list):
         kept_items = [draw(edited(item)) for item in value if draw(st.integers(0, 4))]
@@ -76,13 +78,35 @@ def resolve(document: Json, ptr: str | None) -> Any:
 
 
 def by_content(_ptr: str, before: Sequence[Json], after: Sequence[Json]) -> Iterable[tuple[int | None, int | None]]:
-    """A pairing that keeps equal elements together: a stand-in for any that is not by position."""
+    """A pairing that keeps equal elements together."""
     old, new = [canonical(item) for item in before], [canonical(item) for item in after]
     for tag, i1, i2, j1, j2 in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         both = min(i2 - i1, j2 - j1) if tag in ("equal", "replace") else 0
         yield from zip(range(i1, i1 + both), range(j1, j1 + both), strict=True)
         yield from ((i, None) for i in range(i1 + both, i2))
         yield from ((None, j) for j in range(j1 + both, j2))
+
+
+@st.composite
+def pairings(draw: st.DrawFn) -> Pairing:
+    """A pairing of no rhyme or reason but that indices ascend."""
+    chance = random.Random(draw(st.integers()))
+
+    def pairing(_ptr: str, before: Sequence[Json], after: Sequence[Json]) -> Iterable[tuple[int | None, int | None]]:
+        i = j = 0
+        while i < len(before) or j < len(after):
+            what = chance.randrange(3)
+            if what == 0 and i < len(before) and j < len(after):
+                yield i, j
+                i, j = i + 1, j + 1
+            elif (what == 1 or j == len(after)) and i < len(before):
+                yield i, None
+                i += 1
+            elif j < len(after):
+                yield None, j
+                j += 1
+
+    return pairing
 
 
 class TestProperties:
@@ -92,10 +116,10 @@ class TestProperties:
         found = diff_payloads(before, after)
         assert apply(found.ops, parse(before.decode())) == parse(after.decode())
 
-    @given(PAIRS)
-    def test_they_do_so_with_any_pairing_of_list_elements(self, pair: tuple[Any, Any]) -> None:
+    @given(PAIRS, pairings())
+    def test_they_do_so_with_any_pairing_of_list_elements(self, pair: tuple[Any, Any], pairing: Pairing) -> None:
         before, after = map(encoded, pair)
-        found = diff_payloads(before, after, pairing=by_content)
+        found = diff_payloads(before, after, pairing=pairing)
         assert apply(found.ops, parse(before.decode())) == parse(after.decode())
 
     @given(PAIRS)
@@ -105,10 +129,12 @@ class TestProperties:
         apply(diff_payloads(before, after).ops, document)
         assert canonical(document) == canonical(parse(before.decode()))
 
-    @given(PAIRS)
-    def test_each_pointer_leads_to_its_value_in_its_own_document(self, pair: tuple[Any, Any]) -> None:
+    @given(PAIRS, pairings())
+    def test_each_pointer_leads_to_its_value_in_its_own_document(
+        self, pair: tuple[Any, Any], pairing: Pairing
+    ) -> None:
         before, after = map(encoded, pair)
-        for op in diff_payloads(before, after, pairing=by_content).ops:
+        for op in diff_payloads(before, after, pairing=pairing).ops:
             if op.touches_value and op.op != "add":
                 assert resolve(parse(before.decode()), op.before_ptr) == op.before
             if op.touches_value and op.op != "remove":
@@ -191,6 +217,7 @@ class TestTypesAndNumbers:
             ("NaN", "Infinity", "number"),
             ("1e999999999999999999999", "1e999999999999999999998", "number"),
             ("1" + "0" * 5000, "1" + "0" * 4999 + "1", "number"),
+            ("1e" + "9" * 5000, "1e" + "9" * 4999 + "8", "number"),
             ("1.0", "1.00", "encoding"),
             ("1e2", "100.0", "encoding"),
             ("1e5", "1E+05", "encoding"),
@@ -265,6 +292,13 @@ class TestLists:
             ("add", "/2"),
             ("add", "/1/1"),
         ]
+
+    def test_what_is_within_an_element_goes_before_the_elements_around_it(self) -> None:
+        before, after = [0, {"a": [1, 2]}, 3], [{"a": [2]}]
+        pairing = {"": [(0, None), (1, 0), (2, None)], "/1/a": [(0, None), (1, 0)]}
+        found = diff_payloads(encoded(before), encoded(after), pairing=lambda ptr, _b, _a: pairing[ptr])
+        assert [op.before_ptr for op in found.ops] == ["/1/a/0", "/2", "/0"]
+        assert apply(found.ops, parse(json.dumps(before))) == parse(json.dumps(after))
 
     def test_a_pairing_decides_which_elements_belong_together(self) -> None:
         before = [{"role": "user", "content": f"message {n}"} for n in range(5)]
@@ -399,6 +433,7 @@ class TestNotJson:
         assert (op.op, op.kind, op.before_ptr, op.after_ptr) == ("remove", "object", "", None)
         assert only_op(None, b"\xff").kind == "bytes"
         assert apply(diff_payloads(None, b"[1]").ops, None) == [Number("1")]
+        assert apply(diff_payloads(b"[1]", None).ops, [Number("1")]) is None
         assert diff_payloads(None, None) == Diff(diff_module.ALGO, Summary(), degraded=False, ops=())
 
     def test_lone_surrogates_survive_as_json(self) -> None:

@@ -90,6 +90,7 @@ def test_what_is_too_much_by_word_is_tried_by_line_first() -> None:
     segments, degraded = diff_words("".join(lines), "".join(edited), Budget())
     assert len("".join(lines)) > words.MAX_WORD_CHARS
     assert not degraded
+    assert (before_of(segments), after_of(segments)) == ("".join(lines), "".join(edited))
     assert sum(len(text) for tag, text in segments if tag != "=") < 1000
 
 
@@ -107,6 +108,17 @@ def test_no_string_costs_more_than_the_budget(before: str, after: str) -> None:
     assert degraded
     assert budget.steps >= 0
     assert (before_of(segments), after_of(segments)) == (before, after)
+
+
+def test_what_differs_little_costs_little() -> None:
+    budget = Budget(1000)
+    assert not diff_words("a b c d", "a x c y", budget)[1]
+    assert 900 < budget.steps < 1000
+
+
+def test_one_word_against_very_many_costs_no_more_than_these() -> None:
+    budget = Budget(20_000)
+    assert words._diff_tokens(["a"], [str(n) for n in range(5000)], budget) is not None
 
 
 def test_a_spent_budget_still_gives_an_exact_answer() -> None:

@@ -1,0 +1,123 @@
+"""The demo's four calls, made as any program would make them: with the official SDKs.
+
+A team keeps the name of a project to itself. On the way out the policy gives the model a cover name and no e-mail
+address; on the way back it puts the real name in again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from luthien.demo.model_server import MODEL_NAME
+from luthien.errors import LuthienError
+
+POLICIES = """\
+policies:
+  - policy: replace_text
+    config:
+      rules:
+        - {find: '[\\w.+-]+@[\\w-]+(\\.[\\w-]+)+', regex: true, replace: '[email]', in: [request]}
+        - {find: Project Nightingale, replace: Project Falcon, in: [request]}
+        - {find: Project Falcon, replace: Project Nightingale, in: [response]}
+"""
+
+REAL_NAME, COVER_NAME = "Project Nightingale", "Project Falcon"
+EMAIL = "dana@example.com"
+
+_SYSTEM = "You help a product team write short, polite messages to customers."
+_USER = f"I am {EMAIL}. Write an email subject line: {REAL_NAME} is delayed until Friday."
+_MAX_TOKENS = 64
+# A small model on a busy machine; and a gateway that reports its errors better than a retry would.
+_OPTIONS = {"api_key": "none-is-needed", "timeout": 300.0, "max_retries": 0}
+
+
+class SdkMissing(LuthienError):
+    def __init__(self) -> None:
+        super().__init__("The demo calls with the official SDKs, which you install with: pip install 'luthien[demo]'")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a client got: the text, and the id of its call."""
+
+    text: str
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DemoCall:
+    """One call. `messages` is how many messages its request has, the system message counted where it is one."""
+
+    name: str
+    make: Callable[[str], Answer]
+
+
+def demo_calls() -> list[DemoCall]:
+    """The four calls; each is made with the gateway's address.
+
+    Raises:
+        SdkMissing: an SDK is not installed.
+    """
+    try:
+        import anthropic
+        import openai
+    except ImportError as error:
+        raise SdkMissing from error
+
+    def openai_plain(address: str) -> Answer:
+        with openai.OpenAI(base_url=f"{address}/v1", **_OPTIONS) as client:  # type: ignore[arg-type]
+            raw = client.chat.completions.with_raw_response.create(
+                model=MODEL_NAME,
+                messages=[{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER}],
+                temperature=0,
+                max_completion_tokens=_MAX_TOKENS,
+            )
+            return Answer(raw.parse().choices[0].message.content or "", raw.headers["luthien-call-id"])
+
+    def openai_streamed(address: str) -> Answer:
+        with (
+            openai.OpenAI(base_url=f"{address}/v1", **_OPTIONS) as client,  # type: ignore[arg-type]
+            client.chat.completions.create(
+                model=MODEL_NAME,
+                messages=[{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER}],
+                temperature=0,
+                max_completion_tokens=_MAX_TOKENS,
+                stream=True,
+                stream_options={"include_usage": True},
+            ) as stream,
+        ):
+            text = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+            return Answer(text, stream.response.headers["luthien-call-id"])
+
+    def anthropic_plain(address: str) -> Answer:
+        with anthropic.Anthropic(base_url=address, **_OPTIONS) as client:  # type: ignore[arg-type]
+            raw = client.messages.with_raw_response.create(
+                model=MODEL_NAME,
+                system=_SYSTEM,
+                messages=[{"role": "user", "content": _USER}],
+                max_tokens=_MAX_TOKENS,
+                extra_body={"temperature": 0},
+            )
+            text = "".join(block.text for block in raw.parse().content if block.type == "text")
+            return Answer(text, raw.headers["luthien-call-id"])
+
+    def anthropic_streamed(address: str) -> Answer:
+        with (
+            anthropic.Anthropic(base_url=address, **_OPTIONS) as client,  # type: ignore[arg-type]
+            client.messages.stream(
+                model=MODEL_NAME,
+                system=_SYSTEM,
+                messages=[{"role": "user", "content": _USER}],
+                max_tokens=_MAX_TOKENS,
+                extra_body={"temperature": 0},
+            ) as stream,
+        ):
+            return Answer(stream.get_final_text(), stream.response.headers["luthien-call-id"])
+
+    return [
+        DemoCall("OpenAI, plain", openai_plain),
+        DemoCall("OpenAI, streamed", openai_streamed),
+        DemoCall("Anthropic, plain", anthropic_plain),
+        DemoCall("Anthropic, streamed", anthropic_streamed),
+    ]

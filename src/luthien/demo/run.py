@@ -1,0 +1,136 @@
+"""`luthien demo`: a real model behind the gateway, four real calls, and what became of each."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from luthien.app import App
+from luthien.config import ConfigFile
+from luthien.demo.calls import COVER_NAME, EMAIL, POLICIES, REAL_NAME, DemoCall, demo_calls
+from luthien.demo.model import local_model
+from luthien.errors import LuthienError
+from luthien.policies.registry import load_chain
+from luthien.server import Server, address_of, listen, sign_in_link
+from luthien.settings import Settings
+
+Say = Callable[[str], None]
+
+_STAGES = ("request_original", "request_final", "response_original", "response_final")
+_STORED_WITHIN_S = 30.0
+
+
+def run_demo(settings: Settings, *, exit_after_calls: bool, say: Say) -> int:
+    """Serves until stopped, or until the calls are made; returns the exit status: 0 if all is as expected."""
+    calls = demo_calls()
+    with local_model(progress=say) as model, listen(settings) as listener:
+        address = address_of(listener)
+        config = ConfigFile(
+            "the demo's configuration",
+            f"upstreams:\n  openai: {{url: '{model}'}}\n  anthropic: {{url: '{model}'}}\n{POLICIES}",
+        )
+        say("The example policy, as it would stand in luthien.yaml:")
+        for line in POLICIES.splitlines():
+            say(f"    {line}")
+        teller = _Teller(address, settings, calls, say)
+
+        def finished() -> None:
+            if exit_after_calls:
+                server.stop()
+            else:
+                say(f"Serving on {address}. All calls: {sign_in_link(address, settings)}  (Ctrl-C ends)")
+
+        def make_calls() -> None:
+            try:
+                teller.make_calls()
+            finally:
+                finished()
+
+        caller = threading.Thread(target=make_calls, name="luthien-demo-calls", daemon=True)
+        server = Server(App(settings, config, load_chain(config)).asgi, settings, caller.start)
+        server.run(sockets=[listener])
+        caller.join(timeout=5.0)
+    return 0 if teller.all_is_well else 1
+
+
+class _Teller:
+    """Makes the calls and says what became of them."""
+
+    def __init__(self, address: str, settings: Settings, calls: list[DemoCall], say: Say) -> None:
+        token = settings.debug_token.get_secret_value() if settings.debug_token else ""
+        self._address = address
+        self._settings = settings
+        self._calls = calls
+        self._say = say
+        self._debug = httpx.Client(
+            base_url=address, headers={"authorization": f"Bearer {token}"}, timeout=30.0, trust_env=False
+        )
+        self._well = 0
+
+    @property
+    def all_is_well(self) -> bool:
+        return self._well == len(self._calls)
+
+    def make_calls(self) -> None:
+        with self._debug:
+            for call in self._calls:
+                try:
+                    self._tell(call)
+                except Exception as error:  # noqa: BLE001 - whatever an SDK raises, the next call is made
+                    self._say(f"{call.name}: failed: {type(error).__name__}: {error}")
+
+    def _tell(self, call: DemoCall) -> None:
+        answer = call.make(self._address)
+        page = f"/debug/calls/{answer.call_id}"
+        seen, diff = self._stored(f"{page}.json"), self._stored(f"{page}/diff.json")
+        ms = seen["ms"]
+        self._say("")
+        self._say(f"{call.name}: {answer.text!r}")
+        self._say(f"  {seen['verdict']}")
+        self._say(
+            f"  {seen['outcome']} in {ms['total']:.0f} ms"
+            f" (provider {ms['upstream']:.0f}, policies {ms['policy']:.2f}, gateway {ms['gateway']:.2f})"
+            f", call {answer.call_id}"
+        )
+        self._say(f"  {sign_in_link(self._address, self._settings, page)}")
+        problem = what_is_wrong(answer.text, seen, diff)
+        if problem:
+            self._say(f"  NOT AS EXPECTED: {problem}")
+        else:
+            self._well += 1
+
+    def _stored(self, path: str) -> dict[str, Any]:
+        """What the gateway says of a call, once all of it is stored."""
+        ends = time.monotonic() + _STORED_WITHIN_S
+        while True:
+            response = self._debug.get(path)
+            if response.status_code == 200:
+                found: dict[str, Any] = response.json()
+                return found
+            if response.status_code != 202 or time.monotonic() > ends:
+                raise LuthienError(f"{path} answered {response.status_code}: {response.text[:200]}")
+            time.sleep(0.1)
+
+
+def what_is_wrong(text: str, call: dict[str, Any], diff: dict[str, Any]) -> str | None:
+    """What is not as the demo's policy should have left it; None if nothing is."""
+    if call["completeness"] != "complete":
+        return f"the record is {call['completeness']}"
+    states = {stage: call["stages"][stage]["state"] for stage in _STAGES}
+    if set(states.values()) != {"recorded"}:
+        return f"the stages are {states}"
+    if not _changes(diff["request"], REAL_NAME, COVER_NAME) or not _changes(diff["request"], EMAIL, "[email]"):
+        return "the diff does not show what the policy changed in the request"
+    if not _changes(diff["response"], COVER_NAME, REAL_NAME) or REAL_NAME not in text:
+        return "the diff does not show what the policy changed in the response"
+    return None
+
+
+def _changes(diff: dict[str, Any], before: str, after: str) -> bool:
+    return any(
+        op["op"] == "change" and before in str(op["before"]) and after in str(op["after"]) for op in diff["ops"]
+    )
