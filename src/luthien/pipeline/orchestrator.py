@@ -165,7 +165,7 @@ class _Exchange:
 
     async def _call_provider(self, body: bytes) -> None:
         upstream, client = self._shared.upstream, self._client
-        endpoint = upstream.endpoint(self._format)
+        endpoint = upstream.endpoint(self._format.provider, self._format.path)
         where = {names.SERVER_ADDRESS: endpoint.host, names.SERVER_PORT: endpoint.port}
         model = _text(self._request.get("model"))
         span = self._begin(
@@ -184,7 +184,7 @@ class _Exchange:
         answer = self._answer = _Answer(span, where)
         timings = self._ledger.timings
         timings.sent = time.perf_counter()
-        async with upstream.send(self._format, client.query, client.headers, body) as response:
+        async with upstream.send(endpoint, client.query, client.headers, body) as response:
             timings.upstream_s += time.perf_counter() - timings.sent
             answer.response = response
             with translated_errors(endpoint.host):

@@ -143,9 +143,12 @@ def _connect(dsn: str) -> _Connection:
         conn = psycopg.connect(
             dsn, autocommit=True, client_encoding="UTF8", fallback_application_name="luthien migrate"
         )
-    except psycopg.ProgrammingError:
-        # libpq quotes the whole address, with its password.
-        raise MigrationError("the database's address is not one that Postgres's library understands") from None
+    except psycopg.ProgrammingError as error:
+        # Not chained: libpq may quote the whole address, with its password.
+        message = "the database's address is not one that Postgres's library understands"
+        if 'parameter: "schema"' in str(error):
+            message += " (?schema=NAME is Prisma's; say ?options=-c%20search_path%3DNAME)"
+        raise MigrationError(message) from None
     except psycopg.Error as error:
         raise MigrationError(f"cannot connect to Postgres: {error}") from error
     conn.execute("SET statement_timeout = 0")

@@ -11,7 +11,6 @@ import httpx
 
 from luthien.config import Config
 from luthien.errors import UpstreamError
-from luthien.formats.format import WireFormat
 from luthien.settings import Settings
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -54,7 +53,7 @@ _NOT_RETURNED = _NOT_FORWARDED | {
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a format's calls go."""
+    """Where calls to one path of a provider go."""
 
     url: str
     host: str
@@ -62,7 +61,7 @@ class Endpoint:
 
 
 class UpstreamClient:
-    """The providers, by wire format. One per process; HTTP/1.1 with keep-alive."""
+    """All providers. One per process; HTTP/1.1 with keep-alive."""
 
     def __init__(self, settings: Settings, config: Config) -> None:
         self._config = config
@@ -82,31 +81,31 @@ class UpstreamClient:
             follow_redirects=False,
             trust_env=True,
         )
-        self._endpoints: dict[str, Endpoint] = {}
+        self._endpoints: dict[tuple[str, str], Endpoint] = {}
 
     async def close(self) -> None:
         await self._client.aclose()
 
-    def endpoint(self, wire_format: WireFormat) -> Endpoint:
-        endpoint = self._endpoints.get(wire_format.name)
+    def endpoint(self, provider: str, path: str) -> Endpoint:
+        """Where the provider's `path` is; both come from our own formats, never from a client."""
+        endpoint = self._endpoints.get((provider, path))
         if endpoint is None:
-            url = self._config.upstream_url(wire_format.provider) + wire_format.path
+            url = self._config.upstream_url(provider) + path
             parts = urlsplit(url)
             port = parts.port or (443 if parts.scheme == "https" else 80)
             endpoint = Endpoint(url, parts.hostname or "", port)
-            self._endpoints[wire_format.name] = endpoint
+            self._endpoints[provider, path] = endpoint
         return endpoint
 
     @asynccontextmanager
     async def send(
-        self, wire_format: WireFormat, query: bytes, headers: Headers, body: bytes
+        self, endpoint: Endpoint, query: bytes, headers: Headers, body: bytes
     ) -> AsyncIterator[httpx.Response]:
         """The provider's response, its body still to be read; closed when the block is left.
 
         Raises:
             UpstreamError: unreachable (502) or too slow (504).
         """
-        endpoint = self.endpoint(wire_format)
         url = f"{endpoint.url}?{query.decode('latin-1')}" if query else endpoint.url
         forwarded = [(name, value) for name, value in headers if name.lower() not in _NOT_FORWARDED]
         # Built by hand: the provider is to see the client's own headers and none of httpx's.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
 from luthien.store.migrate import (
@@ -173,6 +175,20 @@ class TestWhatIsRefused:
         finally:
             conn.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
 
+    def test_a_user_who_may_not_read_the_books_is_told_what_to_grant(
+        self, database: str, conn: psycopg.Connection[Any]
+    ) -> None:
+        migrate(database)
+        role = sql.Identifier(f"guest_{uuid4().hex}")
+        conn.execute(sql.SQL("CREATE ROLE {}").format(role))
+        try:
+            conn.execute(sql.SQL("SET ROLE {}").format(role))
+            with pytest.raises(MigrationError, match="may not read _prisma_migrations: GRANT SELECT"):
+                pending(conn)
+        finally:
+            conn.execute("RESET ROLE")
+            conn.execute(sql.SQL("DROP ROLE {}").format(role))
+
     def test_a_database_that_is_not_utf8(self, postgres_dsn: str) -> None:
         name = f"latin_{uuid4().hex}"
         with psycopg.connect(postgres_dsn, autocommit=True) as conn:
@@ -192,6 +208,13 @@ class TestWhatIsRefused:
         with pytest.raises(MigrationError) as caught:
             migrate("postgresql://luthien:s3cret@[::1")
         assert "s3cret" not in f"{caught.value}{caught.value.__cause__}"
+
+    def test_an_address_of_prismas_kind_with_what_to_say_instead(self, database: str) -> None:
+        with pytest.raises(MigrationError, match=re.escape("say ?options=-c%20search_path%3DNAME")):
+            migrate("postgresql://luthien:s3cret@127.0.0.1:1/x?schema=elsewhere")
+        parts = conninfo_to_dict(database)
+        address = "postgresql://{user}:{password}@{host}:{port}/{dbname}?options=-c%20search_path%3Dpublic"
+        assert migrate(address.format(**parts)) == NAMES
 
     def test_a_server_that_is_not_there(self) -> None:
         with pytest.raises(MigrationError, match="cannot connect to Postgres"):
@@ -288,6 +311,34 @@ class TestTwoAtOnce:
         assert [migrator.wait(timeout=60) for migrator in migrators] == [0] * 3
         for migrator in migrators:
             migrator.communicate()
+
+
+class TestWhereTheyAre:
+    ROOT = Path(__file__).parents[3]
+
+    def installed(self, site: Path) -> subprocess.CompletedProcess[str]:
+        """Asks a copy of the package in another place."""
+        program = "from luthien.store.migrate import migrations_folder; print(migrations_folder())"
+        return subprocess.run(
+            [sys.executable, "-c", program],
+            env={"PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def test_the_build_puts_them_inside_the_package_and_there_they_are_found(self, tmp_path: Path) -> None:
+        build = tomllib.loads((self.ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+        shutil.copytree(self.ROOT / "src" / "luthien", tmp_path / "luthien")
+        for source, target in build["targets"]["wheel"]["force-include"].items():
+            shutil.copytree(self.ROOT / source, tmp_path / target)
+        found = Path(self.installed(tmp_path).stdout.strip())
+        assert found == tmp_path / "luthien" / "prisma" / "control_plane" / "migrations"
+        assert read_migrations(found) == read_migrations(migrations_folder())
+
+    def test_a_package_without_them_says_so(self, tmp_path: Path) -> None:
+        shutil.copytree(self.ROOT / "src" / "luthien", tmp_path / "luthien")
+        assert "this installation of Luthien is not whole" in self.installed(tmp_path).stderr
 
 
 def start_migrator(dsn: str, folder: Path) -> subprocess.Popen[str]:

