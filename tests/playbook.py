@@ -186,8 +186,9 @@ class Gateway:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return httpx.post(self.url + path, content=content, timeout=DEADLINE_S, **options)
 
-    def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(self.url + path, **({"headers": self.headers, "timeout": DEADLINE_S} | options))
+    def get(self, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
+        signed_in = self.headers if headers is None else headers
+        return httpx.get(self.url + path, headers=signed_in, timeout=DEADLINE_S)
 
     def call(self, response_or_id: httpx.Response | str) -> dict[str, Any]:
         """The recorded call, once all of it is stored."""

@@ -187,6 +187,7 @@ class _Exchange:
         async with upstream.send(endpoint, client.query, client.headers, body) as response:
             timings.upstream_s += time.perf_counter() - timings.sent
             answer.response = response
+            answer.span.set_attribute(names.HTTP_STATUS, response.status_code)
             with translated_errors(endpoint.host):
                 async with aclosing(_decoded(response)) as data:
                     if response.is_success and _is_event_stream(response):

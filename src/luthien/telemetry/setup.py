@@ -54,13 +54,13 @@ def start_telemetry(settings: Settings, sink: RecordSink) -> Telemetry:
     """
     sampler = RecordEverything(sampler_named(settings.traces_sampler, settings.traces_sampler_arg))
     resource = Resource.create({"service.name": settings.service_name, "service.version": __version__})
-    processor = ForkingSpanProcessor(_span_exporter(settings), sink)
     tracer_provider = TracerProvider(
         sampler=sampler, resource=resource, shutdown_on_exit=False, span_limits=unlimited()
     )
-    tracer_provider.add_span_processor(processor)
     tracer = tracer_provider.get_tracer("luthien", __version__)
     _probe(tracer)
+    processor = ForkingSpanProcessor(_span_exporter(settings), sink)
+    tracer_provider.add_span_processor(processor)
     readers = []
     if settings.exports_metrics:
         exporter = _metric_exporter(settings)

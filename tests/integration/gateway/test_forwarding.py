@@ -27,7 +27,7 @@ ODD_JSON = (
 def test_unchanged_bodies_are_forwarded_as_the_very_bytes_that_came(
     gateway: Gateway, provider: ScriptedProvider
 ) -> None:
-    """Key order, number text, repeated keys, escapes and white space survive in both directions, and in the record."""
+    """Key order, number text, repeated keys, escapes and white space survive, both ways and in the record."""
     provider.will(answers(ODD_JSON))
     response = gateway.post(OPENAI, ODD_JSON)
     assert provider.turns[0].body == ODD_JSON
