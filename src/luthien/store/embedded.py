@@ -64,6 +64,7 @@ def _share_or_own(data_dir: Path, run_as: str, progress: Progress) -> Iterator[s
     with os.fdopen(os.open(cluster.lock, os.O_RDWR | os.O_CREAT, 0o600)) as lock:
         shared_dsn = _share_or_lock(cluster, lock)
         if shared_dsn is not None:
+            progress(f"Sharing the Postgres of another Luthien in {cluster.home}; it stops when that one does")
             yield shared_dsn
             return
         server, dsn = _own(cluster)

@@ -16,6 +16,7 @@ STOP_STEPS = ((signal.SIGINT, 60.0), (signal.SIGQUIT, 15.0))
 start recovers from the write-ahead log."""
 
 LOG_LIMIT_BYTES = 8 * 1024 * 1024
+LAST_WORDS_BYTES = 8 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,9 @@ class Child:
         return self.exit_code is not None
 
     def stop(self) -> None:
+        """End it, gently first, and see it gone; nothing if it has ended. Raises EmbeddedPostgresError."""
         for stop_signal, timeout_s in STOP_STEPS:
-            self.process.send_signal(stop_signal)  # no signal if it has ended
+            self.process.send_signal(stop_signal)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(timeout_s)
                 return
@@ -59,6 +61,7 @@ class Child:
 
     def last_words(self) -> str:
         with self.log.open("rb") as log:
-            log.seek(self.log_offset)
+            end = log.seek(0, os.SEEK_END)
+            log.seek(max(self.log_offset, end - LAST_WORDS_BYTES))
             lines = log.read().decode(errors="replace").splitlines()
         return "\n".join([f"The end of {self.log}:", *lines[-20:]])

@@ -1,11 +1,13 @@
 """A data directory: its layout, and how it comes to be. Whoever changes it holds its lock.
 
-lock          held (flock) by the owning process while it lives
-password      of the one role, readable by the owner of the directory alone
-port          of the last start, used again if it is free, so that those who shared the server find it again
-server.log    what Postgres has to say; `server.log.1` is the one before, when that grew large
-pgdata/       the database cluster, moved here when it was complete
-new-*/        a cluster in the making; what an interruption left of it is removed by the next start
+    lock          held (flock) by the owning process while it lives
+    password      of the one role, readable by the owner of the directory alone
+    port          of the last start, used again if it is free, so that those who shared the server find it again
+    server.log    what Postgres has to say; `server.log.1` is the one before, when that grew large
+    pgdata/       the database cluster, moved here when it was complete
+    new-*/        a cluster in the making; what an interruption left of it is removed by the next start
+
+The account to which root lends the server owns `pgdata/` and nothing else.
 """
 
 from __future__ import annotations

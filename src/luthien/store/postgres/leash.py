@@ -27,8 +27,8 @@ from typing import BinaryIO
 PR_SET_PDEATHSIG = 1
 """From `linux/prctl.h`; see prctl(2)."""
 
-KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
-"""All else stays behind: provider keys are no business of the program, and `PG*` and `LC_*` would steer it."""
+ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+"""All of it: provider keys are no business of the program, and an inherited `PG*` or `LC_*` would steer it."""
 
 
 def start(command: list[str], *, output: BinaryIO, user: tuple[int, int] | None) -> subprocess.Popen[bytes]:
@@ -50,8 +50,9 @@ def start(command: list[str], *, output: BinaryIO, user: tuple[int, int] | None)
 
 
 def _become(parent_pid: int, uid: int, gid: int, command: list[str]) -> None:
-    # A shell that starts Luthien in the background has SIGINT ignored, and that survives exec.
+    # Both survive exec: a shell that starts Luthien in the background has SIGINT ignored, others may block it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     if uid >= 0:
         os.setgroups([])
         os.setgid(gid)
@@ -62,8 +63,7 @@ def _become(parent_pid: int, uid: int, gid: int, command: list[str]) -> None:
             sys.exit(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")
     if os.getppid() != parent_pid:
         sys.exit("the process that started this one is gone")
-    kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
-    os.execve(command[0], command, {**kept, "LC_ALL": "C", "TZ": "UTC"})  # noqa: S606 - no shell is meant
+    os.execve(command[0], command, ENVIRONMENT)  # noqa: S606 - no shell is meant
 
 
 if __name__ == "__main__":

@@ -94,7 +94,8 @@ def _make_passable(directory: Path) -> None:
             path.chmod(0o755)  # whatever the umask: the account must get through
     if directory.stat().st_uid != 0:
         raise EmbeddedPostgresError(
-            f"{directory} belongs to {directory.owner()}: run Luthien as that user, or choose another directory."
+            f"{directory} belongs to another user (id {directory.stat().st_uid}): run Luthien as that user, "
+            "or choose another directory."
         )
 
 

@@ -14,11 +14,10 @@ from luthien.store.postgres.child import STOP_STEPS, Child
 from luthien.store.postgres.cluster import Cluster
 
 START_TIMEOUT_S = 120.0
+RETRY_S = 0.5
 PASSING_TROUBLES = ("pre-existing shared memory block", "Address already in use")
 """What the log says of a start worth trying again: busy children outlive a killed server for a while, and
 somebody may take the port between our look and the server's. (Messages are in English: `--locale=C`.)"""
-
-RETRY_S = 0.5
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -88,7 +87,8 @@ def end_leftover(cluster: Cluster) -> None:
     """End a server that nobody owns any more, or see its shutdown through; forget one that is long gone.
 
     The caller has the lock, so whoever started it is dead. Postgres itself looks only at whether some process
-    has the number in its file, and would refuse to start if that is another program by now.
+    has the number in its file, and would refuse to start if that is another program, or a zombie, by now.
+    Removing the file is safe: surviving children of a server are found by their shared memory, without it.
     """
     left = postmaster.read(cluster.data)
     if left is None:
