@@ -54,8 +54,9 @@ def demo(
     exit_: Annotated[bool, typer.Option("--exit", help="Leave after the calls; status 0 if all is well.")] = False,
 ) -> None:
     """Run `up` with a small real model and an example policy, make four calls, and show what became of them."""
-    from luthien.demo.run import run_demo
+    from luthien.demo.run import check_installed, run_demo
 
+    check_installed()
     settings = _text_logs(read_settings())
     with local_settings(settings) as settings:
         raise typer.Exit(run_demo(settings, exit_after_calls=exit_, say=_say))

@@ -53,6 +53,10 @@ def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
     async def stylesheet() -> Response:
         return FileResponse(_STATIC / "luthien.css", media_type="text/css")
 
+    @router.get("/debug/static/icon.svg")
+    async def icon() -> Response:
+        return FileResponse(_STATIC / "icon.svg", media_type="image/svg+xml")
+
     @router.get("/debug/sign-in")
     async def sign_in_page(
         request: Request,
@@ -125,7 +129,7 @@ def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
 
 def _guarded(sign_in: SignIn) -> type[APIRoute]:
     """Routes that ask for a sign-in, say when the database is away, and carry the headers of hostile content."""
-    open_to_all = {"/debug/sign-in", "/debug/static/luthien.css"}
+    open_to_all = {"/debug/sign-in", "/debug/static/luthien.css", "/debug/static/icon.svg"}
 
     class Guarded(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

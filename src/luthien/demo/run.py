@@ -12,7 +12,7 @@ import httpx
 from luthien.app import App
 from luthien.config import ConfigFile
 from luthien.demo.calls import COVER_NAME, EMAIL, POLICIES, REAL_NAME, DemoCall, demo_calls
-from luthien.demo.model import local_model
+from luthien.demo.model import find_weights, local_model
 from luthien.errors import LuthienError
 from luthien.policies.registry import load_chain
 from luthien.server import Server, address_of, listen, sign_in_link
@@ -22,6 +22,12 @@ Say = Callable[[str], None]
 
 _STAGES = ("request_original", "request_final", "response_original", "response_final")
 _STORED_WITHIN_S = 30.0
+
+
+def check_installed() -> None:
+    """Raises ModelMissing or SdkMissing, which name the command that installs what is missing."""
+    find_weights()
+    demo_calls()
 
 
 def run_demo(settings: Settings, *, exit_after_calls: bool, say: Say) -> int:

