@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,10 +18,25 @@ from luthien.store.migrate import migrate
 from tests.playbook import Gateway, ScriptedProvider, running_gateway
 
 
+@contextmanager
+def _reachable_directory() -> Iterator[Path]:
+    """A temporary directory that others can enter, as the account must that runs Postgres for root."""
+    with tempfile.TemporaryDirectory(prefix="luthien-test-", ignore_cleanup_errors=True) as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """A directory for a Luthien of the test's own."""
+    with _reachable_directory() as directory:
+        yield directory
+
+
 @pytest.fixture(scope="session")
-def postgres_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_dsn() -> Iterator[str]:
     """A running server, as its superuser."""
-    with embedded_postgres(tmp_path_factory.mktemp("postgres")) as dsn:
+    with _reachable_directory() as directory, embedded_postgres(directory / "postgres") as dsn:
         yield dsn
 
 

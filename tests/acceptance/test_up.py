@@ -53,11 +53,11 @@ def is_stored(address: str, headers: dict[str, str], call_id: str) -> bool:
 
 
 def test_calls_outlive_a_kill_of_luthien_and_postgres_is_no_orphan(
-    tmp_path: Path, provider: ScriptedProvider
+    data_dir: Path, provider: ScriptedProvider
 ) -> None:
     provider.will(answers(openai_response()))
-    config = configured(tmp_path, provider)
-    with luthien("up", data_dir=tmp_path, LUTHIEN_CONFIG=config) as up:
+    config = configured(data_dir, provider)
+    with luthien("up", data_dir=data_dir, LUTHIEN_CONFIG=config) as up:
         address, headers = address_of(up), bearer(up)
         call_id = call(address)
         assert is_stored(address, headers, call_id)
@@ -66,19 +66,19 @@ def test_calls_outlive_a_kill_of_luthien_and_postgres_is_no_orphan(
         up.process.send_signal(signal.SIGKILL)
         up.wait()
         assert eventually(lambda: any(each.is_running() for each in postgres), lambda alive: not alive) is False
-    with luthien("up", data_dir=tmp_path, LUTHIEN_CONFIG=config) as again:
+    with luthien("up", data_dir=data_dir, LUTHIEN_CONFIG=config) as again:
         assert is_stored(address_of(again), bearer(again), call_id)
         assert bearer(again) == headers
 
 
 def test_two_share_one_postgres_which_ends_with_the_one_that_started_it(
-    tmp_path: Path, provider: ScriptedProvider
+    data_dir: Path, provider: ScriptedProvider
 ) -> None:
     provider.will(answers(openai_response()))
-    config = configured(tmp_path, provider)
-    with luthien("up", data_dir=tmp_path, LUTHIEN_CONFIG=config) as first:
+    config = configured(data_dir, provider)
+    with luthien("up", data_dir=data_dir, LUTHIEN_CONFIG=config) as first:
         one = address_of(first)
-        with luthien("up", data_dir=tmp_path, LUTHIEN_CONFIG=config) as second:
+        with luthien("up", data_dir=data_dir, LUTHIEN_CONFIG=config) as second:
             two = address_of(second)
             assert servers_of(psutil.Process(second.process.pid)) == []
             assert is_stored(one, bearer(first), call(two))
@@ -92,53 +92,53 @@ def test_two_share_one_postgres_which_ends_with_the_one_that_started_it(
     assert not any(each.is_running() for each in postgres)
 
 
-def test_the_token_is_kept_for_its_owner_only(tmp_path: Path) -> None:
-    with luthien("up", data_dir=tmp_path) as up:
+def test_the_token_is_kept_for_its_owner_only(data_dir: Path) -> None:
+    with luthien("up", data_dir=data_dir) as up:
         bearer(up)
-    assert stat.S_IMODE((tmp_path / "debug-token").stat().st_mode) == 0o600
+    assert stat.S_IMODE((data_dir / "debug-token").stat().st_mode) == 0o600
 
 
-def test_with_a_database_url_nothing_is_embedded(tmp_path: Path, database: str) -> None:
-    with luthien("up", data_dir=tmp_path, DATABASE_URL=database) as up:
+def test_with_a_database_url_nothing_is_embedded(data_dir: Path, database: str) -> None:
+    with luthien("up", data_dir=data_dir, DATABASE_URL=database) as up:
         address = address_of(up)
         assert servers_of(psutil.Process(up.process.pid)) == []
         assert httpx.get(f"{address}/readyz", timeout=20).status_code == 200
-    assert not (tmp_path / "postgres").exists()
+    assert not (data_dir / "postgres").exists()
 
 
-def test_mistakes_are_told_at_the_start_with_line_and_key(tmp_path: Path, database: str) -> None:
-    config = tmp_path / "luthien.yaml"
+def test_mistakes_are_told_at_the_start_with_line_and_key(data_dir: Path, database: str) -> None:
+    config = data_dir / "luthien.yaml"
     config.write_text("policies:\n  - policy: replace_txt\n  - policy: noop\n    config: {colour: red}\n")
-    with luthien("up", data_dir=tmp_path, DATABASE_URL=database, LUTHIEN_READ_TIMEOUT_S="never") as up:
+    with luthien("up", data_dir=data_dir, DATABASE_URL=database, LUTHIEN_READ_TIMEOUT_S="never") as up:
         assert up.wait() == 1
     assert "LUTHIEN_READ_TIMEOUT_S" in up.output
-    with luthien("up", data_dir=tmp_path, DATABASE_URL=database, LUTHIEN_CONFIG=str(config)) as up:
+    with luthien("up", data_dir=data_dir, DATABASE_URL=database, LUTHIEN_CONFIG=str(config)) as up:
         assert up.wait() == 1
     assert re.search(r"luthien\.yaml:2: policies\[0\]\.policy: there is no policy 'replace_txt'", up.output)
     assert re.search(r"luthien\.yaml:4: policies\[1\]\.config\.colour: no such key", up.output)
     config.unlink()
-    with luthien("up", data_dir=tmp_path, DATABASE_URL=database, OTEL_SDK_DISABLED="true") as up:
+    with luthien("up", data_dir=data_dir, DATABASE_URL=database, OTEL_SDK_DISABLED="true") as up:
         assert up.wait() != 0
     assert "Unset OTEL_SDK_DISABLED" in up.output
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        with luthien("up", data_dir=tmp_path, DATABASE_URL=database, LUTHIEN_PORT=port) as up:
+        with luthien("up", data_dir=data_dir, DATABASE_URL=database, LUTHIEN_PORT=port) as up:
             assert up.wait() == 1
     assert "set LUTHIEN_HOST or LUTHIEN_PORT" in up.output
     assert "Traceback" not in up.output
 
 
-def test_serve_needs_a_database_and_never_embeds(tmp_path: Path) -> None:
-    with luthien("serve", data_dir=tmp_path) as serve:
+def test_serve_needs_a_database_and_never_embeds(data_dir: Path) -> None:
+    with luthien("serve", data_dir=data_dir) as serve:
         assert serve.wait() == 1
     assert "DATABASE_URL" in serve.output
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_serve_with_one_worker_or_more(
-    tmp_path: Path, database: str, provider: ScriptedProvider, workers: str
+    data_dir: Path, database: str, provider: ScriptedProvider, workers: str
 ) -> None:
     migrate(database)
     provider.will(answers(openai_response()))
@@ -147,12 +147,12 @@ def test_serve_with_one_worker_or_more(
         port = free.getsockname()[1]
     environment = {
         "DATABASE_URL": database,
-        "LUTHIEN_CONFIG": configured(tmp_path, provider),
+        "LUTHIEN_CONFIG": configured(data_dir, provider),
         "LUTHIEN_PORT": str(port),
         "LUTHIEN_DEBUG_TOKEN": "for-serve",
     }
     address = f"http://127.0.0.1:{port}"
-    with luthien("serve", "--workers", workers, data_dir=tmp_path, **environment) as serve:
+    with luthien("serve", "--workers", workers, data_dir=data_dir, **environment) as serve:
 
         def is_ready() -> bool:
             assert serve.process.poll() is None, serve.output
@@ -171,13 +171,13 @@ def test_serve_with_one_worker_or_more(
         assert conn.execute("SELECT count(*) FROM conversation_calls").fetchone() == (10,)
 
 
-def test_migrate_says_what_it_did(tmp_path: Path, database: str) -> None:
-    with luthien("migrate", data_dir=tmp_path, DATABASE_URL=database) as first:
+def test_migrate_says_what_it_did(data_dir: Path, database: str) -> None:
+    with luthien("migrate", data_dir=data_dir, DATABASE_URL=database) as first:
         assert first.wait() == 0
     assert "applied" in first.output
-    with luthien("migrate", data_dir=tmp_path, DATABASE_URL=database) as second:
+    with luthien("migrate", data_dir=data_dir, DATABASE_URL=database) as second:
         assert second.wait() == 0
     assert "up to date" in second.output
-    with luthien("migrate", data_dir=tmp_path) as without:
+    with luthien("migrate", data_dir=data_dir) as without:
         assert without.wait() == 1
     assert "DATABASE_URL" in without.output
