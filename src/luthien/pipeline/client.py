@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from luthien.errors import ClientError
 
@@ -96,8 +96,18 @@ class Client:
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self.started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": list(headers)})
+        await self._give({"type": "http.response.start", "status": status, "headers": list(headers)})
 
     async def send(self, data: bytes, *, last: bool = False) -> None:
-        """Hands bytes to the server; waits while the client reads slowly."""
-        await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+        """Hands bytes to the server; waits while the client reads slowly.
+
+        Raises:
+            ClientGone: the server says that nobody is there to be given anything.
+        """
+        await self._give({"type": "http.response.body", "body": data, "more_body": not last})
+
+    async def _give(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except OSError as error:
+            raise ClientGone from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -38,9 +39,18 @@ class Timings:
     chunk_gaps_s: list[float] = field(default_factory=list)
     """Between one chunk and the next, of the first `MAX_GAPS`."""
 
-    def first_chunk(self, now: float) -> None:
+    def first_chunk(self) -> None:
         """The provider's first byte of a body has come."""
-        self.upstream_first_chunk_s = now - self.sent
+        self.upstream_first_chunk_s = time.perf_counter() - self.sent
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The time in the block is the provider's."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.upstream_s += time.perf_counter() - began
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +80,7 @@ class Ledger:
         self._refused = 0
         self._policy_s = 0.0
         self._model: str | None = None
+        self._open: dict[str, Span] = {}
         context = with_call_id(call_id, get_current())
         self._exchange = instruments.tracer.start_span(
             names.EXCHANGE, context, attributes={names.WIRE_FORMAT: wire_format.name}
@@ -80,20 +91,30 @@ class Ledger:
     def elapsed_s(self) -> float:
         return time.perf_counter() - self._started
 
-    @property
-    def exchange(self) -> Span:
-        return self._exchange
-
-    def span(
-        self, name: str, kind: SpanKind = SpanKind.INTERNAL, attributes: Mapping[str, Any] | None = None
+    def begin(
+        self,
+        part: str,
+        name: str | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Mapping[str, Any] | None = None,
     ) -> Span:
-        """Starts a span below the exchange; it ends with `end`."""
-        span = self._instruments.tracer.start_span(name, self._context, kind)
+        """Starts the span of a part of the exchange; `name` if it is not called as the part is."""
+        span = self._instruments.tracer.start_span(name or part, self._context, kind)
         set_attributes(span, attributes or {})
+        self._open[part] = span
         return span
 
-    def end(self, span: Span, error: str | None = None) -> None:
-        """Ends a span, and keeps the receipts of the records on it."""
+    def open_span(self, part: str) -> Span:
+        """The span of a part while it is open, else that of the whole exchange."""
+        return self._open.get(part, self._exchange)
+
+    def end(self, part: str, error: str | None = None) -> None:
+        """Ends the span of a part, if it is open, and keeps the receipts of the records on it."""
+        span = self._open.pop(part, None)
+        if span is not None:
+            self._end_span(span, error)
+
+    def _end_span(self, span: Span, error: str | None) -> None:
         if error is not None:
             span.set_attribute(names.ERROR_TYPE, error)
             span.set_status(Status(StatusCode.ERROR))
@@ -212,9 +233,14 @@ class Ledger:
             metrics.time_per_output_chunk.record(gap_s, common)
 
     def close(self, outcome: Outcome, status: int | None, chain: Chain, error: tuple[str, str] | None = None) -> None:
-        """Puts the last record on the exchange and ends it. `error` is a stable name and a message."""
+        """Ends what is open, puts the last record on the exchange and ends it too.
+
+        `error` is a stable name and a message.
+        """
         total_s, timings = self.elapsed_s, self.timings
         error_type, message = error or (None, None)
+        for part in [*reversed(self._open)]:
+            self.end(part, error_type)
         scalars = {
             names.OUTCOME: outcome.value,
             names.HTTP_STATUS: status,
@@ -234,7 +260,7 @@ class Ledger:
         }
         self.stage(self._exchange, EventType.CALL_OUTCOME, None, scalars={**scalars, **kept})
         set_attributes(self._exchange, scalars)
-        self.end(self._exchange, error_type)
+        self._end_span(self._exchange, error_type)
         self._instruments.metrics.calls.add(1, {names.OUTCOME: outcome.value, names.WIRE_FORMAT: self._format.name})
 
 

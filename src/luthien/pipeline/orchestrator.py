@@ -10,22 +10,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import httpx
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import SpanKind
 
 from luthien.errors import CallError, ClientError, PolicyFailure, UpstreamError
 from luthien.exchange import EventType, Outcome, Side
 from luthien.formats import jsontext
-from luthien.formats.format import Json, ResponseFacts, WireFormat
-from luthien.formats.sse import Chunk, parse_frame
+from luthien.formats.format import Json, WireFormat
+from luthien.formats.sse import parse_frame
+from luthien.pipeline.answer import Answer
 from luthien.pipeline.client import Client, ClientGone
-from luthien.pipeline.headers import kept_request_headers, kept_response_headers
+from luthien.pipeline.headers import kept_request_headers
 from luthien.pipeline.ledger import Instruments, Ledger
 from luthien.pipeline.stream import PolicyBlock, StreamPass
 from luthien.policies.chain import Chain
@@ -57,21 +58,6 @@ class Orchestrator:
         await _Exchange(self, call_id, wire_format, client).run()
 
 
-@dataclass(slots=True)
-class _Answer:
-    """What came of calling the provider: a plain body in `parts`, or a stream."""
-
-    span: Span
-    endpoint: Mapping[str, Any]
-    response: httpx.Response | None = None
-    parts: list[bytes] = field(default_factory=list)
-    stream: StreamPass | None = None
-    payload: bytes = b""
-    sequence: int | None = None
-    """Of the record of what came; None while the call is open, and for good when nothing came."""
-    is_open: bool = True
-
-
 class _Exchange:
     """One exchange on its way."""
 
@@ -83,8 +69,7 @@ class _Exchange:
         self._run = shared.chain.open(CallContext(call_id, wire_format, "", streaming=False))
         self._call_id = call_id
         self._request: Json = {}
-        self._answer: _Answer | None = None
-        self._open: dict[str, Span] = {}
+        self._answer: Answer | None = None
         self._is_closed = False
 
     async def run(self) -> None:
@@ -108,7 +93,7 @@ class _Exchange:
     # The request
 
     async def _receive(self) -> bytes:
-        span = self._begin(names.RECEIVE)
+        span = self._ledger.begin(names.RECEIVE)
         body = await self._client.body(self._shared.max_body_bytes)
         wire = self._request_wire = Wire.of(body)
         scalars: dict[str, Any] = {
@@ -128,13 +113,13 @@ class _Exchange:
         self._request_sequence = self._ledger.stage(
             span, EventType.REQUEST_ORIGINAL, body, wire=wire, scalars=scalars
         )
-        self._end(names.RECEIVE)
+        self._ledger.end(names.RECEIVE)
         if mistake is not None:
             raise ClientError(f"the request body is not a JSON object: {mistake}", code="invalid_json")
         return body
 
     async def _ask_about_request(self, body: bytes) -> bytes:
-        span = self._begin(names.POLICY_REQUEST)
+        span = self._ledger.begin(names.POLICY_REQUEST)
         model = _text(self._request.get("model"))
         self._ledger.asked(model)
         call = CallContext(self._call_id, self._format, model or "", self._request.get("stream") is True)
@@ -155,7 +140,7 @@ class _Exchange:
             same_as=None if is_changed else self._request_sequence,
             scalars={names.CHANGED: is_changed, names.PROVIDER: self._format.provider},
         )
-        self._end(names.POLICY_REQUEST)
+        self._ledger.end(names.POLICY_REQUEST)
         if is_changed:
             self._request = jsontext.parse_object(final)
         await self._ledger.safe()
@@ -168,7 +153,7 @@ class _Exchange:
         endpoint = upstream.endpoint(self._format.provider, self._format.path)
         where = {names.SERVER_ADDRESS: endpoint.host, names.SERVER_PORT: endpoint.port}
         model = _text(self._request.get("model"))
-        span = self._begin(
+        span = self._ledger.begin(
             names.CHAT,
             f"chat {clean_name(model)}" if model else "chat",
             SpanKind.CLIENT,
@@ -181,13 +166,12 @@ class _Exchange:
                 **self._format.request_attributes(self._request),
             },
         )
-        answer = self._answer = _Answer(span, where)
+        answer = self._answer = Answer(self._ledger, self._format, span, where)
         timings = self._ledger.timings
         timings.sent = time.perf_counter()
         async with upstream.send(endpoint, client.query, client.headers, body) as response:
             timings.upstream_s += time.perf_counter() - timings.sent
-            answer.response = response
-            answer.span.set_attribute(names.HTTP_STATUS, response.status_code)
+            answer.begin(response)
             with translated_errors(endpoint.host):
                 async with aclosing(_decoded(response)) as data:
                     if response.is_success and _is_event_stream(response):
@@ -195,54 +179,14 @@ class _Exchange:
                     else:
                         await self._pass_plain(answer, response, data)
 
-    def _end_answer(self, error: str | None = None) -> None:
-        """Records what came from the provider and ends its span; does nothing the second time."""
-        answer = self._answer
-        if answer is None or not answer.is_open:
-            return
-        answer.is_open = False
-        facts = ResponseFacts()
-        if answer.response is not None:
-            facts = self._record_answer(answer, answer.response)
-        self._ledger.answered(answer.span, facts, answer.endpoint, error)
-        self._end(names.CHAT, error)
-
-    def _record_answer(self, answer: _Answer, response: httpx.Response) -> ResponseFacts:
-        stream = answer.stream
-        if stream is None:
-            answer.payload = b"".join(answer.parts)
-            wire, chunks = Wire.of(answer.payload), None
-            facts = _facts(self._format, answer.payload)
-        else:
-            original = stream.sides.original
-            answer.payload, wire, chunks = original.payload(), original.wire, original.chunks
-            facts = self._format.response_facts(original.response or {})
-        answer.sequence = self._ledger.stage(
-            answer.span,
-            EventType.RESPONSE_ORIGINAL,
-            answer.payload,
-            wire=wire,
-            scalars={
-                names.HTTP_STATUS: response.status_code,
-                names.CHUNKS: chunks,
-                names.RESPONSE_MODEL: facts.model,
-                names.RESPONSE_ID: facts.response_id,
-                names.FINISH_REASONS: facts.finish_reasons,
-                names.INPUT_TOKENS: facts.input_tokens,
-                names.OUTPUT_TOKENS: facts.output_tokens,
-                names.RESPONSE_HEADERS: kept_response_headers(response.headers.raw),
-            },
-        )
-        return facts
-
     # A plain response
 
-    async def _pass_plain(self, answer: _Answer, response: httpx.Response, data: AsyncGenerator[bytes, None]) -> None:
-        await self._read(answer, data)
+    async def _pass_plain(self, answer: Answer, response: httpx.Response, data: AsyncGenerator[bytes, None]) -> None:
+        await answer.read(data, self._shared.max_body_bytes)
         status = response.status_code
         refused = None if response.is_success else (str(status), f"the provider answered with status {status}")
-        self._end_answer(refused[0] if refused else None)
-        self._begin(names.POLICY_RESPONSE)
+        answer.end(refused[0] if refused else None)
+        self._ledger.begin(names.POLICY_RESPONSE)
         body = answer.payload
         run = self._run
         if refused is None and run.reads_responses:
@@ -254,22 +198,6 @@ class _Exchange:
         headers = [*returned_headers(response), (b"content-length", str(len(body)).encode())]
         await self._client.start(status, headers)
         await self._client.send(body, last=True)
-
-    async def _read(self, answer: _Answer, data: AsyncGenerator[bytes, None]) -> None:
-        timings = self._ledger.timings
-        waited = time.perf_counter()
-        size = 0
-        async for part in data:
-            if not answer.parts:
-                timings.first_chunk(time.perf_counter())
-            answer.parts.append(part)
-            size += len(part)
-            if size > self._shared.max_body_bytes:
-                limit = self._shared.max_body_bytes
-                raise UpstreamError(
-                    f"the provider's response is larger than {limit} bytes", code="upstream_response_too_large"
-                )
-        timings.upstream_s += time.perf_counter() - waited
 
     async def _ask_about_response(self, body: bytes) -> bytes:
         try:
@@ -285,9 +213,7 @@ class _Exchange:
 
     # A streamed response
 
-    async def _pass_stream(
-        self, answer: _Answer, response: httpx.Response, data: AsyncGenerator[bytes, None]
-    ) -> None:
+    async def _pass_stream(self, answer: Answer, response: httpx.Response, data: AsyncGenerator[bytes, None]) -> None:
         status, headers = response.status_code, returned_headers(response)
 
         async def give(raw: bytes) -> None:
@@ -299,10 +225,10 @@ class _Exchange:
         stream = answer.stream = StreamPass(
             self._format, self._run.stream(), self._ledger.timings, give, self._shared.max_body_bytes
         )
-        self._begin(names.POLICY_RESPONSE)
+        self._ledger.begin(names.POLICY_RESPONSE)
         terminal = await stream.run(data)
         failure = None if stream.failure is None else ("upstream_stream_error", stream.failure)
-        self._end_answer(failure[0] if failure else None)
+        answer.end(failure[0] if failure else None)
         await stream.finish()
         # Only the end marker is still held. It is given when the record of all before it is safe.
         stream.sides.released(terminal.raw, (terminal,))
@@ -335,7 +261,7 @@ class _Exchange:
         chunks: int | None = None,
     ) -> None:
         """Records the decisions about the response and what the client is given, and ends their span."""
-        span = self._open.get(names.POLICY_RESPONSE, self._ledger.exchange)
+        span = self._ledger.open_span(names.POLICY_RESPONSE)
         self._ledger.decisions(span, self._run.decisions, Side.RESPONSE, payload)
         answer = self._answer
         same_as = answer.sequence if answer is not None and answer.payload == payload else None
@@ -352,7 +278,7 @@ class _Exchange:
                 names.HTTP_STATUS: status,
             },
         )
-        self._end(names.POLICY_RESPONSE)
+        self._ledger.end(names.POLICY_RESPONSE)
 
     async def _close(self, outcome: Outcome, status: int | None, error: _Error | None = None) -> None:
         """Ends the record and makes it safe; from here on only bytes are handed over."""
@@ -362,23 +288,26 @@ class _Exchange:
     def _close_now(self, outcome: Outcome, status: int | None, error: _Error | None) -> None:
         self._client.seal()
         self._is_closed = True
-        for name in [*reversed(self._open)]:
-            self._end(name, error[0] if error else None)
         self._ledger.close(outcome, status, self._shared.chain, error)
 
     def _abandon(self, error: _Error) -> None:
         """Nobody is there to be told: records how far it came."""
         if self._is_closed:
             return
-        stream = self._answer.stream if self._answer is not None else None
-        if stream is not None:
-            stream.sides.diverge()
-        self._end_answer(error[0])
-        status = None
+        stream, status = self._end_answer_early(error[0])
         if stream is not None and self._client.started:
-            status = self._stream_status()
-            self._end_stream(stream, status, is_whole=False)
+            self._end_stream(stream, status or 200, is_whole=False)
         self._close_now(Outcome.CLIENT_DISCONNECTED, status, error)
+
+    def _end_answer_early(self, error: str | None) -> tuple[StreamPass | None, int | None]:
+        """Records what came of the provider's answer, if it was asked; returns its stream and status, if any."""
+        answer = self._answer
+        if answer is None:
+            return None, None
+        if answer.stream is not None:
+            answer.stream.sides.diverge()
+        answer.end(error)
+        return answer.stream, answer.status
 
     async def _refuse(self, block: PolicyBlock) -> None:
         name, reason = block.block.policy, block.block.reason
@@ -387,11 +316,10 @@ class _Exchange:
 
     async def _fail(self, error: CallError) -> None:
         outcome = _OUTCOMES.get(type(error), Outcome.POLICY_ERROR)
-        stream = self._answer.stream if self._answer is not None else None
-        if isinstance(error, UpstreamError) and stream is not None:
+        if isinstance(error, UpstreamError) and self._answer is not None and self._answer.stream is not None:
             # What the policies hold is decided as it stands, now that no more will come.
             try:
-                await stream.finish()
+                await self._answer.stream.finish()
             except PolicyBlock as block:
                 await self._refuse(block)
                 return
@@ -407,24 +335,20 @@ class _Exchange:
         if self._is_closed:
             return
         is_upstream = outcome is Outcome.UPSTREAM_ERROR
-        answer = self._answer
-        stream = answer.stream if answer is not None else None
-        if stream is not None:
-            stream.sides.diverge()
-        self._end_answer(code if is_upstream else None)
+        stream, begun_with = self._end_answer_early(code if is_upstream else None)
         if stream is not None and self._client.started:
-            said = is_upstream and stream.failure is not None
-            frame = b"" if said else self._format.error_frame(status, code, message)
-            chunks: tuple[Chunk, ...] = () if said else (parse_frame(frame, frame),)
-            stream.sides.released(frame, chunks)
-            self._end_stream(stream, self._stream_status(), is_whole=False)
-            await self._close(outcome, self._stream_status(), (code, message))
+            # The provider's own error, if it sent one, was passed on already.
+            is_told = is_upstream and stream.failure is not None
+            frame = b"" if is_told else self._format.error_frame(status, code, message)
+            stream.sides.released(frame, () if is_told else (parse_frame(frame, frame),))
+            self._end_stream(stream, begun_with or 200, is_whole=False)
+            await self._close(outcome, begun_with, (code, message))
             with suppress(ClientGone):
                 await self._client.send(frame, last=True)
             return
-        body = self._format.error_body(status, code, message)
         if stream is not None:
             stream.policies.decide(None)
+        body = self._format.error_body(status, code, message)
         self._end_response(body, Wire.of(body), status, is_changed=False, is_generated=True)
         await self._close(outcome, status, (code, message))
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
@@ -433,27 +357,6 @@ class _Exchange:
         with suppress(ClientGone):
             await self._client.start(status, headers)
             await self._client.send(body, last=True)
-
-    def _stream_status(self) -> int:
-        answer = self._answer
-        return answer.response.status_code if answer is not None and answer.response is not None else 200
-
-    # Spans
-
-    def _begin(
-        self,
-        key: str,
-        name: str | None = None,
-        kind: SpanKind = SpanKind.INTERNAL,
-        attributes: Mapping[str, Any] | None = None,
-    ) -> Span:
-        span = self._open[key] = self._ledger.span(name or key, kind, attributes)
-        return span
-
-    def _end(self, key: str, error: str | None = None) -> None:
-        span = self._open.pop(key, None)
-        if span is not None:
-            self._ledger.end(span, error)
 
 
 _OUTCOMES: dict[type[CallError], Outcome] = {
@@ -482,13 +385,6 @@ async def _drain(data: AsyncGenerator[bytes, None]) -> None:
 def _is_event_stream(response: httpx.Response) -> bool:
     content_type: str = response.headers.get("content-type", "")
     return content_type.partition(";")[0].strip().lower() == "text/event-stream"
-
-
-def _facts(wire_format: WireFormat, body: bytes) -> ResponseFacts:
-    try:
-        return wire_format.response_facts(jsontext.parse_object(body))
-    except jsontext.InvalidJson:
-        return ResponseFacts()
 
 
 def _text(value: Any) -> str | None:

@@ -43,7 +43,7 @@ class StreamPass:
         self._timings = timings
         self._give = give
         self._reader = FrameReader(max_frame_bytes)
-        self._sent = self._last_chunk = time.perf_counter()
+        self._last_chunk = time.perf_counter()
 
     async def run(self, data: AsyncGenerator[bytes, None]) -> Chunk:
         """Passes on everything up to the protocol's end marker, which is returned and not yet given.
@@ -78,18 +78,17 @@ class StreamPass:
             self.sides.released(raw, chunks)
 
     async def _next(self, data: AsyncGenerator[bytes, None]) -> bytes:
-        waited = time.perf_counter()
-        received = await anext(data, None)
-        now = time.perf_counter()
         timings = self._timings
-        timings.upstream_s += now - waited
+        with timings.waiting():
+            received = await anext(data, None)
+        now = time.perf_counter()
         if received is None:
             self.sides.arrived(self._reader.rest, ())
             if self.failure is not None:
                 raise UpstreamError(self.failure, code="upstream_stream_error")
             raise UpstreamError("the provider's stream ended without its end marker", code="upstream_incomplete")
         if timings.upstream_first_chunk_s is None:
-            timings.first_chunk(now)
+            timings.first_chunk()
         elif len(timings.chunk_gaps_s) < MAX_GAPS:
             timings.chunk_gaps_s.append(now - self._last_chunk)
         self._last_chunk = now

@@ -1,8 +1,26 @@
+-- name: session
+-- A server that works must not keep the writer for ever either. What waits for a lock is tried again.
+SET statement_timeout = '30s';
+SET lock_timeout = '5s';
+SET idle_in_transaction_session_timeout = '60s'
+
 -- name: stage_incoming
-CREATE TEMPORARY TABLE IF NOT EXISTS incoming_events (LIKE conversation_events) ON COMMIT DELETE ROWS
+-- The columns are named here and not taken from the tables: those may come later, or change, while we are connected.
+CREATE TEMPORARY TABLE IF NOT EXISTS incoming_events (
+    call_id uuid, sequence int4, event_type text, recorded_at timestamptz, trace_id text, span_id text,
+    payload bytea, payload_sha256 bytea, payload_bytes int8, payload_is_jsonb_safe bool, payload_ref int4,
+    wire_sha256 bytea, wire_bytes int8, attributes jsonb
+) ON COMMIT DELETE ROWS
 
 -- name: stage_incoming_calls
-CREATE TEMPORARY TABLE IF NOT EXISTS incoming_calls (LIKE conversation_calls INCLUDING DEFAULTS) ON COMMIT DELETE ROWS
+CREATE TEMPORARY TABLE IF NOT EXISTS incoming_calls (
+    call_id uuid, trace_id text, session_id text, started_at timestamptz, ended_at timestamptz, wire_format text,
+    provider text, model_requested text, model_used text, streaming bool, outcome text, http_status int4,
+    error_type text, error_message text, policies jsonb, request_changed bool, response_changed bool,
+    decisions int4, input_tokens int8, output_tokens int8, duration_ms float8, gateway_ms float8, policy_ms float8,
+    upstream_ms float8, upstream_first_chunk_ms float8, client_first_chunk_ms float8, records_emitted int4,
+    records_stored int4
+) ON COMMIT DELETE ROWS
 
 -- name: copy_events
 COPY incoming_events (
@@ -12,18 +30,34 @@ COPY incoming_events (
 
 -- name: insert_events
 -- The order keeps two writers from waiting for each other.
-INSERT INTO conversation_events
-SELECT * FROM incoming_events ORDER BY call_id, sequence
+INSERT INTO conversation_events (
+    call_id, sequence, event_type, recorded_at, trace_id, span_id, payload, payload_sha256, payload_bytes,
+    payload_is_jsonb_safe, payload_ref, wire_sha256, wire_bytes, attributes
+)
+SELECT
+    call_id, sequence, event_type, recorded_at, trace_id, span_id, payload, payload_sha256, payload_bytes,
+    payload_is_jsonb_safe, payload_ref, wire_sha256, wire_bytes, attributes
+FROM incoming_events
+ORDER BY call_id, sequence
 ON CONFLICT (call_id, sequence) DO NOTHING
 RETURNING call_id, sequence
 
 -- name: conflicting_events
--- What was there already with other bytes: not a replay, but a second record under the same key.
+-- What was there already and is not the same: no replay, but a second record under the same key. One look-up a row:
+-- Postgres knows nothing of a temporary table's size, and a join might read all that was ever recorded (OFFSET 0 keeps
+-- it from making one).
 SELECT incoming.call_id, incoming.sequence
 FROM incoming_events AS incoming
-JOIN conversation_events AS stored USING (call_id, sequence)
+CROSS JOIN LATERAL (
+    SELECT * FROM conversation_events AS known
+    WHERE known.call_id = incoming.call_id AND known.sequence = incoming.sequence
+    OFFSET 0
+) AS stored
 WHERE incoming.event_type IS DISTINCT FROM stored.event_type
+   OR incoming.span_id IS DISTINCT FROM stored.span_id
+   OR incoming.recorded_at IS DISTINCT FROM stored.recorded_at
    OR incoming.payload_sha256 IS DISTINCT FROM stored.payload_sha256
+   OR incoming.payload_ref IS DISTINCT FROM stored.payload_ref
    OR incoming.wire_sha256 IS DISTINCT FROM stored.wire_sha256
 
 -- name: copy_calls
@@ -36,10 +70,21 @@ COPY incoming_calls (
 
 -- name: merge_calls
 -- Every column is owned by one kind of record, so the order in which records arrive does not matter.
-INSERT INTO conversation_calls AS known
-SELECT * FROM incoming_calls ORDER BY call_id
+INSERT INTO conversation_calls AS known (
+    call_id, trace_id, session_id, started_at, ended_at, wire_format, provider, model_requested, model_used,
+    streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
+    decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
+    upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored
+)
+SELECT
+    call_id, trace_id, session_id, started_at, ended_at, wire_format, provider, model_requested, model_used,
+    streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
+    decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
+    upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored
+FROM incoming_calls
+ORDER BY call_id
 ON CONFLICT (call_id) DO UPDATE SET
-    trace_id = COALESCE(known.trace_id, EXCLUDED.trace_id),
+    trace_id = COALESCE(EXCLUDED.trace_id, known.trace_id),
     session_id = COALESCE(EXCLUDED.session_id, known.session_id),
     started_at = COALESCE(EXCLUDED.started_at, known.started_at),
     ended_at = COALESCE(EXCLUDED.ended_at, known.ended_at),
