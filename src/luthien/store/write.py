@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +14,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from luthien.exchange import EventType, StageRecord, call_time_ms
+from luthien.store.jsonb import is_jsonb_safe
 from luthien.store.sql import query
 
 Connection = psycopg.Connection[Any]
@@ -23,6 +22,11 @@ Key = tuple[UUID, int]
 Row = dict[str, Any]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_INTEGER_BITS = {"int4": 31, "int8": 63}
+# An entry of an index has at most 2,704 bytes: whoever chose a longer one would keep the call out of the record.
+_MAX_SESSION_BYTES = 1024
+# Data exceptions, integrity violations, limits of the program, what is not supported, raised by a trigger, internal.
+_ABOUT_CONTENT = frozenset({"22", "23", "54", "0A", "P0", "XX"})
 _EVENT_TYPES = (
     *("uuid", "int4", "text", "timestamptz", "text", "text", "bytea", "bytea", "int8"),
     *("bool", "int4", "bytea", "int8", "jsonb"),
@@ -103,92 +107,128 @@ class Written:
 
 
 def prepare(conn: Connection) -> None:
-    """Makes the temporary tables that batches pass through; once per connection."""
-    conn.execute(query("stage_incoming"))
-    conn.execute(query("stage_incoming_calls"))
+    """Sets time limits, and makes the temporary tables that batches pass through; once per connection."""
+    for name in ("session", "stage_incoming", "stage_incoming_calls"):
+        conn.execute(query(name))
 
 
 def write_batch(conn: Connection, records: Sequence[StageRecord]) -> Written:
     """Stores records and what they say of their calls, all or nothing. Replaying them changes nothing.
 
-    Raises:
-        psycopg.Error: nothing was stored.
+    Raises nearly anything that Python or psycopg does, when a record is not what it should be; nothing was stored
+    then, unless the connection broke while it committed.
     """
+    first, again = _first_of_each(records)
+    rows = [_event_row(record) for record in first.values()]
     with conn.transaction(), conn.cursor() as cursor:
         with cursor.copy(query("copy_events")) as copy:
             copy.set_types(_EVENT_TYPES)
-            for record in records:
-                copy.write_row(_event_row(record))
-        inserted = cursor.execute(query("insert_events")).fetchall()
-        conflicting: list[StageRecord] = []
-        if len(inserted) == len(records):
-            new: Iterable[StageRecord] = records
-        else:
-            keys = {(call_id, sequence) for call_id, sequence in inserted}
-            new = _once(records, keys)
-            taken = {(call_id, sequence) for call_id, sequence in cursor.execute(query("conflicting_events"))}
-            conflicting = [record for record in records if _key(record) in taken and _key(record) not in keys]
-        _merge_calls(cursor, new)
+            for row in rows:
+                copy.write_row(row)
+        stored = set(cursor.execute(query("insert_events")).fetchall())
+        conflicting = [record for record in again if _identity(record) != _identity(first[_key(record)])]
+        if len(stored) < len(first):
+            taken = set(cursor.execute(query("conflicting_events")).fetchall())
+            conflicting += [first[key] for key in taken]
+        _merge_calls(cursor, [record for key, record in first.items() if key in stored])
         for record in conflicting:
             quarantine(conn, record, "conflict", "another record has this call's sequence number")
-        cursor.execute(query("notify"))
-    stored = len(inserted)
-    return Written(stored, len(records) - stored - len(conflicting), len(conflicting))
+        if stored:
+            cursor.execute(query("notify"))
+    return Written(len(stored), len(records) - len(stored) - len(conflicting), len(conflicting))
 
 
 def quarantine(conn: Connection, record: StageRecord, reason: str, error: str) -> None:
-    """Sets a record aside that cannot be stored where it belongs, with the reason."""
-    attributes = json.dumps(dict(record.attributes), default=str)
+    """Sets a record aside that cannot be stored where it belongs, whatever is wrong with it, with the reason."""
+    payload = record.payload if isinstance(record.payload, bytes) else None
+    rest = _rest(record)
     conn.execute(
         query("quarantine"),
         (
             record.call_id,
-            _int4(record.sequence),
-            _digest(record, attributes),
+            max(-(2**31), min(int(record.sequence), 2**31 - 1)),
+            hashlib.sha256((payload or b"") + rest.encode()).digest(),
             reason,
             _text(error),
-            _text(record.event_type),
-            record.payload,
-            _text(attributes),
+            _text(str(record.event_type)),
+            payload,
+            rest,
         ),
     )
+
+
+def is_about_content(error: Exception) -> bool:
+    """Whether a batch failed for what is in it; else it is whole, and may be stored when it is tried again."""
+    if not isinstance(error, psycopg.Error):
+        return not isinstance(error, (OSError, MemoryError))
+    if error.sqlstate is None:  # psycopg itself says so
+        return not isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+    return error.sqlstate[:2] in _ABOUT_CONTENT
 
 
 def _key(record: StageRecord) -> Key:
     return record.call_id, record.sequence
 
 
-def _once(records: Sequence[StageRecord], keys: set[Key]) -> list[StageRecord]:
-    """The records with these keys, the first of each."""
-    left = set(keys)
-    chosen: list[StageRecord] = []
-    for record in records:
-        if _key(record) in left:
-            left.remove(_key(record))
-            chosen.append(record)
-    return chosen
+def _identity(record: StageRecord) -> tuple[Any, ...]:
+    """What two records with the same key have in common if they are one; `conflicting_events` compares it too."""
+    return (
+        record.event_type,
+        record.span_id,
+        record.recorded_at_ns // 1000,
+        record.payload_sha256,
+        record.payload_ref,
+        record.wire_sha256,
+    )
+
+
+def _first_of_each(records: Sequence[StageRecord]) -> tuple[dict[Key, StageRecord], list[StageRecord]]:
+    """The first record of each key, and those whose key had come before."""
+    first: dict[Key, StageRecord] = {}
+    again = [record for record in records if first.setdefault(_key(record), record) is not record]
+    return first, again
 
 
 def _event_row(record: StageRecord) -> tuple[Any, ...]:
+    payload = _bytes(record.payload)
     return (
         record.call_id,
-        record.sequence,
+        _integer(record.sequence, "int4"),
         record.event_type,
         _time(record.recorded_at_ns),
         record.trace_id,
         record.span_id,
-        record.payload,
-        record.payload_sha256,
-        record.payload_bytes,
-        record.payload is not None and is_jsonb_safe(record.payload),
-        record.payload_ref,
-        record.wire_sha256,
-        record.wire_bytes,
+        payload,
+        _bytes(record.payload_sha256),
+        _integer(record.payload_bytes, "int8"),
+        payload is not None and is_jsonb_safe(payload),
+        _integer(record.payload_ref, "int4"),
+        _bytes(record.wire_sha256),
+        _integer(record.wire_bytes, "int8"),
         Jsonb(dict(record.attributes)),
     )
 
 
-def _merge_calls(cursor: psycopg.Cursor[Any], records: Iterable[StageRecord]) -> None:
+def _bytes(value: bytes | None) -> bytes | None:
+    # psycopg makes five NUL bytes of the number 5.
+    if value is not None and not isinstance(value, bytes):
+        raise TypeError(f"bytes are needed, not {type(value).__name__}")
+    return value
+
+
+def _integer(value: int | None, kind: str) -> int | None:
+    # psycopg's binary format wraps around: 2**31 would be stored as -2**31.
+    if value is not None and not _fits(value, kind):
+        raise OverflowError(f"{value} is no {kind}")
+    return value
+
+
+def _fits(value: Any, kind: str) -> bool:
+    limit: int = 1 << _INTEGER_BITS[kind]
+    return isinstance(value, int) and not isinstance(value, bool) and -limit <= value < limit
+
+
+def _merge_calls(cursor: psycopg.Cursor[Any], records: Sequence[StageRecord]) -> None:
     calls: dict[UUID, Row] = {}
     for record in records:
         row = calls.get(record.call_id)
@@ -196,7 +236,7 @@ def _merge_calls(cursor: psycopg.Cursor[Any], records: Iterable[StageRecord]) ->
             started_at = _EPOCH + timedelta(milliseconds=call_time_ms(record.call_id))
             row = calls[record.call_id] = {
                 "call_id": record.call_id,
-                "trace_id": record.trace_id,
+                "trace_id": record.trace_id or None,
                 "started_at": started_at,
                 "decisions": 0,
                 "records_stored": 0,
@@ -216,8 +256,10 @@ def _contribute(row: Row, record: StageRecord) -> None:
     """What a record says of its call."""
     get = record.attributes.get
     for attribute, column in _COLUMNS.get(record.event_type, {}).items():
-        row[column] = get(attribute)
-    if record.event_type == EventType.POLICY_DECISION:
+        row[column] = _fitting(get(attribute), _CALL_TYPES[column])
+    if record.event_type == EventType.REQUEST_ORIGINAL:
+        row["session_id"] = _clipped(row["session_id"])
+    elif record.event_type == EventType.POLICY_DECISION:
         row["decisions"] += 1
     elif record.event_type == EventType.CALL_OUTCOME:
         row["ended_at"] = _time(record.recorded_at_ns)
@@ -225,45 +267,41 @@ def _contribute(row: Row, record: StageRecord) -> None:
         row["policies"] = Jsonb([{"name": name, "version": version} for name, _, version in steps])
 
 
-_JSONB_TRAPS = re.compile(rb"\\u0000|\\u[dD][89a-fA-F]|[0-9.][eE][+-]?[0-9]{4}|[0-9]{1000}")
-_JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_BRACKETS = bytes.maketrans(b"[{]}", b"\x01\x01\x02\x02")
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_MAX_DEPTH = 500
+def _fitting(value: Any, kind: str) -> Any:
+    """The value if its column can hold it, else None: a client's or a provider's oddity costs no record."""
+    if kind == "text":
+        return _text(value) if isinstance(value, str) else None
+    if kind == "bool":
+        return value if isinstance(value, bool) else None
+    if kind == "float8":
+        return value if isinstance(value, (int, float)) else None
+    return value if _fits(value, kind) else None
 
 
-def is_jsonb_safe(payload: bytes) -> bool:
-    """Whether Postgres can cast these bytes to `jsonb` without an error; in doubt, it is said that it cannot."""
+def _clipped(session_id: str | None) -> str | None:
+    return session_id and session_id.encode()[:_MAX_SESSION_BYTES].decode("utf-8", "ignore")
+
+
+def _rest(record: StageRecord) -> str:
+    """All of a record but its payload, as JSON in ASCII, whatever it holds."""
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    if isinstance(record.payload, bytes):
+        del values["payload"]
     try:
-        json.loads(payload, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return False
-    return payload[:3] != b"\xef\xbb\xbf" and not _JSONB_TRAPS.search(payload) and _depth(payload) <= _MAX_DEPTH
+        return json.dumps(values, default=_as_json, skipkeys=True)
+    except (ValueError, RecursionError) as error:  # a cycle, or too deep
+        values["attributes"] = type(error).__name__
+        return json.dumps(values, default=_as_json)
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _depth(payload: bytes) -> int:
-    if payload.count(b"[") + payload.count(b"{") <= _MAX_DEPTH:
-        return 0
-    brackets = _JSON_STRING.sub(b"", payload).translate(_BRACKETS, _NOT_BRACKETS)
-    return max(accumulate(1 if bracket == 1 else -1 for bracket in brackets), default=0)
-
-
-def _digest(record: StageRecord, attributes: str) -> bytes:
-    digest = hashlib.sha256(record.payload or b"")
-    digest.update(f"{record.event_type}|{record.payload_sha256!r}|{attributes}".encode("utf-8", "replace"))
-    return digest.digest()
+def _as_json(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return value.hex() if isinstance(value, bytes) else repr(value)
 
 
 def _time(ns: int) -> datetime:
     return _EPOCH + timedelta(microseconds=ns // 1000)
-
-
-def _int4(value: int) -> int:
-    return max(-(2**31), min(value, 2**31 - 1))
 
 
 def _text(value: str) -> str:

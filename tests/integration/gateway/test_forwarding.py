@@ -7,13 +7,14 @@ import gzip
 import json
 import socket
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 
 from luthien.exchange import call_time_ms
-from tests.playbook import Gateway, ScriptedProvider, Turn, answers, running_gateway, streams
+from tests.playbook import Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway, streams
 from tests.wire import DONE, anthropic_request, anthropic_stream, openai_chunk, openai_request, openai_response, sse
 
 OPENAI = "/v1/chat/completions"
@@ -156,6 +157,29 @@ def test_a_slow_provider_is_a_504(record_database: str, provider: ScriptedProvid
         assert response.status_code == 504
         assert response.json()["error"]["type"] == kind
         assert gateway.call(response)["error"]["type"] == "upstream_timeout"
+
+
+def test_a_call_that_gets_no_connection_to_the_provider_is_a_504(
+    record_database: str, provider: ScriptedProvider
+) -> None:
+    gate = provider.gate()
+
+    async def wait(turn: Turn) -> None:
+        await asyncio.wait_for(gate.wait(), 20)
+        await answers(openai_response())(turn)
+
+    provider.will(wait)
+    with (
+        running_gateway(record_database, provider.url, max_connections=1, pool_timeout_s=0.2) as gateway,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        first = pool.submit(gateway.post, OPENAI, openai_request())
+        eventually(lambda: provider.turns, bool)
+        second = gateway.post(OPENAI, openai_request())
+        gate.open()
+        assert first.result().status_code == 200
+        assert second.status_code == 504
+        assert second.json()["error"]["code"] == "upstream_pool_timeout"
 
 
 def test_a_slow_stream_outlives_the_read_timeout_as_long_as_it_is_not_silent(
