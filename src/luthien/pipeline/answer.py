@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
@@ -56,7 +57,8 @@ class Answer:
         """
         timings = self._ledger.timings
         size = 0
-        with timings.waiting():
+        since = time.perf_counter()
+        try:
             async for part in data:
                 if not self._parts:
                     timings.first_chunk()
@@ -65,6 +67,8 @@ class Answer:
                 if size > max_bytes:
                     message = f"the provider's response is larger than {max_bytes} bytes"
                     raise UpstreamError(message, code="upstream_response_too_large")
+        finally:
+            timings.waited(since)
 
     def end(self, error: str | None = None) -> None:
         """Records what came and ends the span of the provider's call; does nothing the second time."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -21,7 +20,7 @@ from luthien.record.queue import Receipt
 from luthien.telemetry import conventions as names
 from luthien.telemetry.context import with_call_id
 from luthien.telemetry.metrics import CallMetrics
-from luthien.telemetry.spans import StageEvent, Wire, clean_name, emit_stage, end_span, set_attributes
+from luthien.telemetry.spans import StageEvent, Wire, clean_name, emit_stage, end_span, safe_attributes
 
 MAX_GAPS = 4096
 
@@ -43,14 +42,11 @@ class Timings:
         """The provider's first byte of a body has come."""
         self.upstream_first_chunk_s = time.perf_counter() - self.sent
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """The time in the block is the provider's."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.upstream_s += time.perf_counter() - began
+    def waited(self, since: float) -> float:
+        """The time since then was the provider's; returns the time now."""
+        now = time.perf_counter()
+        self.upstream_s += now - since
+        return now
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +95,8 @@ class Ledger:
         attributes: Mapping[str, Any] | None = None,
     ) -> Span:
         """Starts the span of a part of the exchange; `name` if it is not called as the part is."""
-        span = self._instruments.tracer.start_span(name or part, self._context, kind)
-        set_attributes(span, attributes or {})
+        safe = safe_attributes(attributes) if attributes else None
+        span = self._instruments.tracer.start_span(name or part, self._context, kind, safe)
         self._open[part] = span
         return span
 
@@ -201,17 +197,15 @@ class Ledger:
     def answered(self, span: Span, facts: ResponseFacts, endpoint: Mapping[str, Any], error: str | None) -> None:
         """Describes and measures the call to the provider, once it is over."""
         metrics, timings = self._instruments.metrics, self.timings
-        set_attributes(
-            span,
-            {
-                names.RESPONSE_MODEL: facts.model,
-                names.RESPONSE_ID: facts.response_id,
-                names.FINISH_REASONS: facts.finish_reasons or None,
-                names.INPUT_TOKENS: facts.input_tokens,
-                names.OUTPUT_TOKENS: facts.output_tokens,
-                names.FIRST_CHUNK: timings.upstream_first_chunk_s,
-            },
-        )
+        said = {
+            names.RESPONSE_MODEL: facts.model,
+            names.RESPONSE_ID: facts.response_id,
+            names.FINISH_REASONS: facts.finish_reasons or None,
+            names.INPUT_TOKENS: facts.input_tokens,
+            names.OUTPUT_TOKENS: facts.output_tokens,
+            names.FIRST_CHUNK: timings.upstream_first_chunk_s,
+        }
+        span.set_attributes(safe_attributes(said))
         common: dict[str, Any] = {
             names.OPERATION: "chat",
             names.PROVIDER: self._format.provider,
@@ -259,7 +253,7 @@ class Ledger:
             names.ERROR_MESSAGE: message,
         }
         self.stage(self._exchange, EventType.CALL_OUTCOME, None, scalars={**scalars, **kept})
-        set_attributes(self._exchange, scalars)
+        self._exchange.set_attributes(safe_attributes(scalars))
         self._end_span(self._exchange, error_type)
         self._instruments.metrics.calls.add(1, {names.OUTCOME: outcome.value, names.WIRE_FORMAT: self._format.name})
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import httpx
@@ -170,7 +170,7 @@ class _Exchange:
         timings = self._ledger.timings
         timings.sent = time.perf_counter()
         async with upstream.send(endpoint, client.query, client.headers, body) as response:
-            timings.upstream_s += time.perf_counter() - timings.sent
+            timings.waited(timings.sent)
             answer.begin(response)
             with translated_errors(endpoint.host):
                 async with aclosing(_decoded(response)) as data:
@@ -366,12 +366,11 @@ _OUTCOMES: dict[type[CallError], Outcome] = {
 }
 
 
-async def _decoded(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+def _decoded(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     """The response's bytes without their content encoding, as they arrive."""
-    async with aclosing(response.aiter_bytes()) as data:  # type: ignore[type-var]
-        async for part in data:
-            if part:
-                yield part
+    is_encoded = "content-encoding" in response.headers
+    data = response.aiter_bytes() if is_encoded else response.aiter_raw()
+    return cast("AsyncGenerator[bytes, None]", data)
 
 
 async def _drain(data: AsyncGenerator[bytes, None]) -> None:

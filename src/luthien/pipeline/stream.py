@@ -79,9 +79,11 @@ class StreamPass:
 
     async def _next(self, data: AsyncGenerator[bytes, None]) -> bytes:
         timings = self._timings
-        with timings.waiting():
+        since = time.perf_counter()
+        try:
             received = await anext(data, None)
-        now = time.perf_counter()
+        finally:
+            now = timings.waited(since)
         if received is None:
             self.sides.arrived(self._reader.rest, ())
             if self.failure is not None:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from opentelemetry.metrics import Meter
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.metrics import Meter, MeterProvider, NoOpMeterProvider
+from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
 from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
@@ -39,10 +39,9 @@ class Telemetry:
 
     def shutdown(self, deadline_s: float) -> bool:
         """Exports what is left; False when the deadline came first. The SDK's own limits do not hold."""
-        finished = [
-            _within(self.tracer_provider.shutdown, deadline_s, "spans"),
-            _within(self.meter_provider.shutdown, deadline_s, "metrics"),
-        ]
+        finished = [_within(self.tracer_provider.shutdown, deadline_s, "spans")]
+        if isinstance(self.meter_provider, SdkMeterProvider):
+            finished.append(_within(self.meter_provider.shutdown, deadline_s, "metrics"))
         return all(finished)
 
 
@@ -61,11 +60,10 @@ def start_telemetry(settings: Settings, sink: RecordSink) -> Telemetry:
     _probe(tracer)
     processor = ForkingSpanProcessor(_span_exporter(settings), sink)
     tracer_provider.add_span_processor(processor)
-    readers = []
+    meter_provider: MeterProvider = NoOpMeterProvider()
     if settings.exports_metrics:
-        exporter = _metric_exporter(settings)
-        readers.append(PeriodicExportingMetricReader(exporter))
-    meter_provider = MeterProvider(metric_readers=readers, resource=resource, shutdown_on_exit=False)
+        reader = PeriodicExportingMetricReader(_metric_exporter(settings))
+        meter_provider = SdkMeterProvider(metric_readers=[reader], resource=resource, shutdown_on_exit=False)
     meter = meter_provider.get_meter("luthien", __version__)
     return Telemetry(tracer_provider, meter_provider, processor, tracer, meter)
 

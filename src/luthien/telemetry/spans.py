@@ -71,10 +71,8 @@ def emit_stage(span: Span, event: StageEvent) -> None:
     if event.wire is not None:
         attributes[names.WIRE_SHA256] = event.wire.sha256
         attributes[names.WIRE_BYTES] = event.wire.size_bytes
-    for key, value in (event.scalars or {}).items():
-        scalar = safe_scalar(value)
-        if scalar is not None:
-            attributes[key] = scalar
+    if event.scalars:
+        attributes |= safe_attributes(event.scalars)
     span.add_event(names.STAGE_EVENT, attributes)
 
 
@@ -85,12 +83,9 @@ def end_span(span: Span) -> list[Receipt]:
     return receipts
 
 
-def set_attributes(span: Span, values: Mapping[str, Any]) -> None:
-    """Sets those values that are fit for an exporter, and leaves the others out."""
-    for key, value in values.items():
-        scalar = safe_scalar(value)
-        if scalar is not None:
-            span.set_attribute(key, scalar)
+def safe_attributes(values: Mapping[str, Any]) -> dict[str, bool | int | float | str | Sequence[str]]:
+    """Those values that are fit for an exporter."""
+    return {key: scalar for key, value in values.items() if (scalar := safe_scalar(value)) is not None}
 
 
 def clean_name(text: str) -> str:
