@@ -97,7 +97,7 @@ class Answer:
                 names.CHUNKS: chunks,
                 names.RESPONSE_MODEL: facts.model,
                 names.RESPONSE_ID: facts.response_id,
-                names.FINISH_REASONS: facts.finish_reasons,
+                names.FINISH_REASONS: facts.finish_reasons or None,
                 names.INPUT_TOKENS: facts.input_tokens,
                 names.OUTPUT_TOKENS: facts.output_tokens,
                 names.RESPONSE_HEADERS: kept_response_headers(response.headers.raw),

@@ -88,7 +88,11 @@ class Client:
             raise
         finally:
             watcher.cancel()
-            await asyncio.wait([watcher])
+            try:
+                await watcher
+            except asyncio.CancelledError:
+                if task.cancelling():  # it is not only the watcher that was cancelled
+                    raise
 
     def seal(self) -> None:
         """From here on the call counts as completed, whether or not the client still listens."""

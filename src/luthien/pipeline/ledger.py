@@ -246,14 +246,13 @@ class Ledger:
             names.UPSTREAM_FIRST_CHUNK_MS: _ms(timings.upstream_first_chunk_s),
             names.CLIENT_FIRST_CHUNK_MS: _ms(timings.client_first_chunk_s),
             names.RECORDS_EMITTED: self._sequence + 1,
-            names.RECORDS_REFUSED: self._refused,
-        }
-        kept = {
-            names.POLICIES: tuple(f"{step.name}@{step.version}" for step in chain.steps),
+            names.RECORDS_REFUSED: self._refused or None,
+            names.POLICIES: tuple(f"{step.name}@{step.version}" for step in chain.steps) or None,
             names.ERROR_MESSAGE: message,
         }
-        self.stage(self._exchange, EventType.CALL_OUTCOME, None, scalars={**scalars, **kept})
-        self._exchange.set_attributes(safe_attributes(scalars))
+        self.stage(self._exchange, EventType.CALL_OUTCOME, None, scalars=scalars)
+        told = {names.OUTCOME: outcome.value, names.HTTP_STATUS: status}
+        self._exchange.set_attributes(safe_attributes(told))
         self._end_span(self._exchange, error_type)
         self._instruments.metrics.calls.add(1, {names.OUTCOME: outcome.value, names.WIRE_FORMAT: self._format.name})
 

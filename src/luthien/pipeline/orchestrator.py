@@ -273,7 +273,7 @@ class _Exchange:
             same_as=same_as,
             scalars={
                 names.CHANGED: is_changed,
-                names.GENERATED: is_generated,
+                names.GENERATED: is_generated or None,
                 names.CHUNKS: chunks,
                 names.HTTP_STATUS: status,
             },

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from uuid import UUID
 
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Event, ReadableSpan, Span
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -127,7 +128,7 @@ def records_of(span: ReadableSpan) -> list[StageRecord]:
 
 
 def _record_of(event: Event, call_id: UUID, trace_id: str, span_id: str) -> StageRecord:
-    attributes = dict(event.attributes or {})
+    attributes = _plain(event.attributes)
     get = attributes.get
     return StageRecord(
         call_id=call_id,
@@ -144,6 +145,12 @@ def _record_of(event: Event, call_id: UUID, trace_id: str, span_id: str) -> Stag
         payload_ref=get(names.PAYLOAD_REF),  # type: ignore[arg-type]
         attributes={key: value for key, value in attributes.items() if key not in _OWN_COLUMNS},
     )
+
+
+def _plain(attributes: Attributes) -> dict[str, AnyValue]:
+    """The attributes as a dict; the SDK's own mapping is copied at once, not item by item under its lock."""
+    plain = attributes.copy() if isinstance(attributes, BoundedAttributes) else attributes
+    return dict(plain or {})
 
 
 def without_payloads(span: ReadableSpan) -> ReadableSpan:
@@ -173,4 +180,4 @@ def _safe_event(event: Event) -> Event:
 
 def _allowed(attributes: Attributes) -> dict[str, AnyValue]:
     allowed = names.EXPORTED_ATTRIBUTES
-    return {key: value for key, value in (attributes or {}).items() if key in allowed}
+    return {key: value for key, value in _plain(attributes).items() if key in allowed}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
@@ -14,6 +14,9 @@ from luthien.errors import UpstreamError
 from luthien.settings import Settings
 
 Headers = Iterable[tuple[bytes, bytes]]
+
+# Providers close idle connections after some seconds to minutes; ours go first.
+_KEEPALIVE_S = 15.0
 
 # Between two neighbours only (RFC 9110, section 7.6.1), or rewritten on the way, or ours.
 _NOT_FORWARDED = frozenset(
@@ -53,15 +56,26 @@ _NOT_RETURNED = _NOT_FORWARDED | {
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where calls to one path of a provider go."""
+    """Where calls to one path of a provider go, and over which connections."""
 
-    url: str
-    host: str
-    port: int
+    url: httpx.URL
+    transport: httpx.AsyncHTTPTransport
+
+    @property
+    def host(self) -> str:
+        return self.url.host
+
+    @property
+    def port(self) -> int:
+        return self.url.port or (443 if self.url.scheme == "https" else 80)
 
 
 class UpstreamClient:
-    """All providers. One per process; HTTP/1.1 with keep-alive."""
+    """All providers. One per process; HTTP/1.1 with keep-alive.
+
+    httpx's transports are used without its client: nothing here is to follow a redirect, keep a cookie or add a
+    header. What the client would have done for `HTTPS_PROXY` and its like is done by `_proxy_for`.
+    """
 
     def __init__(self, settings: Settings, config: Config) -> None:
         self._config = config
@@ -72,30 +86,31 @@ class UpstreamClient:
             pool=settings.pool_timeout_s,
         )
         self._extensions = {"timeout": timeout.as_dict()}
-        self._client = httpx.AsyncClient(
-            limits=httpx.Limits(
-                max_connections=settings.max_connections,
-                max_keepalive_connections=settings.max_connections,
-                keepalive_expiry=15.0,
-            ),
-            follow_redirects=False,
-            trust_env=True,
+        self._limits = httpx.Limits(
+            max_connections=settings.max_connections,
+            max_keepalive_connections=settings.max_connections,
+            keepalive_expiry=_KEEPALIVE_S,
         )
+        self._transports: dict[str | None, httpx.AsyncHTTPTransport] = {}
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
 
     async def close(self) -> None:
-        await self._client.aclose()
+        for transport in self._transports.values():
+            await transport.aclose()
 
     def endpoint(self, provider: str, path: str) -> Endpoint:
         """Where the provider's `path` is; both come from our own formats, never from a client."""
         endpoint = self._endpoints.get((provider, path))
         if endpoint is None:
-            url = self._config.upstream_url(provider) + path
-            parts = urlsplit(url)
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            endpoint = Endpoint(url, parts.hostname or "", port)
-            self._endpoints[provider, path] = endpoint
+            url = httpx.URL(self._config.upstream_url(provider) + path)
+            endpoint = self._endpoints[provider, path] = Endpoint(url, self._transport(_proxy_for(url)))
         return endpoint
+
+    def _transport(self, proxy: str | None) -> httpx.AsyncHTTPTransport:
+        transport = self._transports.get(proxy)
+        if transport is None:
+            transport = self._transports[proxy] = httpx.AsyncHTTPTransport(limits=self._limits, proxy=proxy)
+        return transport
 
     @asynccontextmanager
     async def send(
@@ -106,9 +121,8 @@ class UpstreamClient:
         Raises:
             UpstreamError: unreachable (502) or too slow (504).
         """
-        url = f"{endpoint.url}?{query.decode('latin-1')}" if query else endpoint.url
+        url = endpoint.url.copy_with(query=query) if query else endpoint.url
         forwarded = [(name, value) for name, value in headers if name.lower() not in _NOT_FORWARDED]
-        # Built by hand: the provider is to see the client's own headers and none of httpx's.
         request = httpx.Request(
             "POST",
             url,
@@ -117,11 +131,21 @@ class UpstreamClient:
             extensions=self._extensions,
         )
         with translated_errors(endpoint.host):
-            response = await self._client.send(request, stream=True)
+            response = await endpoint.transport.handle_async_request(request)
+        response.request = request
         try:
             yield response
         finally:
             await response.aclose()
+
+
+def _proxy_for(url: httpx.URL) -> str | None:
+    """The proxy that the environment names for this address, as other HTTP clients understand it."""
+    if proxy_bypass(url.host):
+        return None
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
 
 
 class translated_errors:  # noqa: N801 - used as a `with` block, like contextlib's own
