@@ -112,9 +112,7 @@ class Settings(BaseSettings):
     traces_sampler_arg: str | None = Field(
         default=None, validation_alias=AliasChoices("OTEL_TRACES_SAMPLER_ARG", "traces_sampler_arg")
     )
-    service_name: str = Field(
-        default="luthien", validation_alias=AliasChoices("OTEL_SERVICE_NAME", "service_name")
-    )
+    service_name: str = Field(default="luthien", validation_alias=AliasChoices("OTEL_SERVICE_NAME", "service_name"))
 
     @field_validator("trusted_networks", mode="before")
     @classmethod

@@ -51,14 +51,13 @@ class Lookup:
     def _may_be_unsaved(self, call_id: UUID) -> bool:
         """Whether a record of the call waits here, or may wait in another process, which we cannot ask.
 
-        What waits longest here says how far behind the database is.
+        What has waited longest here says how far behind the database is.
         """
         if self._queue.unsaved(call_id):
             return True
         now_ms = time.time_ns() // 1_000_000
-        oldest_ms = self._queue.oldest_unsaved_ms()
-        settled_ms = min(now_ms, now_ms if oldest_ms is None else oldest_ms)
-        return settled_ms - _GRACE_MS < call_time_ms(call_id) <= now_ms + _SKEW_MS
+        behind_ms = self._queue.oldest_unsaved_age_s() * 1000
+        return now_ms - behind_ms - _GRACE_MS < call_time_ms(call_id) <= now_ms + _SKEW_MS
 
     async def not_ready_because(self) -> str | None:
         """Why calls cannot be recorded properly; None when they can. Raises StoreError."""

@@ -6,6 +6,7 @@ It is bounded in records and in bytes. What does not fit is refused, counted by 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import Counter, deque
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
-from luthien.exchange import StageRecord, call_time_ms
+from luthien.exchange import StageRecord
 
 
 class Receipt:
@@ -32,6 +33,10 @@ class Receipt:
 
     @classmethod
     def settled(cls, refused: int = 0) -> Receipt:
+        return _SAFE if refused == 0 else cls._of(refused)
+
+    @classmethod
+    def _of(cls, refused: int) -> Receipt:
         receipt = cls()
         receipt._refused = refused
         return receipt
@@ -42,11 +47,15 @@ class Receipt:
         return self._refused
 
     def settle(self, refused: int = 0) -> None:
+        """Says so; what was said first stays."""
         with self._lock:
+            if self._refused is not None:
+                return
             self._refused = refused
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
-            callback()
+            with contextlib.suppress(RuntimeError):  # that event loop is closed
+                callback()
 
     async def wait(self, deadline_s: float) -> bool:
         """Waits until the receipt is settled; False when that took longer than the deadline."""
@@ -63,6 +72,9 @@ class Receipt:
         except TimeoutError:
             return False
         return True
+
+
+_SAFE = Receipt._of(0)  # noqa: SLF001 - one for all: a settled receipt never changes
 
 
 class RecordSink(Protocol):
@@ -82,7 +94,11 @@ class DiscardingSink:
 
 @dataclass(slots=True)
 class RecordStats:
-    """What became of every record, since the process began."""
+    """What became of every record, since the process began.
+
+    `appended` is always the sum of `stored`, `replayed`, `unsaved` and what was dropped for other reasons than those
+    for which `submit` refuses. A record whose commit was not confirmed is written again, and is `replayed` then.
+    """
 
     appended: int = 0
     stored: int = 0
@@ -94,25 +110,32 @@ class RecordStats:
 
 
 class RecordQueue:
-    """A `RecordSink` in memory: records wait here until the writer says that they are stored.
+    """A `RecordSink` in memory: records wait here until the writer says what became of them.
+
+    Any thread may submit and ask; one thread takes. A forked child has a copy of what was waiting, which nobody
+    writes there: make the queue where it is used.
 
     Args:
         max_records, max_bytes: bounds on what waits, records being written included.
+        clock: seconds, monotonic.
     """
 
-    def __init__(self, max_records: int, max_bytes: int) -> None:
+    def __init__(self, max_records: int, max_bytes: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._max_records = max_records
         self._max_bytes = max_bytes
         self._changed = threading.Condition()
+        # With the time at which each came.
         self._waiting: deque[tuple[float, StageRecord]] = deque()
         self._waiting_bytes = 0
-        self._in_flight: list[StageRecord] = []
+        self._in_flight: list[tuple[float, StageRecord]] = []
         self._in_flight_bytes = 0
+        self._awaited: tuple[int, int] | None = None
         self._closed = False
         self._stats = RecordStats()
 
     def submit(self, records: Sequence[StageRecord]) -> Receipt:
-        now = time.monotonic()
+        now = self._clock()
         refused = 0
         with self._changed:
             was_empty = not self._waiting
@@ -124,13 +147,16 @@ class RecordQueue:
                 self._waiting.append((now, record))
                 self._waiting_bytes += record.size_bytes
                 self._stats.appended += 1
-            if was_empty and self._waiting:
+            # The writer is woken up for the first record and for a full batch, not for all in between.
+            if self._waiting and (was_empty or (self._awaited and self._is_batch(*self._awaited))):
                 self._changed.notify()
         return Receipt.settled(refused)
 
     def _refusal(self, record: StageRecord) -> str | None:
         if self._closed:
             return "closed"
+        if record.size_bytes > self._max_bytes:
+            return "too_large"
         if len(self._waiting) + len(self._in_flight) >= self._max_records:
             return "queue_full_records"
         if self._waiting_bytes + self._in_flight_bytes + record.size_bytes > self._max_bytes:
@@ -146,40 +172,67 @@ class RecordQueue:
         with self._changed:
             while not self._waiting and not self._closed:
                 self._changed.wait()
+            self._awaited = max_records, max_bytes
             while self._waiting and not self._closed and not self._is_batch(max_records, max_bytes):
-                remaining_s = self._waiting[0][0] + max_age_s - time.monotonic()
+                remaining_s = self._waiting[0][0] + max_age_s - self._clock()
                 if remaining_s <= 0:
                     break
                 self._changed.wait(remaining_s)
-            batch: list[StageRecord] = []
-            size = 0
-            while self._waiting and len(batch) < max_records:
-                record = self._waiting[0][1]
-                if batch and size + record.size_bytes > max_bytes:
-                    break
-                self._waiting.popleft()
-                batch.append(record)
-                size += record.size_bytes
-            self._waiting_bytes -= size
-            self._in_flight, self._in_flight_bytes = batch, size
-            return batch
+            self._awaited = None
+            return self._move(max_records, max_bytes)
 
     def _is_batch(self, max_records: int, max_bytes: int) -> bool:
         return len(self._waiting) >= max_records or self._waiting_bytes >= max_bytes
 
+    def _move(self, max_records: int, max_bytes: int) -> list[StageRecord]:
+        batch: list[StageRecord] = []
+        size = 0
+        while self._waiting and len(batch) < max_records:
+            record = self._waiting[0][1]
+            if batch and size + record.size_bytes > max_bytes:
+                break
+            self._in_flight.append(self._waiting.popleft())
+            batch.append(record)
+            size += record.size_bytes
+        self._waiting_bytes -= size
+        self._in_flight_bytes += size
+        return batch
+
     def settle(
-        self, *, stored: int = 0, replayed: int = 0, dropped: int = 0, reason: str = "", retried: bool = False
+        self,
+        records: Sequence[StageRecord],
+        *,
+        stored: int = 0,
+        replayed: int = 0,
+        dropped: int = 0,
+        reason: str = "",
     ) -> None:
-        """What became of the batch that `take` gave; unless it is `retried`, it is no longer unsaved."""
+        """What became of some of the records that `take` gave; they are no longer unsaved.
+
+        Those that were given up in the meantime were counted then, and are not counted again.
+        """
+        settled = Counter(id(record) for record in records)
         with self._changed:
+            left: list[tuple[float, StageRecord]] = []
+            for each in self._in_flight:
+                if settled[id(each[1])]:
+                    settled[id(each[1])] -= 1
+                else:
+                    left.append(each)
+            if len(left) == len(self._in_flight):
+                return
+            self._in_flight = left
+            self._in_flight_bytes = sum(record.size_bytes for _, record in left)
             self._stats.stored += stored
             self._stats.replayed += replayed
             if dropped:
                 self._stats.dropped[reason] += dropped
-            if retried:
-                self._stats.retried_batches += 1
-            else:
-                self._in_flight, self._in_flight_bytes = [], 0
+
+    def retry(self) -> list[StageRecord]:
+        """Counts a batch that has to be tried again, and returns what is left of it."""
+        with self._changed:
+            self._stats.retried_batches += 1
+            return [record for _, record in self._in_flight]
 
     def close(self) -> None:
         """Refuses records from now on; what is there can still be taken."""
@@ -188,33 +241,33 @@ class RecordQueue:
             self._changed.notify_all()
 
     def abandon(self, reason: str) -> int:
-        """Gives up what is still unsaved; returns how many records that were."""
+        """Refuses records from now on and gives up what is still unsaved; returns how many records that were.
+
+        What the writer was about to store when it was stopped counts as lost, although Postgres may have it.
+        """
         with self._changed:
+            self._closed = True
             lost = len(self._waiting) + len(self._in_flight)
             self._waiting.clear()
-            self._in_flight = []
+            self._in_flight.clear()
             self._waiting_bytes = self._in_flight_bytes = 0
             if lost:
                 self._stats.dropped[reason] += lost
+            self._changed.notify_all()
             return lost
 
     def unsaved(self, call_id: UUID) -> list[StageRecord]:
         """The records of a call that are not in the database yet."""
         with self._changed:
-            records = [*self._in_flight, *(record for _, record in self._waiting)]
-        return [record for record in records if record.call_id == call_id]
-
-    def oldest_unsaved_ms(self) -> int | None:
-        """The Unix time (ms) of the call whose record has waited longest; None when nothing waits."""
-        with self._changed:
-            oldest = self._in_flight[0] if self._in_flight else None
-            oldest = oldest or (self._waiting[0][1] if self._waiting else None)
-        return None if oldest is None else call_time_ms(oldest.call_id)
+            everything = [*self._in_flight, *self._waiting]
+        return [record for _, record in everything if record.call_id == call_id]
 
     def oldest_unsaved_age_s(self) -> float:
-        """How old, in seconds, the oldest unsaved call is; 0 when nothing waits."""
-        oldest_ms = self.oldest_unsaved_ms()
-        return 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
+        """How long, in seconds, the oldest unsaved record has waited; 0 when nothing waits."""
+        with self._changed:
+            # In flight is what came before all that waits.
+            oldest = self._in_flight or self._waiting
+            return self._clock() - oldest[0][0] if oldest else 0.0
 
     def stats(self) -> RecordStats:
         with self._changed:

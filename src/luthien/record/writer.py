@@ -6,25 +6,27 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import psycopg
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import ConnectionPool
 
-from luthien.exchange import StageRecord
+from luthien.exchange import StageRecord, call_time_ms
 from luthien.record.queue import RecordQueue
+from luthien.store.deadline import SILENCE_S, WatchedConnection
 from luthien.store.partitions import PartitionKeeper, day_of
-from luthien.store.write import Written, prepare, quarantine, write_batch
+from luthien.store.write import is_about_content, prepare, quarantine, write_batch
 
 _log = logging.getLogger(__name__)
 
 _FIRST_BACKOFF_S = 0.1
 _MAX_BACKOFF_S = 10.0
-# Postgres is away, or says "again": the batch is whole and is tried again. Everything else is about its content.
-_TRANSIENT = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
+# While the writer is being stopped.
+_MAX_LAST_BACKOFF_S = 0.2
+# A call id from further in the future is implausible: each such day would get partitions of its own.
+_MAX_AHEAD_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,25 +39,45 @@ class BatchLimits:
 
 
 class RecordWriter:
-    """Takes batches from the queue until it is stopped. Owns its thread and its connections."""
+    """Takes batches from the queue until it is stopped. Owns its thread and its connections.
 
-    def __init__(self, queue: RecordQueue, dsn: str, limits: BatchLimits) -> None:
+    Both belong to the process that called `start`: a forked child has neither, and must make a writer of its own.
+
+    Args:
+        silence_s: how long the database may be silent before the connection is given up.
+    """
+
+    def __init__(self, queue: RecordQueue, dsn: str, limits: BatchLimits, *, silence_s: float = SILENCE_S) -> None:
         self._queue = queue
         self._limits = limits
+        self._silence_s = silence_s
         self._partitions = PartitionKeeper()
-        self._stopping = threading.Event()
-        self._is_away = False
+        self._draining = threading.Event()
+        self._giving_up = threading.Event()
+        self._trouble: str | None = None
         self._pool = ConnectionPool(
             dsn,
+            connection_class=WatchedConnection,
             min_size=1,
-            max_size=2,
+            max_size=1,
+            num_workers=1,
             open=False,
             name="luthien-record",
-            timeout=5.0,
-            # A server that vanished without a word must not hold the thread for minutes.
-            kwargs={"connect_timeout": 5, "application_name": "luthien-record", "tcp_user_timeout": 20_000},
-            configure=_configure,
-            check=ConnectionPool.check_connection,
+            # Short, since the thread does not hear "stop" while it waits for a connection, which goes on being made.
+            timeout=0.5,
+            # The writer alone decides when it is tried again; the pool would wait longer and longer.
+            reconnect_timeout=0.0,
+            kwargs={
+                "autocommit": True,  # every statement says itself where its transaction begins
+                "prepare_threshold": None,  # a statement that was prepared before a migration may fail after it
+                "application_name": "luthien-record",
+                "connect_timeout": 5,
+                "keepalives_idle": 30,
+                "keepalives_interval": 10,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 20_000,
+            },
+            configure=self._configure,
         )
         self._thread = threading.Thread(target=self._run, name="luthien-record-writer", daemon=True)
 
@@ -64,89 +86,151 @@ class RecordWriter:
         self._thread.start()
 
     def stop(self, deadline_s: float) -> int:
-        """Writes what is left, for at most `deadline_s`; returns how many records had to be given up."""
-        self._queue.close()
+        """Writes what is left, for at most `deadline_s`; returns how many records had to be given up.
+
+        A statement that is under way then is abandoned, so the thread ends within a second after that.
+        """
         ends = time.monotonic() + deadline_s
-        self._thread.join(deadline_s)
-        self._stopping.set()
-        self._thread.join(max(0.0, ends - time.monotonic()) + 1.0)
+        self._queue.close()
+        self._draining.set()
+        if self._thread.ident is not None:
+            self._thread.join(deadline_s)
+            self._giving_up.set()
+            self._thread.join(1.0)
         lost = self._queue.abandon("stopped")
         if lost:
             _log.error("%d records were lost: the database did not take them within %.1f s", lost, deadline_s)
-        self._pool.close(timeout=1.0)
+        # Its thread may be in the middle of connecting, for five seconds at most, and ends by itself.
+        self._pool.close(timeout=max(0.2, ends - time.monotonic()))
         return lost
 
+    def _configure(self, conn: WatchedConnection) -> None:
+        conn.silence_s = self._silence_s
+        conn.is_given_up = self._giving_up.is_set
+        prepare(conn)
+
     def _run(self) -> None:
+        limits = self._limits
         with suppress_instrumentation():
-            while batch := self._queue.take(self._limits.max_records, self._limits.max_bytes, self._limits.max_age_s):
+            while not self._giving_up.is_set():
+                batch = self._queue.take(limits.max_records, limits.max_bytes, limits.max_age_s)
+                if not batch:
+                    return
                 self._write(batch)
 
     def _write(self, batch: Sequence[StageRecord]) -> None:
-        """Writes a batch, however long Postgres is away, unless the writer is being stopped."""
-        backoff_s = _FIRST_BACKOFF_S
-        while not self._stopping.is_set():
+        """Writes a batch, however long Postgres is away, unless the writer gives up."""
+        for pause_s in backoffs():
+            if self._giving_up.is_set():
+                return
             try:
-                written, poisoned = self._attempt(batch)
-            except _TRANSIENT as error:
-                self._say_away(error)
-                self._queue.settle(retried=True)
-            except Exception:  # noqa: BLE001 - the writer loop: it must outlive whatever a batch does to it
-                _log.exception("a batch could not be written and is tried again")
-                self._queue.settle(retried=True)
+                self._attempt(batch)
+            except Exception as error:  # noqa: BLE001 - the writer loop: it must outlive whatever a batch does to it
+                self._say_trouble(error)
+                batch = self._queue.retry()
+                self._pause(pause_s)
             else:
                 self._say_back()
-                self._queue.settle(
-                    stored=written.stored,
-                    replayed=written.replayed,
-                    dropped=written.conflicting + poisoned,
-                    reason="quarantined",
-                )
                 return
-            self._stopping.wait(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-            backoff_s = min(backoff_s * 2, _MAX_BACKOFF_S)
 
-    def _attempt(self, batch: Sequence[StageRecord]) -> tuple[Written, int]:
+    def _attempt(self, batch: Sequence[StageRecord]) -> None:
+        """Settles the records of a batch one by one or all at once; when it raises, some may be left."""
         with self._pool.connection() as conn:
-            conn.autocommit = True  # every statement below says itself where its transaction begins
             try:
-                self._partitions.ensure(conn, {day_of(record.call_id) for record in batch})
-                return self._write_isolating(conn, batch)
-            finally:
-                if not conn.closed:
-                    conn.autocommit = False
+                plausible = self._plausible(conn, batch)
+                self._partitions.ensure(conn, {day_of(record.call_id) for record in plausible})
+                self._write_isolating(conn, plausible)
+            except BaseException:
+                # The next attempt begins with a new one: this may be broken, read-only, or lack its tables.
+                conn.close()
+                raise
 
-    def _write_isolating(self, conn: psycopg.Connection[Any], batch: Sequence[StageRecord]) -> tuple[Written, int]:
+    def _plausible(self, conn: WatchedConnection, batch: Sequence[StageRecord]) -> list[StageRecord]:
+        """The batch without those records whose call ids no call can have; these are set aside."""
+        newest_ms = time.time_ns() // 1_000_000 + _MAX_AHEAD_MS
+        plausible: list[StageRecord] = []
+        for record in batch:
+            if call_time_ms(record.call_id) <= newest_ms:
+                plausible.append(record)
+            else:
+                self._set_aside(conn, record, "implausible", "the call id is of a time that has not come")
+        return plausible
+
+    def _write_isolating(self, conn: WatchedConnection, batch: Sequence[StageRecord]) -> None:
         """Writes a batch; a record that Postgres refuses is found by halving, and set aside alone."""
         try:
-            return write_batch(conn, batch), 0
-        except _TRANSIENT:
-            raise
-        except (psycopg.Error, ValueError, TypeError, OverflowError) as error:
+            self._write_once(conn, batch)
+        except Exception as error:
+            if not is_about_content(error):
+                raise
             if len(batch) == 1:
-                _log.error("a record cannot be stored and is set aside: %s", type(error).__name__)
-                quarantine(conn, batch[0], "refused", f"{type(error).__name__}: {error}")
-                return Written(0, 0, 0), 1
-        middle = len(batch) // 2
-        first, poisoned_first = self._write_isolating(conn, batch[:middle])
-        second, poisoned_second = self._write_isolating(conn, batch[middle:])
-        total = Written(
-            first.stored + second.stored,
-            first.replayed + second.replayed,
-            first.conflicting + second.conflicting,
-        )
-        return total, poisoned_first + poisoned_second
+                self._write_or_set_aside(conn, batch[0])
+                return
+            middle = len(batch) // 2
+            self._write_isolating(conn, batch[:middle])
+            self._write_isolating(conn, batch[middle:])
 
-    def _say_away(self, error: Exception) -> None:
-        if not self._is_away:
-            self._is_away = True
-            _log.warning("the database is away, records wait: %s", str(error).partition("\n")[0])
+    def _write_or_set_aside(self, conn: WatchedConnection, record: StageRecord) -> None:
+        """Once more, since a row is also refused when its day's partition appears while it is on its way."""
+        try:
+            self._write_once(conn, [record])
+        except Exception as error:
+            if not is_about_content(error):
+                raise
+            self._set_aside(conn, record, "refused", f"{type(error).__name__}: {error}")
+
+    def _write_once(self, conn: WatchedConnection, batch: Sequence[StageRecord]) -> None:
+        if batch:
+            written = write_batch(conn, batch)
+            self._queue.settle(
+                batch,
+                stored=written.stored,
+                replayed=written.replayed,
+                dropped=written.conflicting,
+                reason="quarantined",
+            )
+
+    def _set_aside(self, conn: WatchedConnection, record: StageRecord, reason: str, error: str) -> None:
+        """Puts a record into quarantine; lost is only what not even that takes."""
+        _log.error("a record cannot be stored and is set aside: %s", error.partition(":")[0])
+        try:
+            quarantine(conn, record, reason, error)
+        except Exception as refusal:
+            if not is_about_content(refusal):
+                raise
+            # Not the error itself: it may quote the row.
+            _log.error("a record was lost, the quarantine did not take it: %s", type(refusal).__name__)
+            self._queue.settle([record], dropped=1, reason="unstorable")
+        else:
+            self._queue.settle([record], dropped=1, reason="quarantined")
+
+    def _pause(self, pause_s: float) -> None:
+        if not self._draining.wait(pause_s):
+            return
+        self._giving_up.wait(min(pause_s, _MAX_LAST_BACKOFF_S))
+
+    def _say_trouble(self, error: Exception) -> None:
+        """Once for each kind of trouble in a row, not once for each attempt."""
+        kind = type(error).__name__
+        if self._trouble == kind or self._giving_up.is_set():
+            return
+        self._trouble = kind
+        said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+        _log.warning(
+            "the database does not take records, they wait: %s",
+            said or str(error).partition("\n")[0],
+            exc_info=not isinstance(error, psycopg.Error),
+        )
 
     def _say_back(self) -> None:
-        if self._is_away:
-            self._is_away = False
-            _log.info("the database is back")
+        if self._trouble is not None:
+            self._trouble = None
+            _log.info("the database takes records again")
 
 
-def _configure(conn: psycopg.Connection[Any]) -> None:
-    prepare(conn)
-    conn.commit()
+def backoffs() -> Iterator[float]:
+    """How long to wait before each new attempt, in seconds: longer and longer up to a limit, and never in step."""
+    longest_s = _FIRST_BACKOFF_S
+    while True:
+        yield random.uniform(longest_s / 2, longest_s)  # noqa: S311 - jitter
+        longest_s = min(longest_s * 2, _MAX_BACKOFF_S)

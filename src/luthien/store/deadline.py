@@ -1,8 +1,8 @@
 """Connections that never wait for ever.
 
-`statement_timeout` binds a server that works. One that is gone without a word, or a proxy that keeps the line open and
-says nothing, is noticed only on this side: while a connection waits, it looks at the clock, and whether anybody still
-wants the answer.
+`statement_timeout` binds a server that works. One that is gone without a word, or a proxy that keeps the line open
+and says nothing, is noticed only on this side: while a connection waits, it looks at the clock, and whether anybody
+still wants the answer.
 """
 
 from __future__ import annotations

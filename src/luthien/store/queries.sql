@@ -1,8 +1,10 @@
 -- name: session
--- A server that works must not keep the writer for ever either. What waits for a lock is tried again.
+-- A server that works must not keep the writer for ever either. What waits for a lock is tried again. The time zone is
+-- UTC, since a time just before the year 10000 may be in a year that Python has not got elsewhere.
 SET statement_timeout = '30s';
 SET lock_timeout = '5s';
-SET idle_in_transaction_session_timeout = '60s'
+SET idle_in_transaction_session_timeout = '60s';
+SET TIME ZONE 'UTC'
 
 -- name: stage_incoming
 -- The columns are named here and not taken from the tables: those may come later, or change, while we are connected.
@@ -42,23 +44,13 @@ ORDER BY call_id, sequence
 ON CONFLICT (call_id, sequence) DO NOTHING
 RETURNING call_id, sequence
 
--- name: conflicting_events
--- What was there already and is not the same: no replay, but a second record under the same key. One look-up a row:
--- Postgres knows nothing of a temporary table's size, and a join might read all that was ever recorded (OFFSET 0 keeps
--- it from making one).
-SELECT incoming.call_id, incoming.sequence
-FROM incoming_events AS incoming
-CROSS JOIN LATERAL (
-    SELECT * FROM conversation_events AS known
-    WHERE known.call_id = incoming.call_id AND known.sequence = incoming.sequence
-    OFFSET 0
-) AS stored
-WHERE incoming.event_type IS DISTINCT FROM stored.event_type
-   OR incoming.span_id IS DISTINCT FROM stored.span_id
-   OR incoming.recorded_at IS DISTINCT FROM stored.recorded_at
-   OR incoming.payload_sha256 IS DISTINCT FROM stored.payload_sha256
-   OR incoming.payload_ref IS DISTINCT FROM stored.payload_ref
-   OR incoming.wire_sha256 IS DISTINCT FROM stored.wire_sha256
+-- name: known_events
+-- What is stored under the keys of a batch, to tell a replay from a second record with the same key.
+SELECT
+    call_id, sequence, stored.event_type, stored.span_id, stored.recorded_at, stored.payload_sha256,
+    stored.payload_ref, stored.wire_sha256
+FROM incoming_events
+JOIN conversation_events AS stored USING (call_id, sequence)
 
 -- name: copy_calls
 COPY incoming_calls (
@@ -121,6 +113,10 @@ INSERT INTO conversation_quarantine
     (call_id, sequence, record_sha256, reason, error, event_type, payload, attributes)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT DO NOTHING
+
+-- name: reading_session
+SET statement_timeout = '10s';
+SET TIME ZONE 'UTC'
 
 -- name: list_calls
 SELECT

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import psycopg
 from psycopg.rows import dict_row
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 
 from luthien.errors import StoreError
 from luthien.exchange import StageRecord
+from luthien.store.deadline import AsyncWatchedConnection, WatchedConnection
 from luthien.store.migrate import pending
 from luthien.store.sql import query
 
@@ -20,6 +22,11 @@ CallRow = dict[str, Any]
 """One row of `conversation_calls`, by column."""
 
 NEWEST = UUID(int=2**128 - 1)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_SILENCE_S = 10.0
+_NOT_MIGRATED = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +37,42 @@ class StoredCall:
     records: list[StageRecord]
 
 
-class RecordReader:
-    """Reads for the debug pages, on connections of its own."""
+class _Connection(AsyncWatchedConnection):
+    silence_s = _SILENCE_S
 
-    def __init__(self, dsn: str) -> None:
+
+class _PlainConnection(WatchedConnection):
+    silence_s = _SILENCE_S
+
+
+class RecordReader:
+    """Reads for the debug pages, on connections of its own.
+
+    Args:
+        timeout_s: how long to wait for a connection before the database is said to be away.
+    """
+
+    def __init__(self, dsn: str, *, timeout_s: float = 3.0) -> None:
         self._dsn = dsn
-        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[CallRow]] = AsyncConnectionPool(
+        self._pool = AsyncConnectionPool(
             dsn,
-            connection_class=psycopg.AsyncConnection[CallRow],
+            connection_class=_Connection,
             min_size=0,
             max_size=4,
             open=False,
             name="luthien-read",
-            timeout=3.0,
-            kwargs={"connect_timeout": 3, "application_name": "luthien-debug", "row_factory": dict_row},
+            timeout=timeout_s,
+            # A page is asked for when somebody wants it; the pool would wait longer and longer between its attempts.
+            reconnect_timeout=0.0,
+            kwargs={
+                "autocommit": True,
+                "connect_timeout": 3,
+                "application_name": "luthien-debug",
+                "row_factory": dict_row,
+                # A statement that was prepared before a migration may fail after it.
+                "prepare_threshold": None,
+            },
+            configure=_configure,
             check=AsyncConnectionPool.check_connection,
         )
 
@@ -63,6 +92,7 @@ class RecordReader:
 
     async def call(self, call_id: UUID) -> StoredCall | None:
         """All that is stored of a call; None when nothing is. Raises as `calls` does."""
+        # In this order, so that a row that says all is stored never comes without its records.
         rows = await self._rows("get_call", {"call_id": call_id})
         if not rows:
             return None
@@ -78,13 +108,19 @@ class RecordReader:
             async with self._pool.connection() as conn:
                 cursor = await conn.execute(query(name), parameters)
                 return await cursor.fetchall()
-        except (psycopg.Error, PoolTimeout) as error:
+        except _NOT_MIGRATED as error:
+            raise StoreError("the database has not the tables it should have: run `luthien migrate`") from error
+        except psycopg.Error as error:
             raise StoreError("the database is away; calls are still served and recorded") from error
+
+
+async def _configure(conn: _Connection) -> None:
+    await conn.execute(query("reading_session"))
 
 
 def _pending_migrations(dsn: str) -> list[str]:
     try:
-        with psycopg.connect(dsn, connect_timeout=3) as conn:
+        with _PlainConnection.connect(dsn, connect_timeout=3) as conn:
             return pending(conn)
     except psycopg.Error as error:
         raise StoreError("the database is away") from error
@@ -95,7 +131,7 @@ def _record(event: CallRow) -> StageRecord:
         call_id=event["call_id"],
         sequence=event["sequence"],
         event_type=event["event_type"],
-        recorded_at_ns=int(event["recorded_at"].timestamp() * 1_000_000) * 1000,
+        recorded_at_ns=(event["recorded_at"] - _EPOCH) // _MICROSECOND * 1000,
         trace_id=event["trace_id"] or "",
         span_id=event["span_id"] or "",
         payload=event["payload"],

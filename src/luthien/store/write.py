@@ -4,97 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import psycopg
 from psycopg.types.json import Jsonb
 
-from luthien.exchange import EventType, StageRecord, call_time_ms
+from luthien.exchange import StageRecord
+from luthien.store.calls import CALL_COLUMNS, as_text, as_time, call_rows, is_integer
 from luthien.store.jsonb import is_jsonb_safe
 from luthien.store.sql import query
 
 Connection = psycopg.Connection[Any]
 Key = tuple[UUID, int]
-Row = dict[str, Any]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_INTEGER_BITS = {"int4": 31, "int8": 63}
-# An entry of an index has at most 2,704 bytes: whoever chose a longer one would keep the call out of the record.
-_MAX_SESSION_BYTES = 1024
-# Data exceptions, integrity violations, limits of the program, what is not supported, raised by a trigger, internal.
-_ABOUT_CONTENT = frozenset({"22", "23", "54", "0A", "P0", "XX"})
+# Data exceptions, integrity violations, limits of the program, raised by a trigger, internal.
+_ABOUT_CONTENT = frozenset({"22", "23", "54", "P0", "XX"})
 _EVENT_TYPES = (
     *("uuid", "int4", "text", "timestamptz", "text", "text", "bytea", "bytea", "int8"),
     *("bool", "int4", "bytea", "int8", "jsonb"),
 )
-
-# Which attribute of which kind of record fills which column of a call. Each column has one owner.
-_COLUMNS: dict[str, dict[str, str]] = {
-    EventType.REQUEST_ORIGINAL: {
-        "luthien.wire_format": "wire_format",
-        "gen_ai.request.model": "model_requested",
-        "luthien.streaming": "streaming",
-        "gen_ai.conversation.id": "session_id",
-    },
-    EventType.REQUEST_FINAL: {
-        "gen_ai.provider.name": "provider",
-        "luthien.changed": "request_changed",
-    },
-    EventType.RESPONSE_ORIGINAL: {
-        "gen_ai.response.model": "model_used",
-        "gen_ai.usage.input_tokens": "input_tokens",
-        "gen_ai.usage.output_tokens": "output_tokens",
-    },
-    EventType.RESPONSE_FINAL: {"luthien.changed": "response_changed"},
-    EventType.CALL_OUTCOME: {
-        "luthien.outcome": "outcome",
-        "http.response.status_code": "http_status",
-        "error.type": "error_type",
-        "luthien.error.message": "error_message",
-        "luthien.duration": "duration_ms",
-        "luthien.duration.gateway": "gateway_ms",
-        "luthien.duration.policy": "policy_ms",
-        "luthien.duration.upstream": "upstream_ms",
-        "luthien.first_chunk.upstream": "upstream_first_chunk_ms",
-        "luthien.first_chunk.client": "client_first_chunk_ms",
-        "luthien.records.emitted": "records_emitted",
-    },
-}
-
-_CALL_TYPES = {
-    "call_id": "uuid",
-    "trace_id": "text",
-    "session_id": "text",
-    "started_at": "timestamptz",
-    "ended_at": "timestamptz",
-    "wire_format": "text",
-    "provider": "text",
-    "model_requested": "text",
-    "model_used": "text",
-    "streaming": "bool",
-    "outcome": "text",
-    "http_status": "int4",
-    "error_type": "text",
-    "error_message": "text",
-    "policies": "jsonb",
-    "request_changed": "bool",
-    "response_changed": "bool",
-    "decisions": "int4",
-    "input_tokens": "int8",
-    "output_tokens": "int8",
-    "duration_ms": "float8",
-    "gateway_ms": "float8",
-    "policy_ms": "float8",
-    "upstream_ms": "float8",
-    "upstream_first_chunk_ms": "float8",
-    "client_first_chunk_ms": "float8",
-    "records_emitted": "int4",
-    "records_stored": "int4",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,24 +49,24 @@ def write_batch(conn: Connection, records: Sequence[StageRecord]) -> Written:
     Raises nearly anything that Python or psycopg does, when a record is not what it should be; nothing was stored
     then, unless the connection broke while it committed.
     """
-    first, again = _first_of_each(records)
+    first = {_key(record): record for record in reversed(records)}
     rows = [_event_row(record) for record in first.values()]
     with conn.transaction(), conn.cursor() as cursor:
         with cursor.copy(query("copy_events")) as copy:
             copy.set_types(_EVENT_TYPES)
             for row in rows:
                 copy.write_row(row)
-        stored = set(cursor.execute(query("insert_events")).fetchall())
-        conflicting = [record for record in again if _identity(record) != _identity(first[_key(record)])]
-        if len(stored) < len(first):
-            taken = set(cursor.execute(query("conflicting_events")).fetchall())
-            conflicting += [first[key] for key in taken]
-        _merge_calls(cursor, [record for key, record in first.items() if key in stored])
+        inserted = {key: first[key] for key in cursor.execute(query("insert_events"))}
+        conflicting: list[StageRecord] = []
+        if len(inserted) < len(records):
+            known = {(row[0], row[1]): row[2:] for row in cursor.execute(query("known_events"))}
+            conflicting = [record for record in records if known.get(_key(record)) != _identity(record)]
+        _merge_calls(cursor, inserted.values())
         for record in conflicting:
             quarantine(conn, record, "conflict", "another record has this call's sequence number")
-        if stored:
+        if inserted:
             cursor.execute(query("notify"))
-    return Written(len(stored), len(records) - len(stored) - len(conflicting), len(conflicting))
+    return Written(len(inserted), len(records) - len(inserted) - len(conflicting), len(conflicting))
 
 
 def quarantine(conn: Connection, record: StageRecord, reason: str, error: str) -> None:
@@ -146,11 +77,11 @@ def quarantine(conn: Connection, record: StageRecord, reason: str, error: str) -
         query("quarantine"),
         (
             record.call_id,
-            max(-(2**31), min(int(record.sequence), 2**31 - 1)),
+            record.sequence if is_integer(record.sequence, "int4") else -1,
             hashlib.sha256((payload or b"") + rest.encode()).digest(),
             reason,
-            _text(error),
-            _text(str(record.event_type)),
+            as_text(error),
+            as_text(str(record.event_type)),
             payload,
             rest,
         ),
@@ -171,22 +102,15 @@ def _key(record: StageRecord) -> Key:
 
 
 def _identity(record: StageRecord) -> tuple[Any, ...]:
-    """What two records with the same key have in common if they are one; `conflicting_events` compares it too."""
+    """What two records with the same key have in common if they are one; as `known_events` tells it."""
     return (
         record.event_type,
         record.span_id,
-        record.recorded_at_ns // 1000,
+        as_time(record.recorded_at_ns),
         record.payload_sha256,
         record.payload_ref,
         record.wire_sha256,
     )
-
-
-def _first_of_each(records: Sequence[StageRecord]) -> tuple[dict[Key, StageRecord], list[StageRecord]]:
-    """The first record of each key, and those whose key had come before."""
-    first: dict[Key, StageRecord] = {}
-    again = [record for record in records if first.setdefault(_key(record), record) is not record]
-    return first, again
 
 
 def _event_row(record: StageRecord) -> tuple[Any, ...]:
@@ -195,7 +119,7 @@ def _event_row(record: StageRecord) -> tuple[Any, ...]:
         record.call_id,
         _integer(record.sequence, "int4"),
         record.event_type,
-        _time(record.recorded_at_ns),
+        as_time(record.recorded_at_ns),
         record.trace_id,
         record.span_id,
         payload,
@@ -218,68 +142,20 @@ def _bytes(value: bytes | None) -> bytes | None:
 
 def _integer(value: int | None, kind: str) -> int | None:
     # psycopg's binary format wraps around: 2**31 would be stored as -2**31.
-    if value is not None and not _fits(value, kind):
+    if value is not None and not is_integer(value, kind):
         raise OverflowError(f"{value} is no {kind}")
     return value
 
 
-def _fits(value: Any, kind: str) -> bool:
-    limit: int = 1 << _INTEGER_BITS[kind]
-    return isinstance(value, int) and not isinstance(value, bool) and -limit <= value < limit
-
-
-def _merge_calls(cursor: psycopg.Cursor[Any], records: Sequence[StageRecord]) -> None:
-    calls: dict[UUID, Row] = {}
-    for record in records:
-        row = calls.get(record.call_id)
-        if row is None:
-            started_at = _EPOCH + timedelta(milliseconds=call_time_ms(record.call_id))
-            row = calls[record.call_id] = {
-                "call_id": record.call_id,
-                "trace_id": record.trace_id or None,
-                "started_at": started_at,
-                "decisions": 0,
-                "records_stored": 0,
-            }
-        row["records_stored"] += 1
-        _contribute(row, record)
-    if not calls:
+def _merge_calls(cursor: psycopg.Cursor[Any], records: Iterable[StageRecord]) -> None:
+    rows = call_rows(records)
+    if not rows:
         return
     with cursor.copy(query("copy_calls")) as copy:
-        copy.set_types(tuple(_CALL_TYPES.values()))
-        for row in calls.values():
-            copy.write_row([row.get(column) for column in _CALL_TYPES])
+        copy.set_types(tuple(CALL_COLUMNS.values()))
+        for row in rows:
+            copy.write_row([row.get(column) for column in CALL_COLUMNS])
     cursor.execute(query("merge_calls"))
-
-
-def _contribute(row: Row, record: StageRecord) -> None:
-    """What a record says of its call."""
-    get = record.attributes.get
-    for attribute, column in _COLUMNS.get(record.event_type, {}).items():
-        row[column] = _fitting(get(attribute), _CALL_TYPES[column])
-    if record.event_type == EventType.REQUEST_ORIGINAL:
-        row["session_id"] = _clipped(row["session_id"])
-    elif record.event_type == EventType.POLICY_DECISION:
-        row["decisions"] += 1
-    elif record.event_type == EventType.CALL_OUTCOME:
-        row["ended_at"] = _time(record.recorded_at_ns)
-        steps = [str(step).rpartition("@") for step in get("luthien.policies") or ()]
-        row["policies"] = Jsonb([{"name": name, "version": version} for name, _, version in steps])
-
-
-def _fitting(value: Any, kind: str) -> Any:
-    """The value if its column can hold it, else None: a client's or a provider's oddity costs no record."""
-    if kind == "text":
-        return _text(value) if isinstance(value, str) else None
-    if kind == "bool":
-        return value if isinstance(value, bool) else None
-    if kind == "float8":
-        return value if isinstance(value, (int, float)) else None
-    return value if _fits(value, kind) else None
-
-
-def _clipped(session_id: str | None) -> str | None:
-    return session_id and session_id.encode()[:_MAX_SESSION_BYTES].decode("utf-8", "ignore")
 
 
 def _rest(record: StageRecord) -> str:
@@ -297,13 +173,4 @@ def _rest(record: StageRecord) -> str:
 def _as_json(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
-    return value.hex() if isinstance(value, bytes) else repr(value)
-
-
-def _time(ns: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=ns // 1000)
-
-
-def _text(value: str) -> str:
-    """Without what a text column cannot hold."""
-    return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+    return value.hex() if isinstance(value, bytes) else str(value)

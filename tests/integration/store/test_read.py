@@ -1,0 +1,175 @@
+"""What the pages read: what was written, in order, and in words when the database cannot be asked."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg.conninfo import make_conninfo
+
+from luthien.errors import StoreError
+from luthien.exchange import StageRecord, new_call_id
+from luthien.store import read
+from luthien.store.migrate import migrate, migrations_folder, read_migrations
+from luthien.store.read import RecordReader
+from luthien.store.write import prepare, write_batch
+from tests.records import record, whole_call
+from tests.tcp_proxy import proxy_to
+
+NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
+
+
+@pytest.fixture
+async def reader(record_database: str) -> AsyncIterator[RecordReader]:
+    reader = RecordReader(record_database)
+    await reader.open()
+    yield reader
+    await reader.close()
+
+
+def store(dsn: str, *records: StageRecord) -> None:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        prepare(conn)
+        write_batch(conn, records)
+
+
+class TestACall:
+    async def test_comes_back_as_it_was_recorded_and_in_order(
+        self, record_database: str, reader: RecordReader
+    ) -> None:
+        records = whole_call()
+        records[4] = replace(records[4], wire_sha256=b"w" * 32, wire_bytes=9, payload_ref=0, payload=None)
+        store(record_database, *random.Random(6).sample(records, len(records)))
+        store(record_database, *whole_call())
+        found = await reader.call(records[0].call_id)
+        assert found is not None
+        assert found.row["call_id"] == records[0].call_id
+        assert found.row["records_stored"] == 7
+        back = [replace(each, attributes=_as_json(each)) for each in records]
+        assert found.records == back
+
+    async def test_that_nobody_recorded_is_none(self, reader: RecordReader) -> None:
+        assert await reader.call(new_call_id()) is None
+
+    async def test_without_trace_and_payload_comes_back_without_them(
+        self, record_database: str, reader: RecordReader
+    ) -> None:
+        bare = record(payload=None, trace_id="", span_id="")
+        store(record_database, bare)
+        found = await reader.call(bare.call_id)
+        assert found is not None
+        assert found.records == [bare]
+        assert found.row["trace_id"] is None
+
+    @given(recorded_at_us=st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999))
+    @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    async def test_has_its_times_to_the_microsecond(
+        self, record_database: str, reader: RecordReader, recorded_at_us: int
+    ) -> None:
+        """From the year 1 to the end of the year 9999, and in whatever time zone the server thinks."""
+        written = record(recorded_at_ns=recorded_at_us * 1000)
+        store(make_conninfo(record_database, options="-c TimeZone=Pacific/Kiritimati"), written)
+        found = await reader.call(written.call_id)
+        assert found is not None
+        assert found.records[0].recorded_at_ns == recorded_at_us * 1000
+
+    async def test_is_read_by_a_server_in_any_time_zone(self, record_database: str) -> None:
+        written = record(recorded_at_ns=253_402_300_799_999_999_000)
+        store(record_database, written)
+        far_east = RecordReader(make_conninfo(record_database, options="-c TimeZone=Pacific/Kiritimati"))
+        await far_east.open()
+        found = await far_east.call(written.call_id)
+        await far_east.close()
+        assert found is not None
+        assert found.records == [written]
+
+
+def _as_json(each: StageRecord) -> dict[str, object]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in each.attributes.items()}
+
+
+class TestTheList:
+    async def test_is_newest_first_and_goes_on_where_a_page_ended(
+        self, record_database: str, reader: RecordReader
+    ) -> None:
+        calls = [record() for _ in range(5)]
+        store(record_database, *calls)
+        newest_first = [each.call_id for each in reversed(calls)]
+        first = await reader.calls(None, 2)
+        assert [row["call_id"] for row in first] == newest_first[:2]
+        rest = await reader.calls(newest_first[1], 100)
+        assert [row["call_id"] for row in rest] == newest_first[2:]
+        assert await reader.calls(newest_first[-1], 100) == []
+
+    async def test_holds_no_payload(self, record_database: str, reader: RecordReader) -> None:
+        store(record_database, *whole_call())
+        [row] = await reader.calls(None, 10)
+        assert not [name for name, value in row.items() if "payload" in name or isinstance(value, bytes)]
+
+
+class TestADatabaseThatCannotBeAsked:
+    async def test_because_it_is_not_there_is_said_to_be_away(self) -> None:
+        reader = RecordReader(NOWHERE, timeout_s=0.2)
+        await reader.open()
+        for ask in (reader.calls(None, 1), reader.call(new_call_id()), reader.pending_migrations()):
+            with pytest.raises(StoreError, match="the database is away"):
+                await ask
+        await reader.close()
+
+    async def test_because_it_says_nothing_is_given_up(
+        self, record_database: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(read._Connection, "silence_s", 0.2)
+        monkeypatch.setattr(read._PlainConnection, "silence_s", 0.2)
+        with proxy_to(record_database) as proxy:
+            reader = RecordReader(proxy.dsn(record_database), timeout_s=0.5)
+            await reader.open()
+            assert await reader.calls(None, 1) == []
+            proxy.stall()
+            for ask in (reader.calls(None, 1), reader.pending_migrations()):
+                with pytest.raises(StoreError, match="the database is away"):
+                    await ask
+            proxy.resume()
+            assert await reader.calls(None, 1) == []
+            await reader.close()
+
+    async def test_for_a_while_is_asked_again(self, record_database: str) -> None:
+        with proxy_to(record_database) as proxy:
+            reader = RecordReader(proxy.dsn(record_database), timeout_s=0.5)
+            await reader.open()
+            assert await reader.calls(None, 1) == []
+            proxy.refuse()
+            with pytest.raises(StoreError):
+                await reader.calls(None, 1)
+            proxy.accept()
+            assert await reader.calls(None, 1) == []
+            await reader.close()
+
+    async def test_because_it_has_no_tables_is_told_apart(self, database: str) -> None:
+        reader = RecordReader(database)
+        await reader.open()
+        with pytest.raises(StoreError, match="run `luthien migrate`"):
+            await reader.calls(None, 1)
+        assert await reader.pending_migrations() == [each.name for each in read_migrations(migrations_folder())]
+        migrate(database)
+        assert await reader.calls(None, 1) == []
+        assert await reader.pending_migrations() == []
+        await reader.close()
+
+    async def test_is_read_on_after_its_columns_changed_their_types(
+        self, record_database: str, reader: RecordReader
+    ) -> None:
+        """A statement that Postgres had prepared for the old ones would fail for ever."""
+        written = record()
+        store(record_database, written)
+        for _ in range(8):
+            assert await reader.call(written.call_id)
+        with psycopg.connect(record_database, autocommit=True) as conn:
+            conn.execute("ALTER TABLE conversation_calls ALTER COLUMN decisions TYPE bigint")
+        for _ in range(8):
+            assert await reader.call(written.call_id)
