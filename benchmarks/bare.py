@@ -1,6 +1,6 @@
 """The measure of all things: a pass-through of FastAPI and httpx that parses, forwards, and does nothing else.
 
-    python -m benchmarks.bare PORT UPSTREAM_URL
+Run as `python -m benchmarks.bare PORT UPSTREAM_URL`.
 """
 
 from __future__ import annotations

@@ -85,7 +85,14 @@ def bare(upstream_url: str) -> Variant:
 
 
 def luthien(
-    name: str, upstream_url: str, dsn: str, folder: Path, *, record: bool, export: bool = False, src: Path | None = None
+    name: str,
+    upstream_url: str,
+    dsn: str,
+    folder: Path,
+    *,
+    record: bool,
+    export: bool = False,
+    src: Path | None = None,
 ) -> Variant:
     """Luthien as `luthien serve` runs it, without policies; `src` is another source tree to take it from."""
     config = folder / "luthien.yaml"
@@ -117,7 +124,7 @@ async def running(variant: Variant) -> AsyncIterator[GatewayProcess]:
     process = await asyncio.create_subprocess_exec(*command, env=environment, cwd=Path(__file__).parent.parent)
     try:
         os.sched_setaffinity(process.pid, {GATEWAY_CORE})
-        await _wait_until_ready(process, port)
+        await _wait_until_ready(variant.name, process, port)
         yield GatewayProcess(variant, port, process.pid)
     finally:
         await _stop(process)
@@ -141,15 +148,15 @@ def _free_port() -> int:
         return port
 
 
-async def _wait_until_ready(process: Process, port: int) -> None:
+async def _wait_until_ready(name: str, process: Process, port: int) -> None:
     ends = time.monotonic() + _START_S
     while time.monotonic() < ends:
         if process.returncode is not None:
-            raise RuntimeError(f"a gateway ended with status {process.returncode} before it was ready")
+            raise RuntimeError(f"{name} ended with status {process.returncode} before it was ready")
         if await asyncio.to_thread(_is_ready, port):
             return
         await asyncio.sleep(0.1)
-    raise RuntimeError("a gateway was not ready in time")
+    raise RuntimeError(f"{name} was not ready in time")
 
 
 def _is_ready(port: int) -> bool:

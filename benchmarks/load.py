@@ -7,6 +7,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 from benchmarks import canned
@@ -130,11 +131,15 @@ async def call_streaming(port: int, connections: int, seconds: float, upstream: 
     return await _run(port, load, callers, until)
 
 
+def _itself(caller: _Caller) -> _Caller:
+    return caller
+
+
 async def _run(port: int, load: Load, callers: Sequence[_Caller], until: float) -> Load:
     started = time.perf_counter()
     loop = asyncio.get_running_loop()
     for caller in callers:
-        await loop.create_connection(lambda caller=caller: caller, "127.0.0.1", port)
+        await loop.create_connection(partial(_itself, caller), "127.0.0.1", port)
     async with asyncio.timeout(_PATIENCE_S + until - started):
         await asyncio.gather(*(caller.finished for caller in callers))
     load.elapsed_s = time.perf_counter() - started

@@ -1,26 +1,24 @@
 """What does Luthien cost, against a bare pass-through and against itself without the record?
 
-    python -m benchmarks.overhead [--rounds N] [--seconds S] [--json] [--otlp] [--src NAME=PATH]
+    python -m benchmarks.overhead [--rounds N] [--seconds S] [--connections N] [--json] [--otlp] [--src NAME=PATH]
 
-Every gateway has a process of its own on one core; the load, the canned provider and Postgres share the other one.
-The gateways are measured in turn, round after round, so that what the machine does meanwhile happens to all of them;
-every ratio is the median of the ratios within the rounds. At the end the rows in Postgres are counted: a gateway that
-had not recorded what it served would have been cheap for nothing.
+The gateway has one core to itself; the load, the canned provider and Postgres share the other one. The gateways are
+measured in turn, round after round, so that what the machine does meanwhile happens to all of them.
+At the end the rows in Postgres are counted: a gateway that had not recorded what it served would have been cheap for
+nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
-import json
 import os
+import random
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -28,95 +26,78 @@ import psycopg
 import uvloop
 
 from benchmarks.canned import CannedUpstream
-from benchmarks.gateways import LOAD_CORE, GatewayProcess, Variant, bare, luthien, running
+from benchmarks.figures import TARGET, Comparison, Figures, Rounds, as_json, as_text, compare
+from benchmarks.gateways import LOAD_CORE, Variant, bare, luthien, running
 from benchmarks.load import call_plainly, call_streaming
 from luthien.store.embedded import embedded_postgres
 from luthien.store.migrate import migrate
 
-CONNECTIONS = 16
 RECORDS_PER_CALL = 5
-"""Four stages and the outcome: there are no policies here, whose decisions would be records, too."""
-TARGET = 1.6
+"""The four stages and the outcome: without policies there are no decisions."""
 
-_BARE, _RECORDED, _UNRECORDED = "bare pass-through", "luthien", "luthien, record off"
+_RECORDED, _UNRECORDED = "luthien", "luthien, record off"
 _STORED_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What one gateway did in one round, or the medians of several."""
-
-    cpu_us_per_call: float
-    calls_per_s: float
-    busy: float
-    """Which part of the time under load its core was used: well below 1, the other core was the limit."""
-    added_latency_us: float
-    """At one connection, against a client that calls the provider directly; a median of all calls."""
-    chunks_per_s: float
-    cpu_us_per_chunk: float
 
 
 @dataclass(slots=True)
 class Contender:
     """A gateway in the race, and what it did in each round."""
 
-    gateway: GatewayProcess
-    rounds: list[Figures]
+    variant: Variant
+    rounds: list[Figures] = field(default_factory=list)
     calls: int = 0
 
-    @property
-    def name(self) -> str:
-        return self.gateway.variant.name
 
-    def medians(self) -> Figures:
-        rows = [asdict(figures) for figures in self.rounds]
-        return Figures(**{name: median(row[name] for row in rows) for name in rows[0]})
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """How long the loads of a turn last, and from how many connections they come."""
+
+    seconds: float
+    connections: int
 
 
-async def measure(contender: Contender, upstream: CannedUpstream, seconds: float, direct_us: float) -> Figures:
-    """One turn of one gateway."""
-    gateway = contender.gateway
-    contender.calls += (await call_plainly(gateway.port, CONNECTIONS, seconds / 10)).calls
-
-    before = await gateway.settle()
-    plain = await call_plainly(gateway.port, CONNECTIONS, seconds)
-    under_load_s = gateway.cpu_s() - before
-    plain_cpu_s = await gateway.settle() - before
-
-    single = await call_plainly(gateway.port, 1, seconds / 2)
-
-    before = await gateway.settle()
-    streamed = await call_streaming(gateway.port, CONNECTIONS, seconds, upstream)
-    streamed_cpu_s = await gateway.settle() - before
-
-    contender.calls += plain.calls + single.calls + streamed.calls
+async def measure(contender: Contender, upstream: CannedUpstream, turn: Turn) -> Figures:
+    """One turn of one gateway. CPU time counts until it is at rest: it may record later, but not for free."""
+    seconds, connections = turn.seconds, turn.connections
+    direct = await call_plainly(upstream.port, 1, seconds / 4)
+    async with running(contender.variant) as gateway:
+        contender.calls += await gateway.check()
+        warm_up = await call_plainly(gateway.port, connections, seconds / 3)
+        before_s = await gateway.settle()
+        plain = await call_plainly(gateway.port, connections, seconds)
+        under_load_s = gateway.cpu_s() - before_s
+        after_plain_s = await gateway.settle()
+        alone = await call_plainly(gateway.port, 1, seconds / 2)
+        after_alone_s = await gateway.settle()
+        streamed = await call_streaming(gateway.port, connections, seconds, upstream)
+        after_streamed_s = await gateway.settle()
+    contender.calls += warm_up.calls + plain.calls + alone.calls + streamed.calls
     return Figures(
-        cpu_us_per_call=plain_cpu_s / plain.calls * 1e6,
+        cpu_us_per_call=(after_plain_s - before_s) / plain.calls * 1e6,
         calls_per_s=plain.calls / plain.elapsed_s,
         busy=under_load_s / plain.elapsed_s,
-        added_latency_us=median(single.latencies_s) * 1e6 - direct_us,
+        cpu_us_per_call_alone=(after_alone_s - after_plain_s) / alone.calls * 1e6,
+        added_latency_us=(median(alone.latencies_s) - median(direct.latencies_s)) * 1e6,
         chunks_per_s=streamed.chunks / streamed.elapsed_s,
-        cpu_us_per_chunk=streamed_cpu_s / streamed.chunks * 1e6,
+        cpu_us_per_chunk=(after_streamed_s - after_alone_s) / streamed.chunks * 1e6,
     )
 
 
-async def race(variants: Sequence[Variant], upstream: CannedUpstream, rounds: int, seconds: float) -> list[Contender]:
-    """Lets all gateways serve in turn. The order turns too, so that none always follows the same other one."""
-    async with AsyncExitStack() as stack:
-        contenders = [Contender(await stack.enter_async_context(running(variant)), []) for variant in variants]
-        for contender in contenders:
-            contender.calls += await contender.gateway.check()
-        for number in range(rounds):
-            direct = await call_plainly(upstream.port, 1, seconds / 4)
-            direct_us = median(direct.latencies_s) * 1e6
-            first = number % len(contenders)
-            for contender in [*contenders[first:], *contenders[:first]]:
-                contender.rounds.append(await measure(contender, upstream, seconds, direct_us))
-            _say(f"round {number + 1} of {rounds} is done")
+async def race(variants: Sequence[Variant], upstream: CannedUpstream, rounds: int, turn: Turn) -> list[Contender]:
+    """Lets all gateways serve in turn.
+
+    Each turn has a fresh process, because where things happen to lie in memory is worth a few percent either way;
+    each round has an order of its own, so that none always follows the same other one.
+    """
+    contenders = [Contender(variant) for variant in variants]
+    for number in range(rounds):
+        for contender in random.Random(number).sample(contenders, len(contenders)):
+            contender.rounds.append(await measure(contender, upstream, turn))
+        _say(f"round {number + 1} of {rounds} is done")
     return contenders
 
 
-def unrecorded(dsn: str, calls: int) -> str | None:
+def lacking(dsn: str, calls: int) -> str | None:
     """What the record lacks of that many calls, once the writers are done; None when it is complete."""
     expected = (calls, calls * RECORDS_PER_CALL, calls, 0)
     query = """
@@ -137,61 +118,14 @@ def unrecorded(dsn: str, calls: int) -> str | None:
             time.sleep(0.5)
 
 
-def ratio(contender: Contender, against: Contender, name: str) -> float:
-    """The median over the rounds of one figure's ratio."""
-    pairs = zip(contender.rounds, against.rounds, strict=True)
-    return median(getattr(ours, name) / getattr(theirs, name) for ours, theirs in pairs)
-
-
-def report(contenders: Sequence[Contender], stored_calls: int) -> str:
-    """The result for people."""
-    columns = ("CPU us/call", "calls/s", "busy", "added us", "chunks/s", "CPU us/chunk")
-    lines = [f"{'':24}" + "".join(f"{column:>14}" for column in columns)]
-    for contender in contenders:
-        m = contender.medians()
-        cells = (
-            f"{m.cpu_us_per_call:.0f}",
-            f"{m.calls_per_s:.0f}",
-            f"{m.busy:.0%}",
-            f"{m.added_latency_us:.0f}",
-            f"{m.chunks_per_s:.0f}",
-            f"{m.cpu_us_per_chunk:.1f}",
-        )
-        lines.append(f"{contender.name:24}" + "".join(f"{cell:>14}" for cell in cells))
-    lines.append("")
-    for ours, theirs, ratios in comparisons(contenders):
-        lines.append(
-            f"{ours} / {theirs}: CPU {ratios['cpu_us_per_call']:.2f}, calls/s {ratios['calls_per_s']:.2f}, "
-            f"added latency {ratios['added_latency_us']:.2f}, chunks/s {ratios['chunks_per_s']:.2f}, "
-            f"CPU a chunk {ratios['cpu_us_per_chunk']:.2f}"
-        )
-    lines.append(f"(the aim: luthien / bare pass-through at most {TARGET} in CPU)")
-    lines.append(f"Checked: {stored_calls} calls were recorded whole, {RECORDS_PER_CALL} records each; none was lost.")
-    return "\n".join(lines)
-
-
-def comparisons(contenders: Sequence[Contender]) -> list[tuple[str, str, dict[str, float]]]:
-    """Every gateway against the bare one, and every recording one against the one that records nothing."""
-    by_name = {contender.name: contender for contender in contenders}
-    bare_one, unrecorded_one = by_name[_BARE], by_name[_UNRECORDED]
-    pairs = [(each, bare_one) for each in contenders if each is not bare_one]
-    pairs += [(each, unrecorded_one) for each in contenders if each.gateway.variant.is_recorded]
-    names = ("cpu_us_per_call", "calls_per_s", "added_latency_us", "chunks_per_s", "cpu_us_per_chunk")
-    return [(a.name, b.name, {name: ratio(a, b, name) for name in names}) for a, b in pairs]
-
-
-def report_json(contenders: Sequence[Contender], stored_calls: int) -> str:
-    """The result for programs."""
-    return json.dumps(
-        {
-            "medians": {contender.name: asdict(contender.medians()) for contender in contenders},
-            "rounds": {contender.name: [asdict(figures) for figures in contender.rounds] for contender in contenders},
-            "ratios": [{"of": a, "to": b, **ratios} for a, b, ratios in comparisons(contenders)],
-            "recorded_calls": stored_calls,
-            "target": TARGET,
-        },
-        indent=2,
-    )
+def comparisons(rounds: Rounds, variants: Sequence[Variant]) -> list[Comparison]:
+    """Every gateway against the first, the bare one; every recording one against the one that records nothing."""
+    reference = variants[0].name
+    recording = [variant.name for variant in variants if variant.is_recorded]
+    return [
+        *(compare(rounds, variant.name, reference) for variant in variants[1:]),
+        *(compare(rounds, name, _UNRECORDED) for name in recording),
+    ]
 
 
 async def _race(args: argparse.Namespace, dsn: str, folder: Path) -> list[Contender]:
@@ -208,27 +142,27 @@ async def _race(args: argparse.Namespace, dsn: str, folder: Path) -> list[Conten
     for name, path in args.src:
         variants.append(luthien(name, url, dsn, folder, record=True, src=path))
     try:
-        return await race(variants, upstream, args.rounds, args.seconds)
+        return await race(variants, upstream, args.rounds, Turn(args.seconds, args.connections))
     finally:
         upstream.close()
 
 
 def _source(text: str) -> tuple[str, Path]:
-    name, separator, path = text.partition("=")
-    if not (separator and name and (Path(path) / "luthien").is_dir()):
+    name, _, path = text.partition("=")
+    if not (name and (Path(path) / "luthien").is_dir()):
         raise argparse.ArgumentTypeError("NAME=PATH, where PATH holds the package luthien")
     return name, Path(path).resolve()
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="how often each gateway is measured (default: 5)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="how long each load lasts (default: 2)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--otlp", action="store_true", help="measure Luthien with traces and metrics exported, too")
-    parser.add_argument(
-        "--src", type=_source, action="append", default=[], metavar="NAME=PATH", help="measure another source tree, too"
-    )
+    option = parser.add_argument
+    option("--rounds", type=int, default=5, help="how often each gateway is measured (default: 5)")
+    option("--seconds", type=float, default=1.5, help="how long each load lasts (default: 1.5)")
+    option("--connections", type=int, default=16, help="how many connections the load has (default: 16)")
+    option("--json", action="store_true", help="print JSON")
+    option("--otlp", action="store_true", help="measure Luthien with traces and metrics exported, too")
+    option("--src", type=_source, action="append", default=[], metavar="NAME=PATH", help="measure that source, too")
     return parser.parse_args()
 
 
@@ -246,12 +180,22 @@ def main() -> int:
             migrate(dsn)
             gc.freeze()
             contenders = uvloop.run(_race(args, dsn, folder))
-            calls = sum(contender.calls for contender in contenders if contender.gateway.variant.is_recorded)
-            missing = unrecorded(dsn, calls)
+            recorded_calls = sum(each.calls for each in contenders if each.variant.is_recorded)
+            missing = lacking(dsn, recorded_calls)
     if missing is not None:
         _say(f"The record is not complete, so the figures mean nothing. {missing}")
         return 1
-    print(report_json(contenders, calls) if args.json else report(contenders, calls))
+    variants = [each.variant for each in contenders]
+    rounds = {each.variant.name: each.rounds for each in contenders}
+    compared = comparisons(rounds, variants)
+    if args.json:
+        print(as_json(rounds, compared, recorded_calls))
+        return 0
+    print(as_text(rounds, compared))
+    print(f"\nThe aim: luthien / bare pass-through at most {TARGET} in CPU us/call.")
+    print(
+        f"Checked: all {recorded_calls} calls of the recording gateways are stored, {RECORDS_PER_CALL} records each."
+    )
     return 0
 
 

@@ -9,12 +9,31 @@ from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from yaml.constructor import ConstructorError
+from yaml.reader import ReaderError
 
 from luthien.errors import ConfigError
 
 Loc = tuple[int | str, ...]
 
 PUBLIC_UPSTREAMS = {"openai": "https://api.openai.com", "anthropic": "https://api.anthropic.com"}
+
+
+_KEY_TAGS = frozenset({"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"})
+_LIST, _MAPPING = "must be a list", "must be a mapping"
+# pydantic's words are Python's; these are those of YAML.
+_MESSAGES = {
+    "extra_forbidden": "no such key",
+    "missing": "is missing",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+    "string_type": "must be text",
+    "tuple_type": _LIST,
+    "frozen_set_type": _LIST,
+    "dict_type": _MAPPING,
+    "mapping_type": _MAPPING,
+    "model_type": _MAPPING,
+}
 
 
 class UpstreamConfig(BaseModel):
@@ -27,9 +46,10 @@ class UpstreamConfig(BaseModel):
     @classmethod
     def _is_url(cls, value: str) -> str:
         parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        is_one_word = not any(char.isspace() for char in value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or not is_one_word or parts.port == 0:
             raise ValueError("must be an http:// or https:// address")
-        if parts.query or parts.fragment or parts.username:
+        if parts.query or parts.fragment or "@" in parts.netloc:
             raise ValueError("must have no query, fragment or credentials")
         return value.rstrip("/").removesuffix("/v1")
 
@@ -48,14 +68,22 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    upstreams: Annotated[dict[str, UpstreamConfig], Field(validate_default=True)] = Field(
-        default_factory=dict
-    )
+    upstreams: Annotated[dict[str, UpstreamConfig], Field(validate_default=True)] = Field(default_factory=dict)
     policies: tuple[PolicyConfig, ...] = ()
 
     def upstream_url(self, provider: str) -> str:
         configured = self.upstreams.get(provider)
         return configured.url if configured else PUBLIC_UPSTREAMS[provider]
+
+
+class _Loader(yaml.SafeLoader):
+    """Says where a value stands that looks like a date or a number and is none."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            raise ConstructorError(None, None, str(error), node.start_mark) from None
 
 
 class ConfigFile:
@@ -65,18 +93,18 @@ class ConfigFile:
         self._name = name
         self._lines: dict[Loc, int] = {}
         self._mistakes: list[tuple[int, str]] = []
+        self._indexed: set[yaml.Node] = set()
         self.config = Config()
         try:
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
-            data = yaml.safe_load(text)
+            self.config = Config.model_validate(self._read(text))
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
             self._mistakes.append((mark.line + 1 if mark else 1, f"not YAML: {error.problem}"))
-            self.check()
-        if root is not None:
-            self._index(root, ())
-        try:
-            self.config = Config.model_validate({} if data is None else data)
+        except ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            self._mistakes.append((line, f"not YAML: the character U+{ord(text[error.position]):04X}"))
+        except RecursionError:
+            self._mistakes.append((1, "nested too deeply to be read"))
         except ValidationError as error:
             self.blame(error, ())
         for name_ in self.config.upstreams:
@@ -85,14 +113,29 @@ class ConfigFile:
                 self.mistake(("upstreams", name_), f"no such provider; known are {known}")
         self.check()
 
+    def _read(self, text: str) -> Any:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return {}
+        self._index(root, ())
+        data = loader.construct_document(root)
+        return {} if data is None else data
+
     def _index(self, node: yaml.Node, loc: Loc) -> None:
         self._lines.setdefault(loc, node.start_mark.line + 1)
+        if node in self._indexed:  # by an alias, of which there may be very many, or one to what it is part of
+            return
+        self._indexed.add(node)
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                at = (*loc, str(key.value))
-                if at in self._lines:
-                    self._mistakes.append((key.start_mark.line + 1, f"{_path(at)}: given twice"))
-                self._lines[at] = key.start_mark.line + 1
+                at = (*loc, key.value if isinstance(key, yaml.ScalarNode) else "?")
+                line = key.start_mark.line + 1
+                if key.tag not in _KEY_TAGS:
+                    self._mistakes.append((line, f"{_path(at)}: keys must be text; put it in quotes"))
+                elif at in self._lines:
+                    self._mistakes.append((line, f"{_path(at)}: given twice"))
+                self._lines[at] = line
                 self._index(value, at)
         elif isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
@@ -107,11 +150,15 @@ class ConfigFile:
 
     def blame(self, error: ValidationError, loc: Loc) -> None:
         """Notes every mistake that pydantic found in what stands at `loc`."""
-        for item in error.errors(include_input=False, include_url=False):
-            message = item["msg"].removeprefix("Value error, ")
-            if item["type"] == "extra_forbidden":
-                message = "no such key"
-            self.mistake((*loc, *item["loc"]), message[:1].lower() + message[1:])
+        items = error.errors(include_input=False, include_url=False)
+        for item in items:
+            where, kind = item["loc"], item["type"]
+            # What is wrong inside is not counted, so that the whole then seems too short.
+            is_echo = kind == "too_short" and any(len(other["loc"]) > len(where) for other in items)
+            if is_echo or kind == "invalid_key" or "[key]" in where:
+                continue
+            message = _MESSAGES.get(kind) or item["msg"].removeprefix("Value error, ")
+            self.mistake((*loc, *where), message[:1].lower() + message[1:])
 
     def check(self) -> None:
         """Raises `ConfigError` with every mistake noted so far, in the order of the file."""

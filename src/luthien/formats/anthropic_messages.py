@@ -5,7 +5,7 @@ https://docs.anthropic.com/en/api/messages and .../messages-streaming
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from luthien.formats import jsontext
@@ -15,12 +15,15 @@ from luthien.formats.format import (
     ResponseFacts,
     TextSlot,
     count_or_none,
+    error_message,
+    index_of,
+    number_or_none,
     objects,
     text_or_none,
     text_slots,
     whole,
 )
-from luthien.formats.sse import Chunk
+from luthien.formats.sse import MAX_DEPTH, Chunk
 from luthien.telemetry import conventions as names
 
 _ERROR_TYPES = {
@@ -39,17 +42,17 @@ class AnthropicMessages:
 
     def request_attributes(self, body: Json) -> Mapping[str, Any]:
         return {
-            names.REQUEST_MAX_TOKENS: body.get("max_tokens"),
-            names.REQUEST_TEMPERATURE: body.get("temperature"),
-            names.REQUEST_TOP_P: body.get("top_p"),
-            names.REQUEST_TOP_K: body.get("top_k"),
+            names.REQUEST_MAX_TOKENS: number_or_none(body.get("max_tokens")),
+            names.REQUEST_TEMPERATURE: number_or_none(body.get("temperature")),
+            names.REQUEST_TOP_P: number_or_none(body.get("top_p")),
+            names.REQUEST_TOP_K: number_or_none(body.get("top_k")),
         }
 
     def request_texts(self, body: Json) -> list[TextSlot]:
         slots = list(text_slots(body, "system", "system")) if "system" in body else []
         for message in objects(body.get("messages")):
             if "content" in message:
-                slots += _content_texts(message, str(message.get("role", "")))
+                slots += _content_texts(message, text_or_none(message.get("role")) or "")
         return slots
 
     def response_texts(self, body: Json) -> list[TextSlot]:
@@ -82,30 +85,19 @@ class AnthropicMessages:
         return AnthropicAssembler()
 
     def chunk_texts(self, body: Json) -> list[tuple[str, str]]:
-        index = body.get("index")
-        if body.get("type") == "content_block_delta":
-            part = body.get("delta")
-            if isinstance(part, dict) and part.get("type") == "text_delta":
-                return [(f"{index}/text", part["text"])] if isinstance(part.get("text"), str) else []
-        elif body.get("type") == "content_block_start":
-            part = body.get("content_block")
-            if isinstance(part, dict) and part.get("type") == "text" and part.get("text"):
-                return [(f"{index}/text", part["text"])] if isinstance(part["text"], str) else []
-        return []
+        return [(f"{index_of(body)}/text", slot.text) for slot in _chunk_slots(body)]
 
-    def with_chunk_texts(self, chunk: Chunk, texts: Mapping[str, str]) -> Chunk:
+    def with_chunk_texts(self, chunk: Chunk, texts: Sequence[str]) -> Chunk:
         body = jsontext.parse_object(chunk.data or b"")
-        for key, _ in self.chunk_texts(body):
-            if key in texts:
-                part = body["delta"] if body["type"] == "content_block_delta" else body["content_block"]
-                part["text"] = texts[key]
+        for slot, text in zip(_chunk_slots(body), texts, strict=True):
+            slot.set(text)
         return Chunk.of(body, chunk.event)
 
     def ended_texts(self, chunk: Chunk, open_keys: Iterable[str]) -> list[str]:
         body = chunk.json or {}
         match body.get("type"):
             case "content_block_stop":
-                return [key for key in open_keys if key == f"{body.get('index')}/text"]
+                return [key for key in open_keys if key == f"{index_of(body)}/text"]
             case "message_delta" | "message_stop":
                 return list(open_keys)
             case _:
@@ -118,8 +110,7 @@ class AnthropicMessages:
         body = chunk.json or {}
         if body.get("type") != "error":
             return None
-        error = body.get("error")
-        return str(error.get("message", "") if isinstance(error, dict) else error) or "unspecified error"
+        return error_message(body.get("error"))
 
     def error_body(self, status: int, code: str, message: str) -> bytes:
         kind = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
@@ -134,7 +125,7 @@ class AnthropicAssembler:
 
     def __init__(self) -> None:
         self._message: Json | None = None
-        self._blocks: dict[Any, Json] = {}
+        self._blocks: dict[int, Json] = {}
         self._error: Any = None
 
     def add(self, chunk: Chunk) -> None:
@@ -143,14 +134,17 @@ class AnthropicAssembler:
             return
         match body.get("type"):
             case "message_start":
-                self._message = dict(body["message"]) if isinstance(body.get("message"), dict) else {}
+                message = body.get("message")
+                self._message = dict(message) if isinstance(message, dict) else {}
+                content = objects(self._message.get("content"))
+                self._blocks = {index: _own(block) for index, block in enumerate(content)}
             case "content_block_start":
                 block = body.get("content_block")
-                self._blocks[body.get("index")] = dict(block) if isinstance(block, dict) else {}
+                self._blocks[index_of(body)] = _own(block) if isinstance(block, dict) else {}
             case "content_block_delta":
                 delta = body.get("delta")
                 if isinstance(delta, dict):
-                    _apply_delta(self._blocks.setdefault(body.get("index"), {}), delta)
+                    _apply_delta(self._blocks.setdefault(index_of(body), {}), delta)
             case "message_delta":
                 self._merge_top(body)
             case "error":
@@ -162,20 +156,32 @@ class AnthropicAssembler:
             if key == "delta" and isinstance(value, dict):
                 message.update(value)
             elif key == "usage" and isinstance(value, dict):
-                usage = message.get("usage")
-                message["usage"] = {**(usage if isinstance(usage, dict) else {}), **value}
+                # Totals so far. What is not counted may be null here, and then the count of the start stands.
+                known = message.get("usage")
+                known = known if isinstance(known, dict) else {}
+                counted = {name: count for name, count in value.items() if count is not None or name not in known}
+                message["usage"] = {**known, **counted}
             elif key != "type":
                 message[key] = value
 
     def result(self) -> Json | None:
         if self._message is None and not self._blocks and self._error is None:
             return None
-        message = dict(self._message or {})
+        message: Json = whole(self._message or {})
         if self._blocks or "content" in message:
             message["content"] = [_whole_block(block) for block in self._blocks.values()]
         if self._error is not None:
             message["error"] = self._error
         return message
+
+
+def _chunk_slots(body: Json) -> Iterable[TextSlot]:
+    part = body.get({"content_block_delta": "delta", "content_block_start": "content_block"}.get(_type(body), ""))
+    return text_slots(part, "text", "assistant") if isinstance(part, dict) and part.get("text") else ()
+
+
+def _type(body: Json) -> str:
+    return text_or_none(body.get("type")) or ""
 
 
 def _content_texts(message: Json, role: str) -> Iterable[TextSlot]:
@@ -193,21 +199,26 @@ def _apply_delta(block: Json, delta: Json) -> None:
             if not isinstance(block.get("citations"), list):
                 block["citations"] = []
             block["citations"].append(value)
-        elif isinstance(value, str):
+        elif isinstance(value, str) and key != "signature":
             pieces = block.get(key)
             if not isinstance(pieces, Pieces):
-                pieces = block[key] = Pieces([pieces] if isinstance(pieces, str) else [])
-            pieces.append(value)
+                pieces = block[key] = Pieces(*([pieces] if isinstance(pieces, str) else ()))
+            pieces.parts.append(value)
         else:
-            block[key] = value
+            block |= _own({key: value})
+
+
+def _own(block: Json) -> Json:
+    """A copy whose lists may grow: those of a chunk are for reading only."""
+    return {key: [*value] if isinstance(value, list) else value for key, value in block.items()}
 
 
 def _whole_block(block: Json) -> Json:
     """The block with its text joined and its tool input parsed; input cut short stays in `partial_json`."""
     assembled: Json = whole(block)
-    if fragments := assembled.get("partial_json"):
+    if fragments := text_or_none(assembled.get("partial_json")):
         try:
-            assembled["input"] = jsontext.parse(fragments)
+            assembled["input"] = jsontext.parse(fragments, max_depth=MAX_DEPTH)
         except jsontext.InvalidJson:
             return assembled
     assembled.pop("partial_json", None)

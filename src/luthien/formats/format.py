@@ -6,7 +6,7 @@ Whatever it does not know, it leaves as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -87,12 +87,12 @@ class WireFormat(Protocol):
         """The text that a chunk adds, as (key, text); the texts of one key make up one whole text."""
         ...
 
-    def with_chunk_texts(self, chunk: Chunk, texts: Mapping[str, str]) -> Chunk:
-        """The same chunk with the texts of some keys replaced."""
+    def with_chunk_texts(self, chunk: Chunk, texts: Sequence[str]) -> Chunk:
+        """The same chunk with other texts, one for each that `chunk_texts` finds in it."""
         ...
 
     def ended_texts(self, chunk: Chunk, open_keys: Iterable[str]) -> list[str]:
-        """Those of `open_keys` to which nothing can be added after this chunk."""
+        """Those of `open_keys` to which nothing is added after this chunk, unless the provider is out of order."""
         ...
 
     def is_terminal(self, chunk: Chunk) -> bool:
@@ -110,14 +110,19 @@ class WireFormat(Protocol):
         ...
 
 
-class Pieces(list[str]):
+class Pieces:
     """Text that grows: joined once, when somebody asks."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, *parts: str) -> None:
+        self.parts = [*parts]
 
 
 def whole(value: Any) -> Any:
     """A copy of an assembled value with its `Pieces` joined."""
     if isinstance(value, Pieces):
-        return "".join(value)
+        return "".join(value.parts)
     if isinstance(value, dict):
         return {key: whole(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -147,3 +152,17 @@ def text_or_none(value: Any) -> str | None:
 
 def count_or_none(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def number_or_none(value: Any) -> float | None:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def index_of(value: Json) -> int:
+    """Which choice or block a piece of a stream belongs to: the first, when it does not say."""
+    return count_or_none(value.get("index")) or 0
+
+
+def error_message(error: Any) -> str:
+    message = error.get("message") if isinstance(error, dict) else error
+    return text_or_none(message) or "unspecified error"

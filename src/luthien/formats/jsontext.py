@@ -7,46 +7,68 @@ refuse lone surrogates, and both occur in real traffic.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
+
+_BOM = "\ufeff"
+_MARK = re.compile(r'"(?:[^"\\]|\\.)*+"|(?P<opens>[\[{])|[\]}]', re.DOTALL)
+_TOO_DEEP = "nested too deeply to be read"
 
 
 class InvalidJson(ValueError):
     """The text is not JSON; the message says where, in words fit for a client."""
 
 
-def parse(text: bytes | str) -> Any:
-    """The value of a JSON text.
+def parse(text: bytes | str, *, max_depth: int | None = None) -> Any:
+    """The value of a JSON text. `NaN` and `Infinity` are read as well, since some providers send them.
 
     Raises:
-        InvalidJson: not JSON, not UTF-8, or nested deeper than the parser goes.
+        InvalidJson: not JSON, not UTF-8, or nested deeper than `max_depth` or than the parser goes.
     """
     try:
-        return json.loads(text)
+        # Decoded here, because the parser would also take UTF-16 and UTF-32.
+        decoded = text if isinstance(text, str) else text.decode("utf-8", "surrogatepass")
+        if max_depth is None or not _is_deeper(decoded, max_depth):
+            return json.loads(decoded.removeprefix(_BOM))
     except json.JSONDecodeError as error:
         raise InvalidJson(f"{error.msg} at line {error.lineno}, column {error.colno}") from None
     except UnicodeDecodeError as error:
         raise InvalidJson(f"byte {error.start} is not valid UTF-8") from None
     except RecursionError:
-        raise InvalidJson("nested too deeply to be read") from None
+        raise InvalidJson(_TOO_DEEP) from None
     except ValueError as error:
         raise InvalidJson(str(error)) from None
+    raise InvalidJson(_TOO_DEEP)
 
 
-def parse_object(text: bytes | str) -> dict[str, Any]:
+def parse_object(text: bytes | str, *, max_depth: int | None = None) -> dict[str, Any]:
     """Like `parse`, for texts that must be a JSON object."""
-    value = parse(text)
+    value = parse(text, max_depth=max_depth)
     if not isinstance(value, dict):
         raise InvalidJson(f"expected a JSON object, got {type(value).__name__}")
     return value
 
 
 def render(value: Any) -> bytes:
-    """Compact UTF-8 JSON. Lone surrogates are escaped, since UTF-8 has no bytes for them.
+    """Compact UTF-8 JSON of anything that `parse` can give, unless it is nested deeper than the writer goes.
 
-    Raises:
-        ValueError: a number without a JSON form (infinity, NaN).
+    Lone surrogates are escaped, since UTF-8 has no bytes for them.
     """
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:
-        return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _is_deeper(text: str, depth: int) -> bool:
+    if text.count("[") + text.count("{") <= depth:
+        return False
+    level = 0
+    for mark in _MARK.finditer(text):
+        if mark.lastgroup:
+            level += 1
+            if level > depth:
+                return True
+        elif mark.group() in "]}":
+            level -= 1
+    return False

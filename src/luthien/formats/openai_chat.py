@@ -5,7 +5,7 @@ https://platform.openai.com/docs/api-reference/chat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from luthien.formats import jsontext
@@ -15,6 +15,9 @@ from luthien.formats.format import (
     ResponseFacts,
     TextSlot,
     count_or_none,
+    error_message,
+    index_of,
+    number_or_none,
     objects,
     text_or_none,
     text_slots,
@@ -25,6 +28,8 @@ from luthien.telemetry import conventions as names
 
 _ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 _TEXT_FIELDS = ("content", "refusal", "reasoning_content", "reasoning")
+# A choice speaks in one of these at a time: first it reasons, then it answers, then it calls its tools.
+_SPOKEN = (*_TEXT_FIELDS, "tool_calls", "function_call")
 # Fields of a delta that state a value; every other string is a fragment to be appended.
 _STATED = frozenset({"id", "type", "role", "index"})
 
@@ -35,37 +40,32 @@ class OpenAIChat:
     path = "/v1/chat/completions"
 
     def request_attributes(self, body: Json) -> Mapping[str, Any]:
+        max_tokens = body.get("max_completion_tokens")
         return {
-            names.REQUEST_MAX_TOKENS: body.get("max_completion_tokens", body.get("max_tokens")),
-            names.REQUEST_TEMPERATURE: body.get("temperature"),
-            names.REQUEST_TOP_P: body.get("top_p"),
-            names.REQUEST_FREQUENCY_PENALTY: body.get("frequency_penalty"),
-            names.REQUEST_PRESENCE_PENALTY: body.get("presence_penalty"),
-            names.REQUEST_SEED: body.get("seed"),
-            names.REQUEST_CHOICES: body.get("n"),
+            names.REQUEST_MAX_TOKENS: number_or_none(body.get("max_tokens") if max_tokens is None else max_tokens),
+            names.REQUEST_TEMPERATURE: number_or_none(body.get("temperature")),
+            names.REQUEST_TOP_P: number_or_none(body.get("top_p")),
+            names.REQUEST_FREQUENCY_PENALTY: number_or_none(body.get("frequency_penalty")),
+            names.REQUEST_PRESENCE_PENALTY: number_or_none(body.get("presence_penalty")),
+            names.REQUEST_SEED: number_or_none(body.get("seed")),
+            names.REQUEST_CHOICES: number_or_none(body.get("n")),
         }
 
     def request_texts(self, body: Json) -> list[TextSlot]:
         return [
             slot
             for message in objects(body.get("messages"))
-            if "content" in message
-            for slot in text_slots(message, "content", str(message.get("role", "")))
+            for slot in _message_slots(message, text_or_none(message.get("role")) or "")
         ]
 
     def response_texts(self, body: Json) -> list[TextSlot]:
         messages = [choice.get("message") for choice in objects(body.get("choices"))]
-        return [
-            slot
-            for message in objects(messages)
-            for field in _TEXT_FIELDS
-            if field in message
-            for slot in text_slots(message, field, "assistant")
-        ]
+        return [slot for message in objects(messages) for slot in _message_slots(message, "assistant")]
 
     def add_system_message(self, body: Json, text: str) -> None:
         messages = body.get("messages")
-        body["messages"] = [{"role": "system", "content": text}, *(messages or [])]
+        others = messages if isinstance(messages, list) else []
+        body["messages"] = [{"role": "system", "content": text}, *others]
 
     def response_facts(self, body: Json) -> ResponseFacts:
         usage = body.get("usage")
@@ -83,40 +83,32 @@ class OpenAIChat:
         return OpenAIChatAssembler()
 
     def chunk_texts(self, body: Json) -> list[tuple[str, str]]:
-        return [
-            (f"{choice.get('index', 0)}/{field}", delta[field])
-            for choice in objects(body.get("choices"))
-            if isinstance(delta := choice.get("delta"), dict)
-            for field in _TEXT_FIELDS
-            if isinstance(delta.get(field), str)
-        ]
+        return [(key, slot.text) for key, slot in _chunk_slots(body)]
 
-    def with_chunk_texts(self, chunk: Chunk, texts: Mapping[str, str]) -> Chunk:
+    def with_chunk_texts(self, chunk: Chunk, texts: Sequence[str]) -> Chunk:
         body = jsontext.parse_object(chunk.data or b"")
-        for choice in objects(body.get("choices")):
-            delta = choice.get("delta")
-            for field in _TEXT_FIELDS:
-                key = f"{choice.get('index', 0)}/{field}"
-                if isinstance(delta, dict) and key in texts and isinstance(delta.get(field), str):
-                    delta[field] = texts[key]
+        for (_, slot), text in zip(_chunk_slots(body), texts, strict=True):
+            slot.set(text)
         return Chunk.of(body, chunk.event)
 
     def ended_texts(self, chunk: Chunk, open_keys: Iterable[str]) -> list[str]:
-        finished = {
-            f"{choice.get('index', 0)}/"
-            for choice in objects((chunk.json or {}).get("choices"))
-            if choice.get("finish_reason") is not None
-        }
-        return [key for key in open_keys if key[: key.index("/") + 1] in finished]
+        goes_on: dict[str, set[str]] = {}
+        for choice in objects((chunk.json or {}).get("choices")):
+            delta = choice.get("delta")
+            fields = {field for field in _SPOKEN if delta.get(field)} if isinstance(delta, dict) else set()
+            if choice.get("finish_reason") is not None:
+                goes_on[str(index_of(choice))] = set()
+            elif fields:
+                goes_on[str(index_of(choice))] = fields
+        keys = ((key, *key.split("/")) for key in open_keys)
+        return [key for key, index, field in keys if index in goes_on and field not in goes_on[index]]
 
     def is_terminal(self, chunk: Chunk) -> bool:
         return chunk.data is not None and chunk.data.strip() == b"[DONE]"
 
     def stream_error(self, chunk: Chunk) -> str | None:
         error = (chunk.json or {}).get("error")
-        if not error:
-            return None
-        return str(error.get("message", "") if isinstance(error, dict) else error) or "unspecified error"
+        return error_message(error) if error else None
 
     def error_body(self, status: int, code: str, message: str) -> bytes:
         kind = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
@@ -126,12 +118,28 @@ class OpenAIChat:
         return b"data: %s\n\n" % self.error_body(status, code, message)
 
 
+def _message_slots(message: Json, role: str) -> Iterator[TextSlot]:
+    for field in _TEXT_FIELDS:
+        if field in message:
+            yield from text_slots(message, field, role)
+
+
+def _chunk_slots(body: Json) -> Iterator[tuple[str, TextSlot]]:
+    for choice in objects(body.get("choices")):
+        delta = choice.get("delta")
+        if isinstance(delta, dict):
+            for field in _TEXT_FIELDS:
+                if field in delta:
+                    for slot in text_slots(delta, field, "assistant"):
+                        yield f"{index_of(choice)}/{field}", slot
+
+
 class OpenAIChatAssembler:
     """Merges `chat.completion.chunk` objects into the `chat.completion` they stand for."""
 
     def __init__(self) -> None:
         self._top: Json = {}
-        self._choices: dict[Any, Json] = {}
+        self._choices: dict[int, Json] = {}
 
     def add(self, chunk: Chunk) -> None:
         body = chunk.json
@@ -145,11 +153,11 @@ class OpenAIChatAssembler:
                 self._top[key] = value
 
     def _add_choice(self, choice: Json) -> None:
-        index = choice.get("index", 0)
-        known = self._choices.setdefault(
-            index if isinstance(index, int) else 0, {"index": index, "message": {}, "finish_reason": None}
-        )
+        index = index_of(choice)
+        known = self._choices.setdefault(index, {"index": index, "message": {}, "finish_reason": None})
         for key, value in choice.items():
+            if key in {"index", "message"}:
+                continue
             if key == "delta":
                 _merge(known["message"], value if isinstance(value, dict) else {})
             elif key == "logprobs" and isinstance(value, dict):
@@ -180,27 +188,32 @@ def _merge(known: Json, delta: Json) -> None:
             pieces = known.get(key)
             if not isinstance(pieces, Pieces):
                 pieces = known[key] = Pieces()
-            pieces.append(value)
+            pieces.parts.append(value)
         elif isinstance(value, dict):
             if not isinstance(known.get(key), dict):
                 known[key] = {}
             _merge(known[key], value)
         elif isinstance(value, list):
-            if not isinstance(known.get(key), list):
-                known[key] = []
-            _merge_list(known[key], value)
+            if not isinstance(known.get(key), _Items):
+                known[key] = _Items()
+            known[key].merge(value)
         elif value is not None or key not in known:
             known[key] = value
 
 
-def _merge_list(known: list[Any], items: list[Any]) -> None:
-    by_index = {item["index"]: item for item in objects(known) if isinstance(item.get("index"), int)}
-    for item in items:
-        if isinstance(item, dict) and isinstance(item.get("index"), int):
-            target = by_index.get(item["index"])
-            if target is None:
-                target = by_index[item["index"]] = {}
-                known.append(target)
-            _merge(target, item)
-        else:
-            known.append(item)
+class _Items(list[Any]):
+    """A merged list. What has an index is merged with what came before under it; all else is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._by_index: dict[int, Json] = {}
+
+    def merge(self, items: list[Any]) -> None:
+        for item in items:
+            index = count_or_none(item.get("index")) if isinstance(item, dict) else None
+            if index is None:
+                self.append(item)
+                continue
+            if index not in self._by_index:
+                self.append(self._by_index.setdefault(index, {}))
+            _merge(self._by_index[index], item)

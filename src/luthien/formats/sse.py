@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from luthien.formats import jsontext
@@ -15,6 +16,8 @@ from luthien.formats import jsontext
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
+MAX_DEPTH = 100
+"""How deep what a frame says may nest: beyond all use, and before anybody who walks it exhausts the stack."""
 
 
 class FrameTooLarge(ValueError):
@@ -38,12 +41,14 @@ class Chunk:
 
     @property
     def json(self) -> dict[str, Any] | None:
-        """The data as a JSON object; None when it is anything else. Parsed once: for reading only."""
+        """The data as a JSON object; None when it is anything else, or nested beyond reason.
+
+        Parsed once: for reading only.
+        """
         if isinstance(self._json, bool):
-            try:
-                self._json = jsontext.parse_object(self.data) if self.data else None
-            except jsontext.InvalidJson:
-                self._json = None
+            self._json = None
+            with suppress(jsontext.InvalidJson):
+                self._json = jsontext.parse_object(self.data, max_depth=MAX_DEPTH) if self.data else None
         return self._json
 
     @classmethod
@@ -66,8 +71,11 @@ class FrameReader:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._buffer = b""
+        self._buffer = bytearray()
         self._at_start = True
+        # The last frame ended with the last byte received, a CR: an LF that comes next belongs to it.
+        self._after_cr = False
+        self._skipped = 0
 
     def feed(self, data: bytes) -> Iterator[Chunk]:
         """The frames that `data` completes.
@@ -75,21 +83,28 @@ class FrameReader:
         Raises:
             FrameTooLarge: the unfinished frame is longer than `max_bytes`.
         """
+        buffer, start = self._buffer, 0
+        if data and self._after_cr:
+            self._skipped, self._after_cr = int(data.startswith(b"\n")), False
         # A blank line is at most four bytes, so at most its first three were seen before.
-        search_from = max(0, len(self._buffer) - 3)
-        buffer = self._buffer + data if self._buffer else data
-        start = 0
-        while match := _BLANK_LINE.search(buffer, max(start, search_from)):
-            yield self._parse(buffer[start : match.end()])
-            start = match.end()
-        self._buffer = buffer[start:]
-        if len(self._buffer) > self._max_bytes:
+        search_from = max(self._skipped, len(buffer) - 3)
+        buffer += data
+        try:
+            while match := _BLANK_LINE.search(buffer, search_from):
+                raw = bytes(buffer[start : match.end()])
+                start = search_from = match.end()
+                self._skipped = 0
+                yield self._parse(raw)
+        finally:
+            self._after_cr = self._after_cr or (0 < start == len(buffer) and buffer.endswith(b"\r"))
+            del buffer[:start]
+        if len(buffer) > self._max_bytes:
             raise FrameTooLarge(f"a frame of the stream is longer than {self._max_bytes} bytes")
 
     @property
     def rest(self) -> bytes:
         """What was received of a frame that has not ended."""
-        return self._buffer
+        return bytes(self._buffer)
 
     def _parse(self, raw: bytes) -> Chunk:
         if self._at_start:

@@ -1,6 +1,7 @@
 """Credentials that clients put into request bodies, masked before anything is recorded.
 
-Tools of a provider that calls other servers carry keys for them: MCP servers in both providers' formats.
+Tools of a provider that calls other servers carry keys for them, some in the servers' addresses: MCP servers in
+both providers' formats.
 What goes over the wire is not touched, and wire hashes are those of the unmasked bytes.
 """
 
@@ -14,25 +15,33 @@ from luthien.formats import jsontext
 MASK = "[credential masked]"
 
 _KEYS = frozenset({"authorization", "authorization_token", "api_key", "api-key", "x-api-key", "access_token"})
+_URL_KEYS = frozenset({"url", "server_url"})
 _PLACES = ("tools", "mcp_servers")
-# What must be in the body for a second look to be worth it. A key may be spelled with \u escapes.
-_SUSPICION = re.compile(rb'"(?:tools|mcp_servers)"|\\u00', re.IGNORECASE)
-_KEY_SUSPICION = re.compile(
-    rb'"(?:authorization|authorization_token|api_key|api-key|x-api-key|access_token|headers)"|\\u00',
-    re.IGNORECASE,
-)
+_USERINFO = re.compile(r"(?<=//)[^/?#]*(?=@)")
+_QUERY = re.compile(r"\?[^#]+")
+# What must be in the body for a second look to be worth it. Anything may be spelled with escapes.
+_ESCAPE = r"\\u00(?:2d|3f|[4-7][0-9a-f])"
+_SUSPICION = re.compile(rf'"(?:{"|".join(_PLACES)})"|{_ESCAPE}'.encode(), re.IGNORECASE)
+_KEY = rf'"(?:{"|".join(sorted(_KEYS))}|headers)"'
+_URL = rf'"(?:{"|".join(sorted(_URL_KEYS))})"\s*:\s*"[^"?@]*[?@]'
+_KEY_SUSPICION = re.compile(f"{_KEY}|{_URL}|{_ESCAPE}".encode(), re.IGNORECASE)
 
 
 def masked(body: bytes) -> bytes | None:
-    """The body with its credentials masked; None when there are none, so that it is kept as it came."""
+    """The body with its credentials masked; None when there are none, so that it is kept as it came.
+
+    A body that may hold one and cannot be read is masked as a whole.
+    """
     if not (_SUSPICION.search(body) and _KEY_SUSPICION.search(body)):
         return None
     try:
-        value = jsontext.parse_object(body)
-    except jsontext.InvalidJson:
-        return None
-    found = [_mask(value[place]) for place in _PLACES if place in value]
-    return jsontext.render(value) if any(found) else None
+        value = jsontext.parse(body)
+        if not isinstance(value, dict):
+            return None
+        found = [_mask(value[place]) for place in _PLACES if place in value]
+        return jsontext.render(value) if any(found) else None
+    except (jsontext.InvalidJson, RecursionError):
+        return MASK.encode()
 
 
 def _mask(value: Any) -> bool:
@@ -42,10 +51,14 @@ def _mask(value: Any) -> bool:
             found |= _mask(item)
     elif isinstance(value, dict):
         for key, item in value.items():
-            if key.lower() in _KEYS and isinstance(item, str):
-                value[key], found = MASK, True
-            elif key.lower() == "headers" and isinstance(item, dict):
+            name = key.lower()
+            if name == "headers" and isinstance(item, dict):
                 value[key], found = dict.fromkeys(item, MASK), True
+            elif (name in _KEYS or name == "headers") and item is not None:
+                value[key], found = MASK, True
+            elif name in _URL_KEYS and isinstance(item, str):
+                value[key] = _QUERY.sub(f"?{MASK}", _USERINFO.sub(MASK, item))
+                found |= value[key] != item
             elif key != "parameters" and key != "input_schema":  # a schema describes keys, it holds none
                 found |= _mask(item)
     return found

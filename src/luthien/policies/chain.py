@@ -121,25 +121,16 @@ class ChainRun:
                 shown = shown_as(self.call, jsontext.parse_object(body))
                 verdict = await getattr(policy, hook)(shown)
                 if verdict.action is Action.MODIFY:
-                    output = jsontext.render(shown.body)
+                    rendered = jsontext.render(shown.body)
+                    output = None if rendered == jsontext.render(jsontext.parse(body)) else rendered
             except Exception as error:
                 raise self.broken(step, side, position, started, error) from error
-            changed = output is not None and output != jsontext.render(jsontext.parse(body))
-            self.decisions.append(
-                Decision(
-                    step,
-                    side,
-                    position,
-                    verdict,
-                    changed,
-                    time.perf_counter() - started,
-                    output=output if changed else None,
-                )
-            )
+            duration_s = time.perf_counter() - started
+            changed = output is not None
+            self.decisions.append(Decision(step, side, position, verdict, changed, duration_s, output=output))
             if verdict.action is Action.BLOCK:
                 break
-            if changed and output is not None:
-                body = output
+            body = body if output is None else output
         return body
 
     def broken(self, step: Step, side: Side, position: int, started: float, error: Exception) -> PolicyFailure:
@@ -188,9 +179,10 @@ class StreamRun:
         """What was still held, now that the provider has finished; like `feed`."""
         released: list[Chunk] = []
         for index, link in enumerate(self._links):
+            given = () if link.blocked else await link.end()
             if link.blocked:
                 break
-            released += await self._pass(index + 1, await link.end())
+            released += await self._pass(index + 1, given)
         return released
 
     async def _pass(self, first: int, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
@@ -255,15 +247,17 @@ class _Link:
                 if given.action is not Action.BLOCK:
                     raise TypeError(f"a verdict on a chunk can only block, not {given.action}")
                 self.blocked, given = given, ()
+            self._duration_s += time.perf_counter() - started
+            chunks: Sequence[Chunk] = tuple(given)
+            for chunk in chunks:
+                self._notice(chunk)
         except Exception as error:
             raise self._run.broken(self._step, Side.RESPONSE, self.position, started, error) from error
-        self._duration_s += time.perf_counter() - started
-        for chunk in given:
-            self._notice(chunk)
-        chunks: Sequence[Chunk] = given
         return chunks
 
     def _notice(self, chunk: Chunk) -> None:
+        if not isinstance(chunk, Chunk):
+            raise TypeError(f"a policy gives on chunks, not {type(chunk).__name__}")
         if self.assembler is not None:
             self.assembler.add(chunk)
         if self.changed:
@@ -275,20 +269,31 @@ class _Link:
             self._held.clear()
 
     def decision(self, final: bytes | None) -> Decision:
-        verdict = self.blocked or self._policy.stream_verdict()
-        if verdict.action is Action.ALLOW and self.changed:
-            verdict = Verdict.modify()
-        output = final
-        if self.assembler is not None:
-            assembled = self.assembler.result()
-            output = None if assembled is None else jsontext.render(assembled)
         return Decision(
             self._step,
             Side.RESPONSE,
             self.position,
-            verdict,
+            self._verdict(),
             self.changed,
             self._duration_s,
             self._chunks,
-            output if self.changed else None,
+            self._output(final) if self.changed else None,
         )
+
+    def _verdict(self) -> Verdict:
+        """What the policy says of the whole stream, which has passed: breaking here ends nothing any more."""
+        if self.blocked:
+            return self.blocked
+        try:
+            verdict = self._policy.stream_verdict()
+            is_bare = verdict.action is Action.ALLOW and self.changed
+        except Exception as error:  # noqa: BLE001 - the policy guard
+            _log.error("policy %s broke after a stream: %s", self.name, type(error).__name__)
+            return Verdict(Action.ERROR, f"{type(error).__name__}: {error}")
+        return Verdict.modify() if is_bare else verdict
+
+    def _output(self, final: bytes | None) -> bytes | None:
+        if self.assembler is None:
+            return final
+        assembled = self.assembler.result()
+        return None if assembled is None else jsontext.render(assembled)

@@ -7,7 +7,7 @@ signed thinking, images and files are left alone.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated
@@ -15,9 +15,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from luthien.exchange import Side
-from luthien.formats.format import TextSlot
+from luthien.formats.format import TextSlot, WireFormat
 from luthien.formats.sse import Chunk
-from luthien.policies.builtin.substitution import Edit, GrowingText, Substitution
+from luthien.policies.builtin.substitution import Edit, GrowingText, Substitution, TimeLimit
 from luthien.policies.policy import CallContext, Policy, Request, Response, Verdict
 
 
@@ -49,7 +49,11 @@ class ReplaceTextConfig(BaseModel):
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
     """Applied in order, each to what the one before it left."""
     max_held_chars: Annotated[int, Field(gt=0)] = 8192
-    """How much of a stream's text may be held while a match is undecided, in characters."""
+    """How much of a stream may be held while a match is undecided: characters of one text, and chunks. Beyond
+    that, a match is decided on what is there."""
+    match_timeout_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1000
+    """How long matching may take in a request, a response or a chunk, in milliseconds, and as much again for each
+    million characters. Beyond that the call is stopped, since all others wait meanwhile."""
 
 
 class ReplaceText(Policy):
@@ -57,8 +61,9 @@ class ReplaceText(Policy):
 
     def __init__(self, config: ReplaceTextConfig, call: CallContext) -> None:
         super().__init__(config, call)
+        self._limit = TimeLimit(config.match_timeout_ms / 1000)
         self._streams = [
-            _StreamedRule(rule.substitution, call, config.max_held_chars)
+            _StreamedRule(rule.substitution, call, config.max_held_chars, self._limit)
             for rule in config.rules
             if Side.RESPONSE in rule.sides
         ]
@@ -69,13 +74,14 @@ class ReplaceText(Policy):
     async def on_response(self, response: Response) -> Verdict:
         return self._replace(response.texts(), Side.RESPONSE)
 
-    def _replace(self, slots: Iterable[TextSlot], side: Side) -> Verdict:
+    def _replace(self, slots: list[TextSlot], side: Side) -> Verdict:
+        self._limit.restart(sum(len(slot.text) for slot in slots))
         total = 0
         rules = [rule for rule in self.config.rules if side in rule.sides]
         for slot in slots:
             text, found = slot.text, 0
             for rule in rules:
-                text, count = rule.substitution.apply(text)
+                text, count = rule.substitution.apply(text, self._limit)
                 found += count
             if found:
                 slot.set(text)
@@ -83,9 +89,11 @@ class ReplaceText(Policy):
         return _verdict(total)
 
     async def on_chunk(self, chunk: Chunk) -> Sequence[Chunk]:
+        self._limit.restart(len(chunk.raw))
         return self._pass(0, [chunk])
 
     async def on_stream_end(self) -> Sequence[Chunk]:
+        self._limit.restart()
         released: list[Chunk] = []
         for index, stream in enumerate(self._streams):
             released += self._pass(index + 1, stream.end())
@@ -108,8 +116,9 @@ def _verdict(count: int) -> Verdict:
 
 @dataclass(slots=True)
 class _Span:
-    """Where in the whole text of its key a held chunk's own text stands, and the edits that fall into it."""
+    """Where in the whole text of its key a piece of a held chunk stands, and the edits that fall into it."""
 
+    key: str
     start: int
     end: int
     edits: list[Edit] = field(default_factory=list)
@@ -118,7 +127,7 @@ class _Span:
 @dataclass(slots=True)
 class _Held:
     chunk: Chunk
-    spans: dict[str, _Span]
+    spans: list[_Span] = field(default_factory=list)
 
 
 class _StreamedRule:
@@ -127,28 +136,31 @@ class _StreamedRule:
     A chunk that no match touches leaves as the very frame that came.
     """
 
-    def __init__(self, substitution: Substitution, call: CallContext, max_held_chars: int) -> None:
+    def __init__(self, substitution: Substitution, call: CallContext, max_held: int, limit: TimeLimit) -> None:
         self.count = 0
         self._format = call.format
         self._substitution = substitution
-        self._max_held_chars = max_held_chars
+        self._max_held = max_held
+        self._limit = limit
         self._texts: dict[str, GrowingText] = {}
         self._held: deque[_Held] = deque()
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
-        body = chunk.json
-        held = _Held(chunk, {})
+        held = _Held(chunk)
         self._held.append(held)
-        for key, text in self._format.chunk_texts(body) if body is not None else ():
+        for key, text in _texts(self._format, chunk):
             growing = self._texts.get(key)
             if growing is None:
-                growing = self._texts[key] = GrowingText(self._substitution, self._max_held_chars)
-            held.spans[key] = _Span(growing.length, growing.length + len(text))
+                growing = GrowingText(self._substitution, self._max_held, self._limit)
+                self._texts[key] = growing
+            held.spans.append(_Span(key, growing.length, growing.length + len(text)))
             self._place(key, growing.add(text))
         if self._texts:
             for key in self._format.ended_texts(chunk, self._texts):
                 self._place(key, self._texts[key].end())
-        return self._release()
+        released = self._release()
+        # Behind one text that is undecided, others may pile up without end.
+        return [*released, *self.end()] if len(self._held) > self._max_held else released
 
     def end(self) -> list[Chunk]:
         for key, growing in self._texts.items():
@@ -156,13 +168,19 @@ class _StreamedRule:
         return self._release()
 
     def _place(self, key: str, edits: list[Edit]) -> None:
-        """Gives each edit to the held chunks whose text it covers."""
+        """Gives each edit to the held pieces whose text it covers; both are in the order of the text."""
+        if not edits:
+            return
         self.count += len(edits)
+        spans = (span for held in self._held for span in held.spans if span.key == key and span.start < span.end)
+        span = next(spans, None)
         for edit in edits:
-            for held in self._held:
-                span = held.spans.get(key)
-                if span is not None and edit.start < span.end and span.start < edit.end:
+            while span is not None and span.start < edit.end:
+                if edit.start < span.end:
                     span.edits.append(edit)
+                if edit.end < span.end:
+                    break
+                span = next(spans, None)
 
     def _release(self) -> list[Chunk]:
         released: list[Chunk] = []
@@ -171,14 +189,26 @@ class _StreamedRule:
         return released
 
     def _is_settled(self, held: _Held) -> bool:
-        return all(span.end <= self._texts[key].settled for key, span in held.spans.items())
+        return all(span.end <= self._texts[span.key].settled for span in held.spans)
 
     def _edited(self, held: _Held) -> Chunk:
-        if not any(span.edits for span in held.spans.values()):
+        if not any(span.edits for span in held.spans):
             return held.chunk
-        texts = dict(self._format.chunk_texts(held.chunk.json or {}))
-        edited = {key: _apply(span, texts[key]) for key, span in held.spans.items() if span.edits}
-        return self._format.with_chunk_texts(held.chunk, edited)
+        texts = [text for _, text in _texts(self._format, held.chunk)]
+        edited = [_apply(span, text) for span, text in zip(held.spans, texts, strict=True)]
+        return held.chunk if edited == texts else self._format.with_chunk_texts(held.chunk, edited)
+
+
+def _texts(wire_format: WireFormat, chunk: Chunk) -> list[tuple[str, str]]:
+    """What `chunk_texts` finds.
+
+    Raises:
+        ValueError: the chunk says something that is not a JSON object, so nobody knows what text is in it.
+    """
+    body = chunk.json
+    if body is None and chunk.data:
+        raise ValueError("a frame of the stream is not a JSON object")
+    return wire_format.chunk_texts(body) if body is not None else []
 
 
 def _apply(span: _Span, text: str) -> str:

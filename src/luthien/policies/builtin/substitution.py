@@ -6,67 +6,98 @@ from which position on could more text still change the outcome? Everything befo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import regex
 
-# A noncharacter that stands for "the next character, not known yet". The engine's partial matching reports
-# where an attempt ran into the end of the text; asking for this one after the pattern makes every attempt
-# that can reach the end do so.
-_UNKNOWN = "\U0010ffff"
-_CONTEXT_CHARS = 256
-_ASSERTIONS = frozenset({r"\b", r"\B", r"\Z", r"\z", r"\m", r"\M", "$"})
-_TOKEN = regex.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", regex.DOTALL)
+from luthien.policies.builtin.open_pattern import OpenPattern
+
+# How much settled text may gather before it is dropped.
+_SETTLED_CHARS = 256
 
 
-def _open(pattern: str) -> str:
-    """The pattern as an attempt that succeeds only by running into the end of the text.
+_Look = Callable[..., "regex.Match[str] | None"]
 
-    An assertion that fails there might hold once there is more, so each gets the alternative of not knowing.
+
+class MatchTimeout(Exception):
+    """Matching took too long: a pattern that backtracks without end must not stop every other call."""
+
+
+class TimeLimit:
+    """How long all matching may take from one `restart` to the next.
+
+    Args:
+        limit_s: for a short text, in seconds; for a long one as much again for each million characters.
     """
-    tokens = (match.group() for match in _TOKEN.finditer(pattern))
-    loosened = "".join(f"(?:{token}|(?={_UNKNOWN}))" if token in _ASSERTIONS else token for token in tokens)
-    return f"(?:{loosened}){_UNKNOWN}"
+
+    def __init__(self, limit_s: float) -> None:
+        self._for_short_s = limit_s
+        self.restart()
+
+    def restart(self, chars: int = 0) -> None:
+        self._limit_s = self._for_short_s * (1 + chars / 1e6)
+        self._ends_at = time.perf_counter() + self._limit_s
+
+    def find(self, look: _Look, text: str, start: int, *, partial: bool = False) -> regex.Match[str] | None:
+        """What a pattern's `search` or `match` finds from `start` on.
+
+        Raises:
+            MatchTimeout: the limit is reached.
+        """
+        left_s = self._ends_at - time.perf_counter()
+        try:
+            if left_s > 0:
+                return look(text, start, partial=partial, timeout=left_s)
+        except TimeoutError:
+            pass
+        raise MatchTimeout(f"matching took longer than {self._limit_s:g} s") from None
 
 
 class Substitution:
     """One pattern and what to put in its place.
 
     Args:
-        find: literal text, or a regular expression.
+        find: literal text, or a regular expression as far as `OpenPattern` covers them.
         replace: the replacement; for a regular expression a template (`\\1`, `\\g<name>`).
 
     Raises:
-        ValueError: not a regular expression, or one that matches nothing at all (the empty text).
+        ValueError: not a regular expression, or one that is not covered or that matches nothing at all (the
+            empty text).
     """
 
     def __init__(self, find: str, replace: str, *, is_regex: bool) -> None:
         source = find if is_regex else regex.escape(find)
         try:
-            self.pattern = regex.compile(source)
-            self.open_pattern = regex.compile(_open(source))
+            self._pattern = regex.compile(source)
         except regex.error as error:
-            raise ValueError(f"not a regular expression: {error}") from None
-        if self.pattern.fullmatch(""):
+            raise ValueError(f"not a regular expression: {_words(error)}") from None
+        if self._pattern.fullmatch(""):
             raise ValueError("it matches the empty text, so it would match everywhere")
+        self._open = OpenPattern(source)
         self._replace = replace
         self._is_template = is_regex
         if is_regex:
             self._check_template()
 
+    @property
+    def lookbehind_chars(self) -> int:
+        """How far back of where it begins a match may look."""
+        return self._open.lookbehind_chars
+
     def _check_template(self) -> None:
         try:
-            regex.sub(self.pattern.pattern + "|", self._replace, "")
+            regex.sub(self._pattern.pattern + "|", self._replace, "")
         except (regex.error, IndexError) as error:
-            raise ValueError(f"not a replacement for this pattern: {error}") from None
+            raise ValueError(f"not a replacement for this pattern: {_words(error)}") from None
 
     def replacement(self, match: regex.Match[str]) -> str:
         return match.expand(self._replace) if self._is_template else self._replace
 
-    def matches(self, text: str, start: int, end: int) -> Iterator[regex.Match[str]]:
+    def matches(self, text: str, start: int, end: int, limit: TimeLimit) -> Iterator[regex.Match[str]]:
         """The matches that begin in `start:end`, from left to right; empty ones are none."""
-        while match := self.pattern.search(text, start):
+        while match := limit.find(self._pattern.search, text, start):
             if match.start() >= end:
                 return
             if match.end() > match.start():
@@ -75,20 +106,28 @@ class Substitution:
             else:
                 start = match.end() + 1
 
-    def undecided_from(self, text: str, start: int) -> int:
+    def undecided_from(self, text: str, start: int, limit: TimeLimit) -> int:
         """The first position from which a match could still be made, unmade or lengthened by more text."""
-        attempt = self.open_pattern.search(text, start, partial=True)
+        # What was undecided before mostly still is. To search is to try every later position first.
+        if limit.find(self._open.pattern.match, text, start, partial=True) is not None:
+            return start
+        attempt = limit.find(self._open.pattern.search, text, start, partial=True)
         return len(text) if attempt is None else int(attempt.start())
 
-    def apply(self, text: str) -> tuple[str, int]:
+    def apply(self, text: str, limit: TimeLimit) -> tuple[str, int]:
         """The whole text with every match replaced, and how many there were."""
         pieces: list[str] = []
         done = count = 0
-        for match in self.matches(text, 0, len(text)):
+        for match in self.matches(text, 0, len(text), limit):
             pieces += (text[done : match.start()], self.replacement(match))
             done = match.end()
             count += 1
         return "".join([*pieces, text[done:]]), count
+
+
+def _words(error: Exception) -> str:
+    """What is wrong, in one line."""
+    return str(error).partition("\n")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +147,13 @@ class GrowingText:
     then what is there is decided as it stands, so that a hostile stream cannot grow without bound.
     """
 
-    def __init__(self, substitution: Substitution, max_held_chars: int) -> None:
+    def __init__(self, substitution: Substitution, max_held_chars: int, limit: TimeLimit) -> None:
         self._substitution = substitution
         self._max_held_chars = max_held_chars
+        self._limit = limit
         self._text = ""
         self._offset = 0
         self._settled = 0
-        self._ended = False
 
     @property
     def settled(self) -> int:
@@ -127,37 +166,40 @@ class GrowingText:
 
     def add(self, text: str) -> list[Edit]:
         self._text += text
-        edits = self._settle(final=False)
+        edits = self._settle(is_final=False)
         if len(self._text) - self._settled > self._max_held_chars:
-            edits += self._settle(final=True)
+            edits += self._settle(is_final=True)
+        self._forget()
         return edits
 
     def end(self) -> list[Edit]:
         """No more will come."""
-        return self._settle(final=True)
+        return self._settle(is_final=True)
 
-    def _settle(self, *, final: bool) -> list[Edit]:
+    def _settle(self, *, is_final: bool) -> list[Edit]:
         edits: list[Edit] = []
         text, position = self._text, self._settled
-        limit = len(text) if final else self._substitution.undecided_from(text, position)
-        while position < limit:
-            match = next(self._substitution.matches(text, position, limit), None)
+        end = len(text) if is_final else self._undecided_from(position)
+        while position < end:
+            match = next(self._substitution.matches(text, position, end, self._limit), None)
             if match is None:
-                position = limit
+                position = end
                 break
             replacement = self._substitution.replacement(match)
             edits.append(Edit(self._offset + match.start(), self._offset + match.end(), replacement))
             position = match.end()
-            if not final and position > limit:
-                limit = self._substitution.undecided_from(text, position)
+            if not is_final and position > end:
+                end = self._undecided_from(position)
         self._settled = position
-        self._forget()
         return edits
 
+    def _undecided_from(self, position: int) -> int:
+        return self._substitution.undecided_from(self._text, position, self._limit)
+
     def _forget(self) -> None:
-        """Keeps only what is undecided and a little before it, which assertions may look back at."""
-        forget = self._settled - _CONTEXT_CHARS
-        if forget > _CONTEXT_CHARS:
+        """Keeps only what is undecided and a little before it, at which a match may look back."""
+        forget = self._settled - self._substitution.lookbehind_chars - 1
+        if forget > _SETTLED_CHARS:
             self._text = self._text[forget:]
             self._offset += forget
             self._settled -= forget
