@@ -131,10 +131,11 @@ class ConfigFile:
             for key, value in node.value:
                 at = (*loc, key.value if isinstance(key, yaml.ScalarNode) else "?")
                 line = key.start_mark.line + 1
+                if at in self._lines:
+                    self._mistakes.append((line, f"{_path(at)}: given twice"))
+                    continue
                 if key.tag not in _KEY_TAGS:
                     self._mistakes.append((line, f"{_path(at)}: keys must be text; put it in quotes"))
-                elif at in self._lines:
-                    self._mistakes.append((line, f"{_path(at)}: given twice"))
                 self._lines[at] = line
                 self._index(value, at)
         elif isinstance(node, yaml.SequenceNode):

@@ -6,7 +6,7 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-inte
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
 from typing import Any
 
@@ -77,7 +77,7 @@ class FrameReader:
         self._after_cr = False
         self._skipped = 0
 
-    def feed(self, data: bytes) -> Iterator[Chunk]:
+    def feed(self, data: bytes) -> Generator[Chunk, None, None]:
         """The frames that `data` completes.
 
         Raises:
