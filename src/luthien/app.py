@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import anyio
 from fastapi import FastAPI
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from opentelemetry.metrics import NoOpMeterProvider
 from starlette.types import ASGIApp
 
 from luthien import __version__
@@ -37,7 +38,7 @@ from luthien.upstream.client import UpstreamClient
 _log = logging.getLogger(__name__)
 
 # Pages and health checks are no calls: they get no span and no call id.
-_UNTRACED_PATHS = "/debug,/v2/debug,/healthz,/readyz"
+_UNTRACED_PATHS = r"^https?://[^/]*/(?:debug|v2/debug|healthz|readyz)(?:/|$)"
 
 
 @dataclass(slots=True)
@@ -71,6 +72,7 @@ class App:
             docs_url=None,
             redoc_url=None,
             openapi_url=None,
+            redirect_slashes=False,
         )
         self.api.include_router(health_router(lambda: self._now.lookup))
         self.api.include_router(debug_router(self._sign_in, lambda: self._now.lookup))
@@ -140,7 +142,7 @@ def _instrument(api: FastAPI, telemetry: Telemetry) -> None:
     FastAPIInstrumentor.instrument_app(
         api,
         tracer_provider=telemetry.tracer_provider,
-        meter_provider=telemetry.meter_provider,
+        meter_provider=NoOpMeterProvider(),
         server_request_hook=link_caller,
         excluded_urls=_UNTRACED_PATHS,
         exclude_spans=["receive", "send"],

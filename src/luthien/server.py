@@ -57,6 +57,8 @@ def server_options(settings: Settings) -> dict[str, Any]:
         "access_log": False,
         "backlog": _BACKLOG,
         "lifespan": "on",
+        "http": "h11",
+        "proxy_headers": False,
         "log_config": logging_config(settings.log_level, settings.log_format),
         "server_header": False,
         "timeout_graceful_shutdown": max(1, round(settings.grace_s)),

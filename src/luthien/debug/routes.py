@@ -71,7 +71,12 @@ def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
     async def sign_in_form(request: Request) -> Response:
         if not is_same_origin(request):
             return _json({"error": "this form is not ours"}, status=403)
-        fields = parse_qs((await request.body()).decode("utf-8", "replace"))
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > 4096:
+                return _json({"error": "that is no token"}, status=413)
+        fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=8)
         return _signed_in(sign_in, request, fields.get("token", [""])[0])
 
     @router.get("/debug/calls")
@@ -117,7 +122,9 @@ def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
         if not isinstance(found, Found):
             return _not_yet(_page("pending.html", {"call_id": plain_id}, status=202))
         view = await asyncio.to_thread(view_call, found.call, is_pending=found.is_pending)
-        page = _page("call.html", {"view": view, "row": view.row}, status=202 if found.is_pending else 200)
+        page = await asyncio.to_thread(
+            _page, "call.html", {"view": view, "row": view.row}, status=202 if found.is_pending else 200
+        )
         return _not_yet(page) if found.is_pending else page
 
     @router.get("/v2/debug/request/{call_id}")

@@ -32,8 +32,9 @@ def _is_visible(character: str) -> bool:
 def pretty(value: Any) -> Markup:
     """A payload, or a value of a diff, laid out for reading; long ones are cut, and say so."""
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else dumps(value)
-    with suppress(ValueError, RecursionError):
-        text = _indented(text)
+    if len(text) <= 2 * _MAX_SHOWN_CHARS:
+        with suppress(ValueError, RecursionError):
+            text = _indented(text)
     if len(text) <= _MAX_SHOWN_CHARS:
         return visible(text)
     rest = len(text) - _MAX_SHOWN_CHARS

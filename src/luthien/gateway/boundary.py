@@ -35,6 +35,10 @@ class Boundary:
         self._trusted = tuple(trusted)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        scope = self._marked(scope)
         if scope["type"] != "http" or not scope["path"].startswith(CALL_PATHS):
             await self._app(scope, receive, send)
             return
@@ -49,7 +53,7 @@ class Boundary:
 
         token = enter_call(call_id)
         try:
-            await self._app({**self._marked(scope), SCOPE_CALL_ID: call_id}, receive, send_with_id)
+            await self._app({**scope, SCOPE_CALL_ID: call_id}, receive, send_with_id)
         finally:
             leave_call(token)
 

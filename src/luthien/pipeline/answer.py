@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 from opentelemetry.trace import Span
 
 from luthien.errors import UpstreamError

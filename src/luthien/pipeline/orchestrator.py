@@ -13,10 +13,10 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
-import httpx
+import httpx2 as httpx
 from opentelemetry.trace import SpanKind
 
 from luthien.errors import CallError, ClientError, PolicyFailure, UpstreamError
@@ -33,7 +33,7 @@ from luthien.policies.chain import Chain
 from luthien.policies.policy import CallContext
 from luthien.telemetry import conventions as names
 from luthien.telemetry.spans import Wire, clean_name
-from luthien.upstream.client import UpstreamClient, returned_headers, translated_errors
+from luthien.upstream.client import UpstreamClient, check_passable, returned_headers, translated_errors
 
 _log = logging.getLogger(__name__)
 
@@ -66,13 +66,20 @@ class _Exchange:
         self._format = wire_format
         self._client = client
         self._ledger = Ledger(shared.instruments, call_id, wire_format)
-        self._run = shared.chain.open(CallContext(call_id, wire_format, "", streaming=False))
+        self._run = Chain().open(CallContext(call_id, wire_format, "", streaming=False))
         self._call_id = call_id
         self._request: Json = {}
         self._answer: Answer | None = None
         self._is_closed = False
 
     async def run(self) -> None:
+        try:
+            await self._run_to_an_end()
+        finally:
+            if not self._is_closed:  # what ends an exchange broke, or was stopped, itself
+                self._close_now(Outcome.POLICY_ERROR, None, ("gateway_error", "the exchange did not come to its end"))
+
+    async def _run_to_an_end(self) -> None:
         try:
             body = await self._receive()
             async with self._client.attentive():
@@ -172,6 +179,7 @@ class _Exchange:
         async with upstream.send(endpoint, client.query, client.headers, body) as response:
             timings.waited(timings.sent)
             answer.begin(response)
+            check_passable(response)
             with translated_errors(endpoint.host):
                 async with aclosing(_decoded(response)) as data:
                     if response.is_success and _is_event_stream(response):
@@ -369,8 +377,7 @@ _OUTCOMES: dict[type[CallError], Outcome] = {
 def _decoded(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     """The response's bytes without their content encoding, as they arrive."""
     is_encoded = "content-encoding" in response.headers
-    data = response.aiter_bytes() if is_encoded else response.aiter_raw()
-    return cast("AsyncGenerator[bytes, None]", data)
+    return response.aiter_bytes() if is_encoded else response.aiter_raw()
 
 
 async def _drain(data: AsyncGenerator[bytes, None]) -> None:

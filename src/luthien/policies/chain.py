@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import time
@@ -123,7 +124,9 @@ class ChainRun:
                 if verdict.action is Action.MODIFY:
                     rendered = jsontext.render(shown.body)
                     output = None if rendered == jsontext.render(jsontext.parse(body)) else rendered
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if _is_cancelled(error):
+                    raise
                 raise self.broken(step, side, position, started, error) from error
             duration_s = time.perf_counter() - started
             changed = output is not None
@@ -133,7 +136,7 @@ class ChainRun:
             body = body if output is None else output
         return body
 
-    def broken(self, step: Step, side: Side, position: int, started: float, error: Exception) -> PolicyFailure:
+    def broken(self, step: Step, side: Side, position: int, started: float, error: BaseException) -> PolicyFailure:
         """Records that a policy broke; the failure to raise says which, and nothing of its data."""
         _log.error("policy %s broke on a %s: %s", step.name, side, type(error).__name__)
         verdict = Verdict(Action.ERROR, f"{type(error).__name__}: {error}")
@@ -251,7 +254,9 @@ class _Link:
             chunks: Sequence[Chunk] = tuple(given)
             for chunk in chunks:
                 self._notice(chunk)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if _is_cancelled(error):
+                raise
             raise self._run.broken(self._step, Side.RESPONSE, self.position, started, error) from error
         return chunks
 
@@ -297,3 +302,9 @@ class _Link:
             return final
         assembled = self.assembler.result()
         return None if assembled is None else jsontext.render(assembled)
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether this is the call being cancelled, and not a policy that raises what it got from a task of its own."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.request import getproxies, proxy_bypass
 
-import httpx
+import httpx2 as httpx
 
 from luthien.config import Config
 from luthien.errors import UpstreamError
@@ -181,4 +182,27 @@ class translated_errors:  # noqa: N801 - used as a `with` block, like contextlib
 
 def returned_headers(response: httpx.Response) -> list[tuple[bytes, bytes]]:
     """The provider's headers that the client gets: all but those about this one connection."""
-    return [(name.lower(), value) for name, value in response.headers.raw if name.lower() not in _NOT_RETURNED]
+    return [
+        (name.lower(), value)
+        for name, value in response.headers.raw
+        if name.lower() not in _NOT_RETURNED and not _UNFIT.search(value)
+    ]
+
+
+_UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def check_passable(response: httpx.Response) -> None:
+    """Refuses what cannot be handed on, or would lead the client around the gateway.
+
+    Raises:
+        UpstreamError: a redirect, an unknown status or an unknown content coding.
+    """
+    status = response.status_code
+    if 300 <= status < 400:
+        raise UpstreamError("the provider redirects: set its final address in luthien.yaml", code="upstream_redirect")
+    if not 200 <= status < 600:
+        raise UpstreamError(f"the provider answered with status {status}", code="upstream_protocol")
+    codings = {each.strip().lower() for each in response.headers.get("content-encoding", "identity").split(",")}
+    if not codings <= {"identity", "gzip", "deflate"}:
+        raise UpstreamError("the provider used a content encoding it was not offered", code="upstream_protocol")

@@ -87,6 +87,7 @@ class OpenPattern:
         elif kind == "backreference":
             self._open.append(f"(?:{_MORE}{text})")
         elif kind == "group":
+            # At the end of the text the engine would not say that a group could be repeated.
             self._open += (text, _MORE)
         else:
             self._open.append(text)
