@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 import threading
 import time
 from collections import deque
@@ -242,17 +243,19 @@ def running_gateway(
         }
     )
     config = ConfigFile("test.yaml", text)
+    spools = tempfile.TemporaryDirectory(prefix="luthien-test-spool-")
     options: dict[str, Any] = {
         "port": 0,
         "database_url": SecretStr(dsn),
         "debug_token": SecretStr(TOKEN),
         "data_dir": Path("/nonexistent"),
+        "spool_dir": Path(spools.name),
         "batch_max_age_ms": 5.0,
         "grace_s": 5.0,
     }
     built = Settings(**(options | settings))
     app = App(built, config, load_chain(config))
-    with serving(app, built) as gateway:
+    with spools, serving(app, built) as gateway:
         yield gateway
 
 

@@ -26,7 +26,9 @@ from luthien.pipeline.ledger import Instruments
 from luthien.pipeline.orchestrator import Orchestrator
 from luthien.policies.chain import Chain
 from luthien.policies.registry import load_chain
-from luthien.record.queue import DiscardingSink, RecordQueue, RecordSink
+from luthien.record.folder import spool_root
+from luthien.record.queue import DiscardingSink, RecordSink
+from luthien.record.spool import Spool, SpoolLimits
 from luthien.record.writer import BatchLimits, RecordWriter
 from luthien.settings import Settings, read_settings
 from luthien.store.read import RecordReader
@@ -88,19 +90,20 @@ class App:
     async def _lifespan(self, api: FastAPI) -> AsyncIterator[None]:
         settings = self._settings
         async with AsyncExitStack() as stack:
-            queue = RecordQueue(settings.queue_max_records, settings.queue_max_bytes)
-            writer = RecordWriter(queue, self._dsn, _limits(settings))
+            spool = _spool(settings, self._dsn)
+            writer = RecordWriter(spool, self._dsn, _limits(settings))
             if settings.record:
+                await anyio.to_thread.run_sync(spool.start)
                 writer.start()
                 stack.push_async_callback(anyio.to_thread.run_sync, writer.stop, settings.grace_s)
-            sink: RecordSink = queue if settings.record else DiscardingSink()
+            sink: RecordSink = spool if settings.record else DiscardingSink()
             try:
                 telemetry = start_telemetry(settings, sink)
             except ConfigError as error:
                 _log.critical("%s", error)
                 raise
             stack.push_async_callback(anyio.to_thread.run_sync, telemetry.shutdown, settings.grace_s)
-            observe_record(telemetry.meter, queue, lambda: telemetry.processor.lost_spans)
+            observe_record(telemetry.meter, spool, lambda: telemetry.processor.lost_spans)
             _instrument(api, telemetry)
             stack.callback(FastAPIInstrumentor.uninstrument_app, api)
 
@@ -112,7 +115,7 @@ class App:
 
             instruments = Instruments.of(telemetry.tracer, telemetry.meter, settings.receipt_deadline_ms / 1000)
             orchestrator = Orchestrator(upstream, self._chain, instruments, settings.max_body_bytes)
-            self._running = Running(orchestrator, Lookup(reader, queue))
+            self._running = Running(orchestrator, Lookup(reader, spool))
             yield
             self._running = None
 
@@ -132,6 +135,12 @@ def build_app(settings: Settings) -> App:
     """
     config = read_config(settings.config, must_exist="config" in settings.model_fields_set)
     return App(settings, config, load_chain(config))
+
+
+def _spool(settings: Settings, dsn: str) -> Spool:
+    limits = SpoolLimits(settings.spool_max_bytes, settings.queue_max_records, settings.queue_max_bytes)
+    root = spool_root(settings.spool_dir or settings.data_dir / "spool", dsn)
+    return Spool(root, limits, sync=settings.spool_sync)
 
 
 def _limits(settings: Settings) -> BatchLimits:

@@ -57,10 +57,16 @@ class Settings(BaseSettings):
     """Whether calls are recorded at all; off only to measure what the record costs."""
     receipt_deadline_ms: Annotated[float, Field(gt=0)] = 250.0
     """How long a call may wait for its record to be safe, in milliseconds, before it goes on without."""
+    spool_dir: Path | None = None
+    """Where records wait for the database, on a local disk; without it, `spool` in the data directory."""
+    spool_max_bytes: Annotated[int, Field(gt=0)] = 1024 * 1024 * 1024
+    """How many bytes of that disk each process may use."""
+    spool_sync: bool = False
+    """Whether records wait until the disk has them, and so survive a loss of power; costs a disk flush a call."""
     queue_max_records: Annotated[int, Field(gt=0)] = 20_000
-    """How many records may wait for the database."""
+    """How many records may wait in memory."""
     queue_max_bytes: Annotated[int, Field(gt=0)] = 256 * 1024 * 1024
-    """How many bytes of records may wait for the database."""
+    """How many bytes of records may wait in memory."""
     batch_max_records: Annotated[int, Field(gt=0)] = 500
     """How many records are written at once."""
     batch_max_bytes: Annotated[int, Field(gt=0)] = 16 * 1024 * 1024

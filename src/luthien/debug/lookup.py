@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from luthien.exchange import call_time_ms
-from luthien.record.queue import RecordQueue
+from luthien.record.source import RecordSource
 from luthien.store.read import CallRow, RecordReader, StoredCall
 
 _GRACE_MS = 60_000
@@ -31,9 +31,9 @@ class Pending:
 class Lookup:
     """Where the pages find calls. One order decides: Postgres, then this process's unsaved records, then time."""
 
-    def __init__(self, reader: RecordReader, queue: RecordQueue) -> None:
+    def __init__(self, reader: RecordReader, source: RecordSource) -> None:
         self._reader = reader
-        self._queue = queue
+        self._source = source
 
     async def calls(self, before: UUID | None, limit: int) -> list[CallRow]:
         """Calls older than `before`, newest first. Raises StoreError."""
@@ -53,10 +53,10 @@ class Lookup:
 
         What has waited longest here says how far behind the database is.
         """
-        if self._queue.unsaved(call_id):
+        if self._source.unsaved(call_id):
             return True
         now_ms = time.time_ns() // 1_000_000
-        behind_ms = self._queue.oldest_unsaved_age_s() * 1000
+        behind_ms = self._source.oldest_unsaved_age_s() * 1000
         return now_ms - behind_ms - _GRACE_MS < call_time_ms(call_id) <= now_ms + _SKEW_MS
 
     async def not_ready_because(self) -> str | None:

@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 from uuid import UUID
 
@@ -62,16 +63,23 @@ class Receipt:
         if self._refused is not None:
             return True
         loop = asyncio.get_running_loop()
-        settled = asyncio.Event()
+        # Not `wait_for`: on Python 3.11 it makes a task of its own, and every call waits twice.
+        settled: asyncio.Future[None] = loop.create_future()
         with self._lock:
             if self._refused is not None:
                 return True
-            self._callbacks.append(lambda: loop.call_soon_threadsafe(settled.set))
+            self._callbacks.append(partial(loop.call_soon_threadsafe, _resolve, settled))
+        timer = loop.call_later(deadline_s, _resolve, settled)
         try:
-            await asyncio.wait_for(settled.wait(), deadline_s)
-        except TimeoutError:
-            return False
-        return True
+            await settled
+        finally:
+            timer.cancel()
+        return self._refused is not None
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 _SAFE = Receipt._of(0)  # noqa: SLF001 - one for all: a settled receipt never changes

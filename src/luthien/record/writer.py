@@ -14,7 +14,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from psycopg_pool import ConnectionPool
 
 from luthien.exchange import StageRecord, call_time_ms
-from luthien.record.queue import RecordQueue
+from luthien.record.source import RecordSource
 from luthien.store.deadline import SILENCE_S, WatchedConnection
 from luthien.store.partitions import PartitionKeeper, day_of
 from luthien.store.write import is_about_content, prepare, quarantine, write_batch
@@ -39,7 +39,7 @@ class BatchLimits:
 
 
 class RecordWriter:
-    """Takes batches from the queue until it is stopped. Owns its thread and its connections.
+    """Takes batches from the source until it is stopped. Owns its thread and its connections.
 
     Both belong to the process that called `start`: a forked child has neither, and must make a writer of its own.
 
@@ -47,8 +47,8 @@ class RecordWriter:
         silence_s: how long the database may be silent before the connection is given up.
     """
 
-    def __init__(self, queue: RecordQueue, dsn: str, limits: BatchLimits, *, silence_s: float = SILENCE_S) -> None:
-        self._queue = queue
+    def __init__(self, source: RecordSource, dsn: str, limits: BatchLimits, *, silence_s: float = SILENCE_S) -> None:
+        self._source = source
         self._limits = limits
         self._silence_s = silence_s
         self._partitions = PartitionKeeper()
@@ -91,13 +91,13 @@ class RecordWriter:
         A statement that is under way then is abandoned, so the thread ends within a second after that.
         """
         ends = time.monotonic() + deadline_s
-        self._queue.close()
+        self._source.close()
         self._draining.set()
         if self._thread.ident is not None:
             self._thread.join(deadline_s)
             self._giving_up.set()
             self._thread.join(1.0)
-        lost = self._queue.abandon("stopped")
+        lost = self._source.abandon("stopped")
         if lost:
             _log.error("%d records were lost: the database did not take them within %.1f s", lost, deadline_s)
         # Its thread may be in the middle of connecting, for five seconds at most, and ends by itself.
@@ -113,7 +113,7 @@ class RecordWriter:
         limits = self._limits
         with suppress_instrumentation():
             while not self._giving_up.is_set():
-                batch = self._queue.take(limits.max_records, limits.max_bytes, limits.max_age_s)
+                batch = self._source.take(limits.max_records, limits.max_bytes, limits.max_age_s)
                 if not batch:
                     return
                 self._write(batch)
@@ -127,7 +127,7 @@ class RecordWriter:
                 self._attempt(batch)
             except Exception as error:  # noqa: BLE001 - the writer loop: it must outlive whatever a batch does to it
                 self._say_trouble(error)
-                batch = self._queue.retry()
+                batch = self._source.retry()
                 self._pause(pause_s)
             else:
                 self._say_back()
@@ -182,7 +182,7 @@ class RecordWriter:
     def _write_once(self, conn: WatchedConnection, batch: Sequence[StageRecord]) -> None:
         if batch:
             written = write_batch(conn, batch)
-            self._queue.settle(
+            self._source.settle(
                 batch,
                 stored=written.stored,
                 replayed=written.replayed,
@@ -200,9 +200,9 @@ class RecordWriter:
                 raise
             # Not the error itself: it may quote the row.
             _log.error("a record was lost, the quarantine did not take it: %s", type(refusal).__name__)
-            self._queue.settle([record], dropped=1, reason="unstorable")
+            self._source.settle([record], dropped=1, reason="unstorable")
         else:
-            self._queue.settle([record], dropped=1, reason="quarantined")
+            self._source.settle([record], dropped=1, reason="quarantined")
 
     def _pause(self, pause_s: float) -> None:
         if not self._draining.wait(pause_s):

@@ -79,6 +79,8 @@ MASKED: Final = _attribute("luthien.credentials_masked", "Whether credentials in
 CHUNKS: Final = _attribute("luthien.chunks", "Frames of a stream", unit="{chunk}")
 RECORDS_EMITTED: Final = _attribute("luthien.records.emitted", "Records the call left", unit="{record}")
 RECORDS_REFUSED: Final = _attribute("luthien.records.refused", "Records not taken in", unit="{record}")
+RECORD_REFUSED: Final = _kept("luthien.record.refused", "Why this record was kept without its payload")
+RECORD_IN_MEMORY: Final = _kept("luthien.record.not_crash_proof", "Why a crash could have lost it")
 POLICIES: Final = _kept("luthien.policies", "The chain, as name@version")
 DURATION_MS: Final = _attribute("luthien.duration", "From the first byte in to the last out", unit="ms")
 GATEWAY_MS: Final = _attribute("luthien.duration.gateway", "Neither policy nor provider", unit="ms")
@@ -156,6 +158,14 @@ RECORD_RETRIED: Final = _metric("luthien.record.retried", "Batches tried again",
 RECORD_DROPPED: Final = _metric("luthien.record.dropped", "Records lost, by reason", unit="{record}")
 RECORD_UNSAVED: Final = _metric("luthien.record.unsaved", "Records waiting", unit="{record}")
 RECORD_UNSAVED_BYTES: Final = _metric("luthien.record.unsaved.size", "Bytes waiting", unit="By")
+RECORD_TOMBSTONES: Final = _metric(
+    "luthien.record.tombstones", "Records kept without their payloads", unit="{record}"
+)
+RECORD_NOT_CRASH_PROOF: Final = _metric(
+    "luthien.record.not_crash_proof", "Records that waited in memory only, by reason", unit="{record}"
+)
+RECORD_ADOPTED: Final = _metric("luthien.record.adopted", "Records of dead processes", unit="{record}")
+SPOOL_BYTES: Final = _metric("luthien.record.spool.size", "Bytes on the disk", unit="By")
 RECORD_OLDEST: Final = _metric("luthien.record.oldest_unsaved_age", "Age of the oldest waiting", unit="s")
 RECORD_RECEIPT_TIMEOUTS: Final = _metric(
     "luthien.record.receipt_timeouts", "Receipts that came too late to wait for", unit="{receipt}"

@@ -7,7 +7,8 @@ from typing import Any
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-from luthien.record.queue import RecordQueue, RecordStats
+from luthien.record.spool import Spool
+from luthien.record.stats import SpoolStats
 from luthien.telemetry import conventions as names
 
 # Bucket boundaries that the GenAI conventions advise, in seconds and in tokens.
@@ -38,12 +39,12 @@ class CallMetrics:
         self.receipt_timeouts = meter.create_counter(**_convention(names.RECORD_RECEIPT_TIMEOUTS))
 
 
-def observe_record(meter: Meter, queue: RecordQueue, lost_spans: Callable[[], int]) -> None:
+def observe_record(meter: Meter, spool: Spool, lost_spans: Callable[[], int]) -> None:
     """Publishes what became of the records, read when a collector asks."""
 
-    def counter(name: str, read: Callable[[RecordStats], int]) -> None:
+    def counter(name: str, read: Callable[[SpoolStats], int]) -> None:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
-            yield Observation(read(queue.stats()))
+            yield Observation(read(spool.stats()))
 
         meter.create_observable_counter(callbacks=[observe], **_convention(name))
 
@@ -54,15 +55,23 @@ def observe_record(meter: Meter, queue: RecordQueue, lost_spans: Callable[[], in
         meter.create_observable_gauge(callbacks=[observe], **_convention(name))
 
     def dropped(_: CallbackOptions) -> Iterable[Observation]:
-        for reason, count in queue.stats().dropped.items():
+        for reason, count in spool.stats().dropped.items():
             yield Observation(count, {names.DROP_REASON: reason})
         yield Observation(lost_spans(), {names.DROP_REASON: "unreadable_span"})
+
+    def not_crash_proof(_: CallbackOptions) -> Iterable[Observation]:
+        for reason, count in spool.stats().not_crash_proof.items():
+            yield Observation(count, {names.DROP_REASON: reason})
 
     counter(names.RECORD_APPENDED, lambda stats: stats.appended)
     counter(names.RECORD_STORED, lambda stats: stats.stored)
     counter(names.RECORD_REPLAYED, lambda stats: stats.replayed)
     counter(names.RECORD_RETRIED, lambda stats: stats.retried_batches)
     meter.create_observable_counter(callbacks=[dropped], **_convention(names.RECORD_DROPPED))
-    gauge(names.RECORD_UNSAVED, lambda: queue.stats().unsaved)
-    gauge(names.RECORD_UNSAVED_BYTES, lambda: queue.stats().unsaved_bytes)
-    gauge(names.RECORD_OLDEST, queue.oldest_unsaved_age_s)
+    counter(names.RECORD_TOMBSTONES, lambda stats: stats.tombstones)
+    counter(names.RECORD_ADOPTED, lambda stats: stats.adopted)
+    meter.create_observable_counter(callbacks=[not_crash_proof], **_convention(names.RECORD_NOT_CRASH_PROOF))
+    gauge(names.SPOOL_BYTES, lambda: spool.stats().spool_bytes)
+    gauge(names.RECORD_UNSAVED, lambda: spool.stats().unsaved)
+    gauge(names.RECORD_UNSAVED_BYTES, lambda: spool.stats().unsaved_bytes)
+    gauge(names.RECORD_OLDEST, spool.oldest_unsaved_age_s)

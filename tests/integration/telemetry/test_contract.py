@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from luthien.errors import ConfigError
 from luthien.exchange import EventType, StageRecord, new_call_id
 from luthien.record.queue import Receipt, RecordQueue
+from luthien.record.spool import Spool
 from luthien.settings import Settings
 from luthien.telemetry import conventions as names
 from luthien.telemetry.context import call_id_in, enter_call, leave_call, with_call_id
@@ -484,13 +485,13 @@ def test_a_late_receipt_is_counted_and_the_call_goes_on(
     start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The hot path waits for the record only until its deadline."""
-    submit = RecordQueue.submit
+    submit = Spool.submit
 
-    def never_settled(queue: RecordQueue, records: Sequence[StageRecord]) -> Receipt:
-        submit(queue, records)
+    def never_settled(spool: Spool, records: Sequence[StageRecord]) -> Receipt:
+        submit(spool, records)
         return Receipt()
 
-    monkeypatch.setattr(RecordQueue, "submit", never_settled)
+    monkeypatch.setattr(Spool, "submit", never_settled)
     provider.will(answers(openai_response()))
     with start(receipt_deadline_ms=20.0) as gateway:
         response = gateway.post(OPENAI, openai_request())

@@ -1,0 +1,55 @@
+"""What the writer and the debug pages need of whatever records wait in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+from uuid import UUID
+
+from luthien.exchange import StageRecord
+from luthien.record.queue import RecordStats
+
+
+class RecordSource(Protocol):
+    """Records on their way to the database: `Spool` or, where nothing needs to outlive a crash, `RecordQueue`.
+
+    One thread takes and settles; any thread may ask.
+    """
+
+    def take(self, max_records: int, max_bytes: int, max_age_s: float) -> list[StageRecord]:
+        """The next batch; none only when nothing more will come. They stay unsaved until they are settled."""
+        ...
+
+    def settle(
+        self,
+        records: Sequence[StageRecord],
+        *,
+        stored: int = 0,
+        replayed: int = 0,
+        dropped: int = 0,
+        reason: str = "",
+    ) -> None:
+        """What became of some of the records that `take` gave."""
+        ...
+
+    def retry(self) -> list[StageRecord]:
+        """Counts a batch that has to be tried again, and returns what is left of it."""
+        ...
+
+    def close(self) -> None:
+        """Refuses records from now on; what is there can still be taken."""
+        ...
+
+    def abandon(self, reason: str) -> int:
+        """Ends it; returns how many records are lost by that."""
+        ...
+
+    def unsaved(self, call_id: UUID) -> list[StageRecord]:
+        """The records of a call that wait in this process's memory."""
+        ...
+
+    def oldest_unsaved_age_s(self) -> float:
+        """How long, in seconds, the oldest unsaved record has waited; 0 when nothing waits."""
+        ...
+
+    def stats(self) -> RecordStats: ...

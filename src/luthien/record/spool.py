@@ -1,0 +1,248 @@
+"""The spool: a local write-ahead journal between the span processor and the writer thread, one for each process.
+
+Records are handed to the kernel by a thread of the spool's own, many at once, and only then are their receipts
+settled: from there on they survive the end of the process, however sudden. They also stay in memory, from where the
+writer takes them; the journal is read back only when memory is short, and by whichever process comes after one that
+died. See docs/decisions/0007-spool-format.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from luthien.exchange import StageRecord
+from luthien.record.folder import Folder, Segment
+from luthien.record.group import Group, for_memory, for_segment
+from luthien.record.inbox import Submission
+from luthien.record.journal import Journal
+from luthien.record.queue import Receipt
+from luthien.record.stats import SpoolStats
+from luthien.record.unsaved import Unsaved
+
+_log = logging.getLogger(__name__)
+
+_STOP_S = 1.0
+# A process may also die, or stop without a database, after this one has started.
+_ADOPT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolLimits:
+    """Bounds of one process's spool.
+
+    The last 5% of each are kept for what has no payload. What dead processes left counts as this one's.
+    """
+
+    max_bytes: int
+    """On the disk."""
+    max_memory_records: int
+    max_memory_bytes: int
+    segment_bytes: int = 8 * 1024 * 1024
+    """Disk space is given back a segment at a time; after a crash, about as much is written to the database twice."""
+
+
+class Spool:
+    """A `RecordSink` and a `RecordSource` whose records outlive the process.
+
+    Any thread may submit and ask; one thread takes and settles. A forked child begins a spool of its own with the
+    first record that it submits, and has nothing of its parent's.
+
+    Args:
+        root: the folder of all spools for one database; see `spool_root`.
+        sync: whether receipts wait until the disk has the records, so that they survive a loss of power, too.
+    """
+
+    def __init__(self, root: Path, limits: SpoolLimits, *, sync: bool = False) -> None:
+        self._root = root
+        self._limits = limits
+        self._sync = sync
+        self._is_ended = False
+        self._begin()
+        os.register_at_fork(after_in_child=_Forked(self))
+
+    def _begin(self) -> None:
+        limits = self._limits
+        self._unsaved = Unsaved(limits.max_memory_records, limits.max_memory_bytes, self._remove)
+        self._journal = Journal(self._root, limits.segment_bytes, self._unsaved.let_go, sync=self._sync)
+        self._adopted: list[Folder] = []
+        self._wake = threading.Lock()
+        self._wake.acquire()
+        self._thread = threading.Thread(target=self._run, name="luthien-spool", daemon=True)
+        self._adopts_at_s = time.monotonic() + _ADOPT_S
+        self._is_started = False
+        self._starts_by_itself = False
+
+    def start(self) -> None:
+        """Opens the spool, takes over those of dead processes, and starts the thread.
+
+        When the disk does not let it, records wait in memory.
+        """
+        self._journal.segment()
+        self._adopt()
+        self._start_thread()
+
+    def _adopt(self) -> None:
+        self._adopts_at_s = time.monotonic() + _ADOPT_S
+        for folder in Folder.adopt_all(self._root):
+            segments = folder.find_segments()
+            if segments:
+                size = sum(segment.size_bytes for segment in segments)
+                _log.warning("%d bytes that another process left in %s are taken over", size, folder.path)
+                self._adopted.append(folder)
+                self._unsaved.adopt(segments)
+            else:
+                folder.release()
+
+    def _start_thread(self) -> None:
+        self._starts_by_itself = False
+        self._is_started = True
+        self._thread.start()
+
+    # Those who submit and ask
+
+    def submit(self, records: Sequence[StageRecord]) -> Receipt:
+        if self._starts_by_itself:
+            with contextlib.suppress(RuntimeError):  # no more threads: the records wait
+                self._start_thread()
+        receipt, has_to_wake = self._unsaved.hand_in(records, self._journal.trouble)
+        if has_to_wake:
+            self._wake_up()
+        return receipt
+
+    @property
+    def trouble(self) -> str | None:
+        """Why records are not crash-proof now: `disk_full`, `disk_failed`; None while they are."""
+        return self._journal.trouble
+
+    def unsaved(self, call_id: UUID) -> list[StageRecord]:
+        return self._unsaved.of_call(call_id)
+
+    def oldest_unsaved_age_s(self) -> float:
+        return self._unsaved.oldest_age_s()
+
+    def stats(self) -> SpoolStats:
+        return self._unsaved.stats()
+
+    # The writer
+
+    def take(self, max_records: int, max_bytes: int, max_age_s: float) -> list[StageRecord]:
+        return self._unsaved.take(max_records, max_bytes, max_age_s)
+
+    def settle(
+        self,
+        records: Sequence[StageRecord],
+        *,
+        stored: int = 0,
+        replayed: int = 0,
+        dropped: int = 0,
+        reason: str = "",
+    ) -> None:
+        self._unsaved.settle(records, stored, replayed, dropped, reason)
+
+    def retry(self) -> list[StageRecord]:
+        return self._unsaved.retry()
+
+    def close(self) -> None:
+        """Refuses records from now on; what is there can still be taken."""
+        if self._unsaved.close():
+            self._wake_up()
+        if not self._is_started:
+            self._unsaved.finish()
+
+    def abandon(self, reason: str) -> int:
+        """Ends the spool. What is on the disk is left to the next process; returns how many records are lost."""
+        self.close()
+        if self._is_started:
+            self._thread.join(_STOP_S)
+        self._is_ended = True
+        lost, left = self._unsaved.abandon(reason)
+        if left:
+            _log.warning("%d records wait in %s for the next process", left, self._root)
+        if self._is_started and self._thread.is_alive():
+            return lost  # it hangs in the disk, and may still write: the lock dies with the process
+        self._journal.release()
+        while self._adopted:
+            self._adopted.pop().release()
+        return lost
+
+    def _remove(self, segment: Segment) -> bool:
+        try:
+            segment.remove()
+        except OSError as error:
+            _log.error("a segment that is not needed any more cannot be removed: %s", error)
+            return False
+        folder = segment.folder
+        if folder in self._adopted and not folder.segments:
+            self._adopted.remove(folder)
+            folder.release()
+        return True
+
+    def _wake_up(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is awake: it had not waited any longer
+            self._wake.release()
+
+    # The spool's thread
+
+    def _run(self) -> None:
+        while (submissions := self._unsaved.next_group()) is not None:
+            if time.monotonic() > self._adopts_at_s:
+                self._adopt()
+            if not submissions:
+                self._wake.acquire(timeout=_ADOPT_S)
+                continue
+            try:
+                group = self._journaled(submissions)
+            except Exception:  # noqa: BLE001 - the spool's loop: without it nothing would be recorded any more
+                _log.exception("the spool failed")
+                self._journal.seal()
+                group = for_memory(submissions, "spool_failed")
+            self._unsaved.publish(submissions, group)
+            for submission, refused in zip(submissions, group.refused, strict=True):
+                submission.receipt.settle(submission.refused + refused)
+        self._journal.seal()
+        self._unsaved.finish()
+
+    def _journaled(self, submissions: Sequence[Submission]) -> Group:
+        """Hands the records to the kernel; where that fails twice, they wait in memory."""
+        for _ in range(2):
+            segment = self._journal.segment()
+            if segment is None:
+                break
+            group = for_segment(submissions, segment, self._unsaved.spool_bytes, self._limits.max_bytes)
+            if not group.parts or self._journal.append(segment, group.parts):
+                group.end = segment.size_bytes
+                return group
+        return for_memory(submissions, self._journal.trouble or "disk_failed")
+
+    # After a fork, in the child
+
+    def _forget(self) -> None:
+        """Drops what is the parent's; what the parent had in memory or on the disk stays the parent's alone."""
+        if self._is_ended:
+            return
+        self._journal.close_in_child()
+        for folder in self._adopted:
+            folder.close()
+        self._begin()
+        self._starts_by_itself = True
+
+
+class _Forked:
+    """Called in a forked child for as long as the spool lives."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = weakref.ref(spool)
+
+    def __call__(self) -> None:
+        spool = self._spool()
+        if spool is not None:
+            spool._forget()  # noqa: SLF001 - a part of it

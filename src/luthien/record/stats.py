@@ -1,0 +1,32 @@
+"""What became of every record that went through the spool."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+from luthien.record.queue import RecordStats
+
+
+@dataclass(slots=True)
+class SpoolStats(RecordStats):
+    """Counted since the process began.
+
+    `appended` and `adopted` together are always the sum of `stored`, `replayed`, `unsaved` and what was dropped for
+    other reasons than those for which a record is refused. A refused record that left a tombstone counts as dropped,
+    for its payload, and its tombstone as a record of its own.
+    """
+
+    pending: int = 0
+    """Handed in, and not yet with the kernel; not counted as appended before they are."""
+    adopted: int = 0
+    """Read from the spools of dead processes, places included where something is damaged or torn off."""
+    tombstones: int = 0
+    """Records that lost their payloads, and say why."""
+    not_crash_proof: Counter[str] = field(default_factory=Counter)
+    """Records that waited in memory only, by reason."""
+    spool_bytes: int = 0
+    """On the disk, what was adopted included."""
+
+    def copy(self) -> SpoolStats:
+        return replace(self, dropped=Counter(self.dropped), not_crash_proof=Counter(self.not_crash_proof))

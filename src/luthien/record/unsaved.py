@@ -1,0 +1,337 @@
+"""Records that are not in the database yet: handed in, in memory, being written, or on the disk only.
+
+Memory is bounded in records and in bytes. Half of it is for records that the spool has: when that is full, later ones
+stay on the disk until all before them has been read back. So there is always room for what comes in.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from threading import Condition
+from uuid import UUID
+
+from luthien.exchange import StageRecord
+from luthien.record.folder import Segment
+from luthien.record.group import Entry, Group
+from luthien.record.inbox import Inbox, Load, Submission
+from luthien.record.queue import Receipt
+from luthien.record.stats import SpoolStats
+from luthien.record.stretch import Backlog, ReadBack, Stretch
+
+_log = logging.getLogger(__name__)
+
+_RETRY_S = 1.0
+
+
+class Unsaved:
+    """What the spool's thread, the writer's, and everybody who submits or asks share, behind one lock.
+
+    No file is opened, read, written or removed under it.
+
+    Args:
+        max_records, max_bytes: bounds on what is in memory.
+        on_free: removes a segment that nobody needs any more, and says whether it could.
+    """
+
+    def __init__(self, max_records: int, max_bytes: int, on_free: Callable[[Segment], bool]) -> None:
+        self._on_free = on_free
+        self._changed = Condition()
+        self._stats = SpoolStats()
+        self._bounds = Load(max_records, max_bytes)
+        self._kept = Load()
+        self._inbox = Inbox(self._bounds, self._kept, self._stats)
+        self._waiting: deque[Entry] = deque()
+        self._waiting_bytes = 0
+        self._in_flight: list[Entry] = []
+        self._backlog = Backlog()
+        self._free: list[Segment] = []
+        self._awaited: tuple[int, int] | None = None
+        self._is_disks_turn = False
+        self._is_idle = False
+        self._is_closed = False
+        self._is_finished = False
+        self._left_behind = 0
+
+    # Those who submit
+
+    def hand_in(self, records: Sequence[StageRecord], trouble: str | None) -> tuple[Receipt, bool]:
+        """Takes records in as far as there is room; the flag says that the spool's thread has to be woken up.
+
+        `trouble` is what is wrong with the disk: then a lack of room is put down to it.
+        """
+        with self._changed:
+            submission = self._inbox.accept(records, "closed" if self._is_closed else None, trouble)
+            was_idle = self._is_idle and bool(submission.records)
+            self._is_idle = self._is_idle and not was_idle
+        if not submission.records:
+            submission.receipt.settle(submission.refused)
+        return submission.receipt, was_idle
+
+    # The spool's thread
+
+    def next_group(self) -> list[Submission] | None:
+        """What the spool's thread has to do next: nothing for now, or None: nothing any more.
+
+        It stays pending until `publish`.
+        """
+        with self._changed:
+            group = self._inbox.next_group()
+            self._is_idle = not group
+            return None if self._is_closed and not group else group
+
+    def publish(self, submissions: Sequence[Submission], group: Group) -> None:
+        """Lets the writer have what was pending."""
+        with self._changed:
+            if self._is_finished:  # abandoned meanwhile
+                return
+            was_empty = not self._waiting
+            self._publish(submissions, group)
+            # The writer is woken up for the first record and for a full batch, not for all in between.
+            if was_empty or (self._awaited and self._is_batch(*self._awaited)):
+                self._changed.notify()
+        self._give_back()
+
+    def _publish(self, submissions: Sequence[Submission], group: Group) -> None:
+        self._inbox.remove(len(submissions))
+        self._stats.appended += len(group.entries)
+        self._stats.dropped += group.dropped
+        self._stats.tombstones += group.tombstones
+        self._stats.not_crash_proof += group.not_crash_proof
+        self._stats.spool_bytes += group.end - group.start
+        kept = [entry for entry in group.entries if entry[2] is not None]
+        self._keep(entry for entry in group.entries if entry[2] is None)
+        if group.segment is None or not kept:
+            return
+        group.segment.holds += len(kept)
+        if self._has_room_for(kept):
+            self._keep(kept)
+        else:
+            self._backlog.spill(group.segment, group.start, group.end, len(kept), kept[0][0])
+
+    def _has_room_for(self, entries: Sequence[Entry]) -> bool:
+        size = sum(record.size_bytes for _, record, _ in entries)
+        return (
+            not self._backlog.is_spilling
+            and self._kept.records + len(entries) <= self._bounds.records // 2
+            and self._kept.size_bytes + size <= self._bounds.size_bytes // 2
+        )
+
+    def _keep(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            size = entry[1].size_bytes
+            self._waiting.append(entry)
+            self._waiting_bytes += size
+            self._kept.add(1, size)
+
+    def adopt(self, segments: Sequence[Segment]) -> None:
+        """Adds what a dead process left."""
+        now_s, now_ms = time.monotonic(), time.time_ns() // 1_000_000
+        with self._changed:
+            for segment in segments:
+                since_s = now_s - max(0, now_ms - segment.since_ms) / 1000
+                self._backlog.add(Stretch(segment, 0, segment.size_bytes, None, since_s))
+                self._stats.spool_bytes += segment.size_bytes
+            self._changed.notify()
+
+    def let_go(self, segment: Segment) -> None:
+        """Says that a segment is sealed."""
+        with self._changed:
+            self._let_go(segment, 1)
+
+    def _let_go(self, segment: Segment, holds: int) -> None:
+        segment.holds -= holds
+        if segment.holds == 0:
+            self._free.append(segment)
+
+    def _give_back(self) -> None:
+        with self._changed:
+            free, self._free = self._free, []
+        for segment in free:
+            if self._on_free(segment):
+                with self._changed:
+                    self._stats.spool_bytes -= segment.size_bytes
+
+    @property
+    def spool_bytes(self) -> int:
+        return self._stats.spool_bytes
+
+    def finish(self) -> None:
+        """Nothing more will be published."""
+        with self._changed:
+            self._is_finished = True
+            self._changed.notify_all()
+        self._give_back()
+
+    # The writer
+
+    def take(self, max_records: int, max_bytes: int, max_age_s: float) -> list[StageRecord]:
+        """As `RecordSource.take`: from memory and from the disk in turn, while there is something in both."""
+        while True:
+            with self._changed:
+                stretch = self._next_stretch(max_records, max_bytes, max_age_s)
+                if stretch is None:
+                    return self._move(max_records, max_bytes)
+                end, room_bytes = stretch.end, self._bounds.size_bytes // 2 - self._kept.size_bytes
+            records = self._read_back(stretch, end, max_records, min(max_bytes, room_bytes))
+            if records:
+                return records
+
+    def _next_stretch(self, max_records: int, max_bytes: int, max_age_s: float) -> Stretch | None:
+        """Waits for what to take: the stretch to read, or None for what waits in memory, or for nothing any more."""
+        while True:
+            self._awaited = None
+            now_s = time.monotonic()
+            stretch = self._backlog.ready(now_s)
+            due_in_s = self._waiting[0][0] + max_age_s - now_s if self._waiting else None
+            is_due = due_in_s is not None and (
+                due_in_s <= 0 or self._is_closed or self._is_batch(max_records, max_bytes)
+            )
+            if stretch is not None and (self._is_disks_turn or not is_due):
+                self._is_disks_turn = False
+                return stretch
+            if is_due or (self._is_finished and not self._waiting):
+                self._is_disks_turn = True
+                return None
+            ready_in_s = self._backlog.ready_in(now_s)
+            self._awaited = max_records, max_bytes
+            self._changed.wait(min((each for each in (due_in_s, ready_in_s) if each is not None), default=None))
+
+    def _is_batch(self, max_records: int, max_bytes: int) -> bool:
+        return len(self._waiting) >= max_records or self._waiting_bytes >= max_bytes
+
+    def _move(self, max_records: int, max_bytes: int) -> list[StageRecord]:
+        batch: list[StageRecord] = []
+        size = 0
+        while self._waiting and len(batch) < max_records:
+            record = self._waiting[0][1]
+            if batch and size + record.size_bytes > max_bytes:
+                break
+            self._in_flight.append(self._waiting.popleft())
+            batch.append(record)
+            size += record.size_bytes
+        self._waiting_bytes -= size
+        return batch
+
+    def _read_back(self, stretch: Stretch, end: int, max_records: int, max_bytes: int) -> list[StageRecord]:
+        """Not under the lock: whoever submits must not wait for the disk."""
+        try:
+            read = stretch.read(end, max_records, max_bytes)
+        except OSError as error:
+            if stretch.retry_at_s == 0.0:
+                _log.error("a part of the spool cannot be read; it stays where it is, and is tried again: %s", error)
+            stretch.retry_at_s = time.monotonic() + _RETRY_S
+            return []
+        for damage in read.damages:
+            _log.error("%s is damaged from byte %d to %d", stretch.segment.path, damage.start, damage.end)
+        with self._changed:
+            if stretch not in self._backlog.stretches:  # abandoned meanwhile
+                return []
+            self._receive(stretch, read)
+        self._give_back()
+        return read.records
+
+    def _receive(self, stretch: Stretch, read: ReadBack) -> None:
+        self._in_flight += [(stretch.since_s, record, stretch.segment) for record in read.records]
+        self._kept.add(len(read.records), read.size_bytes)
+        stretch.found += len(read.records)
+        if stretch.is_adopted:
+            stretch.segment.holds += len(read.records)
+            self._stats.adopted += len(read.records) + len(read.damages)
+            for damage in read.damages:
+                self._stats.dropped["torn" if damage.is_last else "damaged"] += 1
+        if stretch.is_read:
+            self._backlog.stretches.remove(stretch)
+            if stretch.unread:
+                self._stats.dropped["damaged"] += stretch.unread
+            self._let_go(stretch.segment, 1 + stretch.unread)
+
+    def settle(self, records: Sequence[StageRecord], stored: int, replayed: int, dropped: int, reason: str) -> None:
+        """As `RecordSource.settle`."""
+        settled = Counter(id(record) for record in records)
+        with self._changed:
+            left: list[Entry] = []
+            for entry in self._in_flight:
+                _, record, segment = entry
+                if not settled[id(record)]:
+                    left.append(entry)
+                    continue
+                settled[id(record)] -= 1
+                self._kept.take_off(1, record.size_bytes)
+                if segment is not None:
+                    self._let_go(segment, 1)
+            if len(left) == len(self._in_flight):
+                return
+            self._in_flight = left
+            self._stats.stored += stored
+            self._stats.replayed += replayed
+            if dropped:
+                self._stats.dropped[reason] += dropped
+        self._give_back()
+
+    def retry(self) -> list[StageRecord]:
+        """As `RecordSource.retry`."""
+        with self._changed:
+            self._stats.retried_batches += 1
+            return [record for _, record, _ in self._in_flight]
+
+    # The end
+
+    def close(self) -> bool:
+        """Refuses records from now on; the flag says that the spool's thread has to be woken up."""
+        with self._changed:
+            self._is_closed = True
+            was_idle, self._is_idle = self._is_idle, False
+            self._changed.notify_all()
+            return was_idle
+
+    def abandon(self, reason: str) -> tuple[int, int]:
+        """Gives up what is unsaved: how many records are lost by that, and how many the disk still has."""
+        with self._changed:
+            self._is_closed = self._is_finished = True
+            pending, entries = self._inbox.records, [*self._in_flight, *self._waiting]
+            lost = len(pending) + sum(segment is None for _, _, segment in entries)
+            left = len(pending) + len(entries) - lost + self._backlog.unread
+            self._stats.appended += len(pending)
+            if lost:
+                self._stats.dropped[reason] += lost
+            self._left_behind += left
+            unsettled = [*self._inbox.pending]
+            self._inbox.remove(len(unsettled))
+            self._waiting.clear()
+            self._in_flight.clear()
+            self._backlog.stretches.clear()
+            self._waiting_bytes = 0
+            self._kept.take_off(self._kept.records, self._kept.size_bytes)
+            self._changed.notify_all()
+        for submission in unsettled:
+            submission.receipt.settle(submission.refused + len(submission.records))
+        self._give_back()
+        return lost, left
+
+    # Whoever asks
+
+    def of_call(self, call_id: UUID) -> list[StageRecord]:
+        """The records of a call that are in memory."""
+        with self._changed:
+            records = [record for _, record, _ in (*self._in_flight, *self._waiting)] + self._inbox.records
+        return [record for record in records if record.call_id == call_id]
+
+    def oldest_age_s(self) -> float:
+        """As `RecordSource.oldest_unsaved_age_s`."""
+        with self._changed:
+            since = [*self._backlog.since()]
+            since += [entries[0][0] for entries in (self._in_flight, self._waiting) if entries]
+            if self._inbox.pending:
+                since.append(self._inbox.pending[0].since_s)
+        return time.monotonic() - min(since) if since else 0.0
+
+    def stats(self) -> SpoolStats:
+        with self._changed:
+            stats = self._stats.copy()
+            stats.unsaved = len(self._waiting) + len(self._in_flight) + self._backlog.unread + self._left_behind
+            stats.unsaved_bytes = self._kept.size_bytes + self._inbox.load.size_bytes
+            stats.pending = self._inbox.load.records
+            return stats
