@@ -26,9 +26,11 @@ from luthien.pipeline.ledger import Instruments
 from luthien.pipeline.orchestrator import Orchestrator
 from luthien.policies.chain import Chain
 from luthien.policies.registry import load_chain
+from luthien.record.chores import partitions_ahead
 from luthien.record.folder import spool_root
 from luthien.record.queue import DiscardingSink, RecordSink
 from luthien.record.spool import Spool, SpoolLimits
+from luthien.record.upkeep import Chore, Upkeep
 from luthien.record.writer import BatchLimits, RecordWriter
 from luthien.settings import Settings, read_settings
 from luthien.store.read import RecordReader
@@ -41,6 +43,8 @@ _log = logging.getLogger(__name__)
 
 # Pages and health checks are no calls: they get no span and no call id.
 _UNTRACED_PATHS = r"^https?://[^/]*/(?:debug|v2/debug|healthz|readyz)(?:/|$)"
+
+_UPKEEP_STOP_S = 2.0
 
 
 @dataclass(slots=True)
@@ -96,6 +100,9 @@ class App:
                 await anyio.to_thread.run_sync(spool.start)
                 writer.start()
                 stack.push_async_callback(anyio.to_thread.run_sync, writer.stop, settings.grace_s)
+                upkeep = Upkeep(self._dsn, _chores(settings))
+                upkeep.start()
+                stack.push_async_callback(anyio.to_thread.run_sync, upkeep.stop, _UPKEEP_STOP_S)
             sink: RecordSink = spool if settings.record else DiscardingSink()
             try:
                 telemetry = start_telemetry(settings, sink)
@@ -141,6 +148,10 @@ def _spool(settings: Settings, dsn: str) -> Spool:
     limits = SpoolLimits(settings.spool_max_bytes, settings.queue_max_records, settings.queue_max_bytes)
     root = spool_root(settings.spool_dir or settings.data_dir / "spool", dsn)
     return Spool(root, limits, sync=settings.spool_sync)
+
+
+def _chores(settings: Settings) -> list[Chore]:
+    return [partitions_ahead()]
 
 
 def _limits(settings: Settings) -> BatchLimits:

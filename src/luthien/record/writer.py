@@ -15,7 +15,7 @@ from psycopg_pool import ConnectionPool
 
 from luthien.exchange import StageRecord, call_time_ms
 from luthien.record.source import RecordSource
-from luthien.store.deadline import SILENCE_S, WatchedConnection
+from luthien.store.deadline import SILENCE_S, WatchedConnection, connection_options
 from luthien.store.partitions import PartitionKeeper, day_of
 from luthien.store.write import is_about_content, prepare, quarantine, write_batch
 
@@ -67,16 +67,8 @@ class RecordWriter:
             timeout=0.5,
             # The writer alone decides when it is tried again; the pool would wait longer and longer.
             reconnect_timeout=0.0,
-            kwargs={
-                "autocommit": True,  # every statement says itself where its transaction begins
-                "prepare_threshold": None,  # a statement that was prepared before a migration may fail after it
-                "application_name": "luthien-record",
-                "connect_timeout": 5,
-                "keepalives_idle": 30,
-                "keepalives_interval": 10,
-                "keepalives_count": 3,
-                "tcp_user_timeout": 20_000,
-            },
+            # Every statement says itself where its transaction begins.
+            kwargs={"autocommit": True, **connection_options("luthien-record")},
             configure=self._configure,
         )
         self._thread = threading.Thread(target=self._run, name="luthien-record-writer", daemon=True)

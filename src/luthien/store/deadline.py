@@ -22,6 +22,19 @@ SILENCE_S = 45.0
 RV = TypeVar("RV")
 
 
+def connection_options(application_name: str) -> dict[str, Any]:
+    """What a connection needs that lives as long as the process, and must notice a server that is gone."""
+    return {
+        "prepare_threshold": None,  # a statement that was prepared before a migration may fail after it
+        "application_name": application_name,
+        "connect_timeout": 5,
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 20_000,
+    }
+
+
 class GaveUp(psycopg.OperationalError):
     """The answer was not waited for any longer; the connection is closed."""
 

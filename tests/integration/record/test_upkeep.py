@@ -1,0 +1,99 @@
+"""Chores are done on time, each on its own, and whatever becomes of the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+
+from luthien.record.chores import partitions_ahead
+from luthien.record.upkeep import Chore, Connection, Upkeep
+from tests.playbook import eventually
+
+
+@contextmanager
+def keeping_up(dsn: str, *chores: Chore) -> Iterator[Upkeep]:
+    upkeep = Upkeep(dsn, chores)
+    upkeep.start()
+    try:
+        yield upkeep
+    finally:
+        upkeep.stop(10.0)
+
+
+def counting(done: list[int]) -> Callable[[Connection], None]:
+    def do(conn: Connection) -> None:
+        done.append(conn.info.backend_pid)
+
+    return do
+
+
+def test_a_chore_is_done_again_and_again(record_database: str) -> None:
+    done: list[int] = []
+    with keeping_up(record_database, Chore("count", 0.02, counting(done))):
+        assert eventually(lambda: len(done) > 3, bool)
+    assert len(set(done)) == 1, "on one connection"
+
+
+def test_a_chore_that_fails_costs_the_others_nothing(record_database: str) -> None:
+    done: list[int] = []
+    failed: list[int] = []
+
+    def fail(conn: Connection) -> None:
+        failed.append(1)
+        conn.execute("SELECT 1 / 0")
+
+    with keeping_up(record_database, Chore("fail", 0.02, fail), Chore("count", 0.02, counting(done))):
+        assert eventually(lambda: len(done) > 3 and len(failed) > 3, bool)
+
+
+def test_chores_go_on_when_their_connection_was_cut(record_database: str) -> None:
+    done: list[int] = []
+    with (
+        keeping_up(record_database, Chore("count", 0.02, counting(done))),
+        psycopg.connect(record_database, autocommit=True) as conn,
+    ):
+        assert eventually(lambda: bool(done), bool)
+        conn.execute("SELECT pg_terminate_backend(%s)", (done[0],))
+        assert eventually(lambda: len(set(done)) > 1, bool)
+
+
+def test_what_is_to_be_done_at_the_end_is_done_once(record_database: str) -> None:
+    done: list[int] = []
+    ended: list[int] = []
+    with keeping_up(record_database, Chore("count", 3600.0, counting(done), at_end=counting(ended))):
+        assert eventually(lambda: bool(done), bool)
+        assert ended == []
+    assert len(done) == len(ended) == 1
+
+
+def test_a_stop_does_not_wait_for_a_database_that_is_busy(record_database: str) -> None:
+    started: list[int] = []
+
+    def sleep(conn: Connection) -> None:
+        started.append(1)
+        conn.execute("SELECT pg_sleep(25)")
+
+    upkeep = Upkeep(record_database, [Chore("sleep", 1.0, sleep)])
+    upkeep.start()
+    assert eventually(lambda: bool(started), bool)
+    upkeep.stop(0.1)
+    assert not upkeep._thread.is_alive()
+
+
+def test_the_next_days_have_their_partitions_before_any_call(record_database: str) -> None:
+    tomorrow = datetime.now(UTC).date() + timedelta(days=1)
+    with (
+        keeping_up(record_database, partitions_ahead()),
+        psycopg.connect(record_database, autocommit=True) as conn,
+    ):
+
+        def is_made() -> bool:
+            [name] = conn.execute(
+                "SELECT to_regclass(%s)", (f"conversation_calls_{tomorrow:%Y%m%d}",)
+            ).fetchone() or [0]
+            return name is not None
+
+        assert eventually(is_made, bool)
