@@ -114,7 +114,9 @@ class App:
             stack.push_async_callback(reader.close)
 
             instruments = Instruments.of(telemetry.tracer, telemetry.meter, settings.receipt_deadline_ms / 1000)
-            orchestrator = Orchestrator(upstream, self._chain, instruments, settings.max_body_bytes)
+            orchestrator = Orchestrator(
+                upstream, self._chain, instruments, settings.max_body_bytes, settings.checkpoint_s
+            )
             self._running = Running(orchestrator, Lookup(reader, spool))
             yield
             self._running = None

@@ -52,6 +52,8 @@ class Orchestrator:
     chain: Chain
     instruments: Instruments
     max_body_bytes: int
+    checkpoint_s: float
+    """How often an open stream records what has passed."""
 
     async def run(self, call_id: UUID, wire_format: WireFormat, client: Client) -> None:
         """Takes one exchange to its end. Only a cancellation from outside leaves it by an exception."""
@@ -231,7 +233,13 @@ class _Exchange:
             await self._client.send(raw)
 
         stream = answer.stream = StreamPass(
-            self._format, self._run.stream(), self._ledger.timings, give, self._shared.max_body_bytes
+            self._format,
+            self._run.stream(),
+            self._ledger.timings,
+            give,
+            self._shared.max_body_bytes,
+            self._ledger.checkpoint,
+            self._shared.checkpoint_s,
         )
         self._ledger.begin(names.POLICY_RESPONSE)
         terminal = await stream.run(data)
@@ -283,6 +291,7 @@ class _Exchange:
                 names.CHANGED: is_changed,
                 names.GENERATED: is_generated or None,
                 names.CHUNKS: chunks,
+                names.CHECKPOINTS: self._ledger.checkpoints,
                 names.HTTP_STATUS: status,
             },
         )
