@@ -31,6 +31,8 @@ class Partial:
 def partial_of(stage: EventType, records: Iterable[StageRecord], wire_format: str | None) -> Partial | None:
     """What there is of a stage of the response; None when no checkpoint has anything of it."""
     side = _SIDES.get(stage)
+    if side is None:
+        return None
     deltas = [
         record
         for record in records
