@@ -154,9 +154,12 @@ def test_credentials_that_a_provider_sends_back_are_in_no_checkpoint(
         httpx.stream("POST", gateway.url + OPENAI, json=openai_request(stream=True), timeout=20) as response,
     ):
         call_id = response.headers["luthien-call-id"]
-        call = eventually(lambda: shown(gateway, call_id), lambda call: "masked" in str(call))
-        assert call["stages"]["response_final"]["payload"]["choices"][0]["message"]["content"] == "beforea"
-    payloads = b"".join(row[2] or b"" for row in partials(record_database))
+        call = eventually(lambda: shown(gateway, call_id), lambda call: "beforea" in str(call))
+        assert call["stages"]["response_final"]["payload"]["mcp_servers"] == [
+            {"authorization_token": "[credential masked]"}
+        ]
+        payloads = b"".join(row[2] or b"" for row in partials(record_database))
+    assert b"before" in payloads
     assert b"s3cr3t-t0ken" not in payloads
 
 
