@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -25,14 +27,26 @@ class Server(uvicorn.Server):
     def __init__(self, app: ASGIApp, settings: Settings, on_started: Callable[[], None]) -> None:
         super().__init__(uvicorn.Config(app, **server_options(settings)))
         self._on_started = on_started
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.started:
             self._on_started()
 
     def stop(self) -> None:
         self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A second signal ends the time that open calls have, and nothing else: all is closed in order."""
+        if self.should_exit and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._end_calls)
+        self.should_exit = True
+
+    def _end_calls(self) -> None:
+        for task in self.server_state.tasks:
+            task.cancel()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -61,7 +75,7 @@ def server_options(settings: Settings) -> dict[str, Any]:
         "proxy_headers": False,
         "log_config": logging_config(settings.log_level, settings.log_format),
         "server_header": False,
-        "timeout_graceful_shutdown": max(1, round(settings.grace_s)),
+        "timeout_graceful_shutdown": settings.grace_s,
         "timeout_keep_alive": 75,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -541,17 +542,18 @@ def test_the_spans_end_before_the_terminal_frame_is_given(
     ]
 
 
-def test_a_client_that_hangs_up_while_bytes_are_given_leaves_a_response_final(
+def test_a_gateway_that_stops_while_bytes_are_given_leaves_a_response_final(
     start: StartGateway, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cancellation arrives at the very await that hands bytes over."""
+    """The cancellation arrives at the very await that hands bytes over, and those bytes are not given."""
     from luthien.pipeline.client import Client
 
     send = Client.send
     sent: list[bytes] = []
 
     async def stuck(client: Client, data: bytes, *, last: bool = False) -> None:
-        if sent:
+        if len(sent) == 1:
+            sent.append(b"")
             task = asyncio.current_task()
             assert task is not None
             task.cancel()
@@ -562,12 +564,15 @@ def test_a_client_that_hangs_up_while_bytes_are_given_leaves_a_response_final(
     monkeypatch.setattr(Client, "send", stuck)
     provider.will(streams(openai_chunk({"content": "given"}), openai_chunk({"content": "lost"}), DONE, pause_s=0.05))
     with start() as gateway:
-        with pytest.raises(Exception, match=r"."):
-            gateway.post(OPENAI, openai_request(stream=True))
-        call = gateway.call(gateway.newest_call_id())
-    assert (call["outcome"], call["error"]["type"]) == ("client_disconnected", "gateway_stopped")
-    final = call["stages"]["response_final"]["payload"]["choices"][0]["message"]["content"]
-    assert final == "given"
+        response = gateway.post(OPENAI, openai_request(stream=True))
+        call = gateway.call(response)
+    assert "gateway_stopped" in response.text
+    assert "lost" not in response.text
+    assert DONE not in response.content
+    assert (call["outcome"], call["error"]["type"]) == ("policy_error", "gateway_stopped")
+    final = call["stages"]["response_final"]
+    assert final["payload"]["choices"][0]["message"]["content"] == "given"
+    assert final["wire_sha256"] == hashlib.sha256(response.content).hexdigest()
 
 
 def test_an_endpoint_that_is_away_changes_nothing_for_calls(
