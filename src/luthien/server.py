@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.supervisors import Multiprocess
 
 from luthien.errors import ConfigError
 from luthien.settings import Settings
@@ -63,6 +64,27 @@ class Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+class WorkerConfig(uvicorn.Config):
+    """What each of several processes serves, and that it ends when its parent says so.
+
+    Ctrl-C is heard by all processes of a terminal: uvicorn's would take a second one for a reason to drop everything.
+    """
+
+    def load(self) -> None:
+        super().load()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class Workers(Multiprocess):
+    """uvicorn's processes, which no longer seem to listen once they are told to end."""
+
+    def terminate_all(self) -> None:
+        # The system would go on to take connections for as long as one process has the socket open.
+        for listener in self.sockets:
+            listener.close()
+        super().terminate_all()
 
 
 def server_options(settings: Settings) -> dict[str, Any]:
