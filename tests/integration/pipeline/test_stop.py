@@ -229,8 +229,8 @@ def test_with_a_dead_collector_and_a_dead_database_it_stops_in_time_and_the_reco
 ) -> None:
     provider.will(acting(openai_stream("Hello ", "there"), {}, provider.gate()))
     info = psycopg.conninfo.conninfo_to_dict(record_database)
-    database = TcpProxy(str(info["host"]), int(info.get("port") or 5432))
-    collector = TcpProxy("127.0.0.1", 9)
+    # Both take connections and say nothing, ever.
+    database, collector = (TcpProxy(str(info["host"]), int(str(info["port"]))) for _ in range(2))
     dsn = database.dsn(record_database)
     database.stall()
     collector.stall()
