@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     max_connections: Annotated[int, Field(gt=0)] = 1000
     """Connections to providers at once."""
     grace_s: Annotated[float, Field(gt=0)] = 10.0
-    """How long open calls, then the record, may take to finish when Luthien is stopped, in seconds each."""
+    """How long open calls may take to finish when Luthien is stopped, in seconds; then they are ended."""
     record: bool = True
     """Whether calls are recorded at all; off only to measure what the record costs."""
     receipt_deadline_ms: Annotated[float, Field(gt=0)] = 250.0

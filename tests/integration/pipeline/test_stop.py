@@ -14,10 +14,11 @@ import psutil
 import psycopg
 import pytest
 
-from tests.playbook import Gate, Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway
+from tests.playbook import Gate, Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway, streams
 from tests.serving import Serving, read_response, read_until, serving
 from tests.tcp_proxy import TcpProxy
 from tests.wire import (
+    DONE,
     anthropic_request,
     anthropic_response,
     anthropic_stream,
@@ -222,6 +223,31 @@ def test_a_client_that_does_not_read_does_not_keep_the_gateway_from_stopping(
         assert ended(call) == ("policy_error", "gateway_stopped")
         assert states(call) == ["recorded"] * 4
         assert states(later.call(response.headers["luthien-call-id"])) == ["not_reached"] * 3 + ["gateway_generated"]
+
+
+def test_what_is_recorded_as_released_is_given_although_the_gateway_stops(
+    record_database: str, provider: ScriptedProvider, data_dir: Path
+) -> None:
+    """The client reads slowly, the end marker waits for it, and then comes the signal."""
+    frames = [openai_chunk({"content": "x" * 20_000_000}), DONE]
+    provider.will(streams(b"".join(frames)))
+    with (
+        serving(data_dir, record_database, provider.url, LUTHIEN_GRACE_S="0.5") as gateway,
+        gateway.open(OPENAI, openai_request(stream=True)) as client,
+    ):
+        eventually(lambda: outcomes(record_database), bool)
+        gateway.signal(signal.SIGTERM)
+        gateway.command.wait_for("Cancel 1 running task")
+        response, body = read_response(client)
+        assert body == b"".join(frames)
+        assert gateway.command.wait() == 0, gateway.command.output
+    with looking_back(record_database, provider, data_dir) as later:
+        assert ended(later.call(response.headers["luthien-call-id"])) == ("completed", None)
+
+
+def outcomes(dsn: str) -> list[str]:
+    with psycopg.connect(dsn) as conn:
+        return [row[0] for row in conn.execute("SELECT outcome FROM conversation_calls WHERE outcome IS NOT NULL")]
 
 
 def test_with_a_dead_collector_and_a_dead_database_it_stops_in_time_and_the_record_stays_in_the_spool(
