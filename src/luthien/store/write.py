@@ -164,7 +164,8 @@ def _supersede(cursor: psycopg.Cursor[Any], records: Collection[StageRecord]) ->
     opened = {record.call_id for record in records if record.event_type == EventType.RESPONSE_PARTIAL}
     ended = {record.call_id for record in records if "luthien.checkpoints" in record.attributes}
     if opened or ended:
-        cursor.execute(query("supersede"), {"open": [*opened], "ended": [*ended]})
+        calls = {"open": [*opened], "ended": [*ended], "calls": [*opened | ended]}
+        cursor.execute(query("supersede"), calls)
 
 
 def _rest(record: StageRecord) -> str:
