@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime, timedelta
 
 from luthien.record.upkeep import Chore, Connection
 from luthien.store.partitions import PartitionKeeper
+from luthien.store.retention import prune, strays
+
+_log = logging.getLogger(__name__)
 
 _HOUR_S = 3600.0
 _DAYS_AHEAD = 2
+_LOOK_S = 300.0
 
 
 def partitions_ahead() -> Chore:
@@ -20,3 +25,38 @@ def partitions_ahead() -> Chore:
         keeper.ensure(conn, [today + timedelta(days=number) for number in range(_DAYS_AHEAD + 1)])
 
     return Chore("partitions ahead", _HOUR_S, make)
+
+
+def retention(keep: timedelta) -> Chore:
+    """Drops the days that are older than `keep`. What is in use then is dropped an hour later."""
+
+    def drop(conn: Connection) -> None:
+        pruned = prune(conn, keep)
+        if pruned.dropped:
+            size = sum(day.size_bytes for day in pruned.dropped)
+            _log.info(
+                "%d days are older than %d days and were dropped: %d bytes", len(pruned.dropped), keep.days, size
+            )
+        if pruned.strays:
+            _log.info("%d rows of the default partitions are older than %d days", pruned.strays, keep.days)
+        if pruned.put_off:
+            _log.warning("%s is in use and will be dropped later", ", ".join(str(day.day) for day in pruned.put_off))
+
+    return Chore("retention", _HOUR_S, drop)
+
+
+class DefaultPartitions:
+    """Watches the default partitions, where nothing should ever be."""
+
+    def __init__(self) -> None:
+        self.rows: int | None = None
+        """How many rows were in them when they were last looked at; None before that."""
+
+    def chore(self) -> Chore:
+        return Chore("default partitions", _LOOK_S, self._look)
+
+    def _look(self, conn: Connection) -> None:
+        rows = sum(each.rows for each in strays(conn))
+        if rows and rows != self.rows:
+            _log.warning("the default partitions have %d rows that should be in a day's: run `luthien repair`", rows)
+        self.rows = rows

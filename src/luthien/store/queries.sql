@@ -145,3 +145,26 @@ SELECT
 FROM conversation_events
 WHERE call_id = %(call_id)s
 ORDER BY sequence
+
+-- name: stored_days
+-- The numbers of calls are Postgres's guesses: counting would read what is about to be dropped.
+SELECT
+    right(relname, 8),
+    coalesce(sum(greatest(reltuples::bigint, pg_stat_get_live_tuples(pg_class.oid)))
+        FILTER (WHERE tables.name = 'conversation_calls'), 0)::bigint,
+    coalesce(sum(pg_total_relation_size(pg_class.oid)), 0)::bigint
+FROM luthien_tables() AS tables
+JOIN pg_inherits ON inhparent = tables.oid
+JOIN pg_class ON pg_class.oid = inhrelid
+WHERE relname ~ ('^' || tables.name || '_[0-9]{8}$')
+GROUP BY 1
+ORDER BY 1
+
+-- name: drop_day
+SELECT luthien_drop_day(%s, %s)
+
+-- name: drop_strays
+SELECT luthien_drop_strays(%s, %s)
+
+-- name: strays
+SELECT parent, day, rows FROM luthien_strays()
