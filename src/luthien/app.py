@@ -28,7 +28,7 @@ from luthien.policies.chain import Chain
 from luthien.policies.registry import load_chain
 from luthien.record.chores import DefaultPartitions, partitions_ahead, retention
 from luthien.record.folder import spool_root
-from luthien.record.queue import DiscardingSink, RecordSink
+from luthien.record.queue import DiscardingSink, RecordQueue, RecordSink
 from luthien.record.spool import Spool, SpoolLimits
 from luthien.record.upkeep import Chore, Upkeep
 from luthien.record.writer import BatchLimits, RecordWriter
@@ -94,24 +94,24 @@ class App:
     async def _lifespan(self, api: FastAPI) -> AsyncIterator[None]:
         settings = self._settings
         async with AsyncExitStack() as stack:
-            spool = _spool(settings, self._dsn)
-            writer = RecordWriter(spool, self._dsn, _limits(settings), keep=settings.keep)
+            source = _source(settings, self._dsn)
+            writer = RecordWriter(source, self._dsn, _limits(settings), keep=settings.keep)
             default_partitions = DefaultPartitions()
             if settings.record:
-                await anyio.to_thread.run_sync(spool.start)
+                await anyio.to_thread.run_sync(source.start)
                 writer.start()
                 stack.push_async_callback(anyio.to_thread.run_sync, writer.stop, settings.grace_s)
                 upkeep = Upkeep(self._dsn, [*_chores(settings), default_partitions.chore()])
                 upkeep.start()
                 stack.push_async_callback(anyio.to_thread.run_sync, upkeep.stop, _UPKEEP_STOP_S)
-            sink: RecordSink = spool if settings.record else DiscardingSink()
+            sink: RecordSink = source if settings.record else DiscardingSink()
             try:
                 telemetry = start_telemetry(settings, sink)
             except ConfigError as error:
                 _log.critical("%s", error)
                 raise
             stack.push_async_callback(anyio.to_thread.run_sync, telemetry.shutdown, settings.grace_s)
-            observe_record(telemetry.meter, spool, lambda: telemetry.processor.lost_spans)
+            observe_record(telemetry.meter, source, lambda: telemetry.processor.lost_spans)
             observe_default_partitions(telemetry.meter, lambda: default_partitions.rows)
             _instrument(api, telemetry)
             stack.callback(FastAPIInstrumentor.uninstrument_app, api)
@@ -124,7 +124,7 @@ class App:
 
             instruments = Instruments.of(telemetry.tracer, telemetry.meter, settings.receipt_deadline_ms / 1000)
             orchestrator = Orchestrator(upstream, self._chain, instruments, settings.max_body_bytes)
-            self._running = Running(orchestrator, Lookup(reader, spool))
+            self._running = Running(orchestrator, Lookup(reader, source))
             yield
             self._running = None
 
@@ -146,7 +146,10 @@ def build_app(settings: Settings) -> App:
     return App(settings, config, load_chain(config))
 
 
-def _spool(settings: Settings, dsn: str) -> Spool:
+def _source(settings: Settings, dsn: str) -> Spool | RecordQueue:
+    """Where records wait for the database."""
+    if not settings.spool:
+        return RecordQueue(settings.queue_max_records, settings.queue_max_bytes)
     limits = SpoolLimits(settings.spool_max_bytes, settings.queue_max_records, settings.queue_max_bytes)
     root = spool_root(settings.spool_dir or settings.data_dir / "spool", dsn)
     return Spool(root, limits, sync=settings.spool_sync)

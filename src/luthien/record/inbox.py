@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from luthien.exchange import StageRecord
 from luthien.record.marks import tombstone
 from luthien.record.queue import Receipt
-from luthien.record.stats import SpoolStats
+from luthien.record.stats import RecordStats
 
 _RESERVED_PERCENT = 5
 
@@ -59,7 +59,7 @@ class Inbox:
         stats: where refusals are counted.
     """
 
-    def __init__(self, bounds: Load, kept: Load, stats: SpoolStats) -> None:
+    def __init__(self, bounds: Load, kept: Load, stats: RecordStats) -> None:
         self._limit = bounds
         self._limit_of_payloads = Load(for_payloads(bounds.records), for_payloads(bounds.size_bytes))
         self._kept = kept

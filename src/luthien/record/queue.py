@@ -1,4 +1,4 @@
-"""The queue between the span processor and the writer thread.
+"""What the span processor knows of the record, and the simplest that it may be: a queue in memory.
 
 It is bounded in records and in bytes. What does not fit is refused, counted by reason, and never waited for.
 """
@@ -11,12 +11,12 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 from uuid import UUID
 
 from luthien.exchange import StageRecord
+from luthien.record.stats import RecordStats
 
 
 class Receipt:
@@ -100,23 +100,6 @@ class DiscardingSink:
         return Receipt.settled()
 
 
-@dataclass(slots=True)
-class RecordStats:
-    """What became of every record, since the process began.
-
-    `appended` is always the sum of `stored`, `replayed`, `unsaved` and what was dropped for other reasons than those
-    for which `submit` refuses. A record whose commit was not confirmed is written again, and is `replayed` then.
-    """
-
-    appended: int = 0
-    stored: int = 0
-    replayed: int = 0
-    retried_batches: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    unsaved: int = 0
-    unsaved_bytes: int = 0
-
-
 class RecordQueue:
     """A `RecordSink` in memory: records wait here until the writer says what became of them.
 
@@ -141,6 +124,9 @@ class RecordQueue:
         self._awaited: tuple[int, int] | None = None
         self._closed = False
         self._stats = RecordStats()
+
+    def start(self) -> None:
+        """Memory needs nothing."""
 
     def submit(self, records: Sequence[StageRecord]) -> Receipt:
         now = self._clock()
@@ -279,13 +265,7 @@ class RecordQueue:
 
     def stats(self) -> RecordStats:
         with self._changed:
-            stats = self._stats
-            return RecordStats(
-                appended=stats.appended,
-                stored=stats.stored,
-                replayed=stats.replayed,
-                retried_batches=stats.retried_batches,
-                dropped=Counter(stats.dropped),
-                unsaved=len(self._waiting) + len(self._in_flight),
-                unsaved_bytes=self._waiting_bytes + self._in_flight_bytes,
-            )
+            stats = self._stats.copy()
+            stats.unsaved = len(self._waiting) + len(self._in_flight)
+            stats.unsaved_bytes = self._waiting_bytes + self._in_flight_bytes
+            return stats

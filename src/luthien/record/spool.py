@@ -25,7 +25,7 @@ from luthien.record.group import Group, for_memory, for_segment
 from luthien.record.inbox import Submission
 from luthien.record.journal import Journal
 from luthien.record.queue import Receipt
-from luthien.record.stats import SpoolStats
+from luthien.record.stats import RecordStats
 from luthien.record.unsaved import Unsaved
 
 _log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class Spool:
     def oldest_unsaved_age_s(self) -> float:
         return self._unsaved.oldest_age_s()
 
-    def stats(self) -> SpoolStats:
+    def stats(self) -> RecordStats:
         return self._unsaved.stats()
 
     # The writer

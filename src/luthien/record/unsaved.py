@@ -18,7 +18,7 @@ from luthien.record.folder import Segment
 from luthien.record.group import Entry, Group
 from luthien.record.inbox import Inbox, Load, Submission
 from luthien.record.queue import Receipt
-from luthien.record.stats import SpoolStats
+from luthien.record.stats import RecordStats
 from luthien.record.stretch import Backlog, ReadBack, Stretch
 
 _log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Unsaved:
     def __init__(self, max_records: int, max_bytes: int, on_free: Callable[[Segment], bool]) -> None:
         self._on_free = on_free
         self._changed = Condition()
-        self._stats = SpoolStats()
+        self._stats = RecordStats()
         self._bounds = Load(max_records, max_bytes)
         self._kept = Load()
         self._inbox = Inbox(self._bounds, self._kept, self._stats)
@@ -328,7 +328,7 @@ class Unsaved:
                 since.append(self._inbox.pending[0].since_s)
         return time.monotonic() - min(since) if since else 0.0
 
-    def stats(self) -> SpoolStats:
+    def stats(self) -> RecordStats:
         with self._changed:
             stats = self._stats.copy()
             stats.unsaved = len(self._waiting) + len(self._in_flight) + self._backlog.unread + self._left_behind
