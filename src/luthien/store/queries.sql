@@ -119,13 +119,14 @@ SET statement_timeout = '10s';
 SET TIME ZONE 'UTC'
 
 -- name: list_calls
+-- Bounded on both sides, so that it does not touch every day there is (decision 9).
 SELECT
     call_id, trace_id, session_id, started_at, ended_at, wire_format, provider, model_requested, model_used,
     streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
     decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
     upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored
 FROM conversation_calls
-WHERE call_id < %(before)s
+WHERE call_id >= %(since)s AND call_id < %(before)s
 ORDER BY call_id DESC
 LIMIT %(limit)s
 

@@ -19,6 +19,7 @@ from psycopg.conninfo import make_conninfo
 from luthien.store import retention
 from luthien.store.migrate import migrate
 from luthien.store.partitions import PartitionKeeper, day_range
+from luthien.store.read import NEWEST
 from luthien.store.retention import (
     StoredDay,
     expired_days,
@@ -234,7 +235,8 @@ class TestOthers:
         def look() -> None:
             with psycopg.connect(record_database, autocommit=True) as mine:
                 while not stop.is_set():
-                    listed = mine.execute(query("list_calls"), {"before": UUID(int=2**128 - 1), "limit": 50})
+                    whole = {"since": UUID(int=0), "before": NEWEST, "limit": 50}
+                    listed = mine.execute(query("list_calls"), whole)
                     for call_id, *_ in listed.fetchall():
                         mine.execute(query("get_call"), {"call_id": call_id})
                         mine.execute(query("get_events"), {"call_id": call_id}).fetchall()
