@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from luthien.exchange import StageRecord
@@ -57,13 +57,15 @@ class Inbox:
         bounds: on all that is in memory.
         kept: what is in memory apart from this.
         stats: where refusals are counted.
+        on_awaited: told that somebody waits for a receipt.
     """
 
-    def __init__(self, bounds: Load, kept: Load, stats: RecordStats) -> None:
+    def __init__(self, bounds: Load, kept: Load, stats: RecordStats, on_awaited: Callable[[], None]) -> None:
         self._limit = bounds
         self._limit_of_payloads = Load(for_payloads(bounds.records), for_payloads(bounds.size_bytes))
         self._kept = kept
         self._stats = stats
+        self._on_awaited = on_awaited
         self._load = Load()
         self.pending: deque[Submission] = deque()
 
@@ -75,6 +77,11 @@ class Inbox:
     def load(self) -> Load:
         return self._load
 
+    @property
+    def is_worth_a_group(self) -> bool:
+        """Whether so much is pending that more would not make a write of it cheaper."""
+        return self._load.records >= _GROUP_RECORDS // 2 or self._load.size_bytes >= _GROUP_BYTES // 16
+
     def accept(self, records: Sequence[StageRecord], obstacle: str | None, shortage: str | None) -> Submission:
         """Takes in what there is room for, in place of other payloads tombstones; the receipt is not settled yet.
 
@@ -82,7 +89,7 @@ class Inbox:
             obstacle: why nothing at all is taken in.
             shortage: why there is no room, if it is known; else the bound says.
         """
-        submission = Submission(time.monotonic(), [], 0, 0, Receipt())
+        submission = Submission(time.monotonic(), [], 0, 0, Receipt(self._on_awaited))
         for record in records:
             kept: StageRecord | None = record
             if reason := obstacle or self._refusal(record, submission, shortage):

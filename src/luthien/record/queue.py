@@ -23,11 +23,15 @@ class Receipt:
     """Says, once it is known, whether records that were handed in are safe from then on.
 
     It may be settled from any thread.
+
+    Args:
+        on_awaited: called when somebody waits for it, once all that is ready in the event loop has had its turn.
     """
 
-    __slots__ = ("_callbacks", "_lock", "_refused")
+    __slots__ = ("_callbacks", "_lock", "_on_awaited", "_refused")
 
-    def __init__(self) -> None:
+    def __init__(self, on_awaited: Callable[[], None] | None = None) -> None:
+        self._on_awaited = on_awaited
         self._lock = threading.Lock()
         self._refused: int | None = None
         self._callbacks: list[Callable[[], object]] = []
@@ -69,6 +73,8 @@ class Receipt:
             if self._refused is not None:
                 return True
             self._callbacks.append(partial(loop.call_soon_threadsafe, _resolve, settled))
+        if self._on_awaited is not None:
+            loop.call_soon(self._on_awaited)
         timer = loop.call_later(deadline_s, _resolve, settled)
         try:
             await settled

@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 _STOP_S = 1.0
 # A process may also die, or stop without a database, after this one has started.
 _ADOPT_S = 60.0
+# What nobody waits for is written with what somebody waits for, or when it has lain for so long.
+_LINGER_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Spool:
 
     def _begin(self) -> None:
         limits = self._limits
-        self._unsaved = Unsaved(limits.max_memory_records, limits.max_memory_bytes, self._remove)
+        self._unsaved = Unsaved(limits.max_memory_records, limits.max_memory_bytes, self._remove, self._wake_up)
         self._journal = Journal(self._root, limits.segment_bytes, self._unsaved.let_go, sync=self._sync)
         self._adopted: list[Folder] = []
         self._wake = threading.Lock()
@@ -113,8 +115,8 @@ class Spool:
         if self._starts_by_itself:
             with contextlib.suppress(RuntimeError):  # no more threads: the records wait
                 self._start_thread()
-        receipt, has_to_wake = self._unsaved.hand_in(records, self._journal.trouble)
-        if has_to_wake:
+        receipt, is_worth_a_group = self._unsaved.hand_in(records, self._journal.trouble)
+        if is_worth_a_group:
             self._wake_up()
         return receipt
 
@@ -153,8 +155,8 @@ class Spool:
 
     def close(self) -> None:
         """Refuses records from now on; what is there can still be taken."""
-        if self._unsaved.close():
-            self._wake_up()
+        self._unsaved.close()
+        self._wake_up()
         if not self._is_started:
             self._unsaved.finish()
 
@@ -187,29 +189,34 @@ class Spool:
         return True
 
     def _wake_up(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it is awake: it had not waited any longer
+        with contextlib.suppress(RuntimeError):  # it is awake: it looks again before it sleeps
             self._wake.release()
 
     # The spool's thread
 
     def _run(self) -> None:
-        while (submissions := self._unsaved.next_group()) is not None:
+        """Sleeps until a call waits for a receipt: each time it wakes up costs a call two changes of threads."""
+        while not self._unsaved.is_over:
+            self._wake.acquire(timeout=_LINGER_S)
             if time.monotonic() > self._adopts_at_s:
                 self._adopt()
-            if not submissions:
-                self._wake.acquire(timeout=_ADOPT_S)
-                continue
-            try:
-                group = self._journaled(submissions)
-            except Exception:  # noqa: BLE001 - the spool's loop: without it nothing would be recorded any more
-                _log.exception("the spool failed")
-                self._journal.seal()
-                group = for_memory(submissions, "spool_failed")
-            self._unsaved.publish(submissions, group)
-            for submission, refused in zip(submissions, group.refused, strict=True):
-                submission.receipt.settle(submission.refused + refused)
+            has_more = True
+            while has_more and (submissions := self._unsaved.next_group()):
+                self._keep(submissions)
+                has_more = self._unsaved.is_worth_a_group
         self._journal.seal()
         self._unsaved.finish()
+
+    def _keep(self, submissions: Sequence[Submission]) -> None:
+        try:
+            group = self._journaled(submissions)
+        except Exception:  # noqa: BLE001 - the spool's loop: without it nothing would be recorded any more
+            _log.exception("the spool failed")
+            self._journal.seal()
+            group = for_memory(submissions, "spool_failed")
+        self._unsaved.publish(submissions, group)
+        for submission, refused in zip(submissions, group.refused, strict=True):
+            submission.receipt.settle(submission.refused + refused)
 
     def _journaled(self, submissions: Sequence[Submission]) -> Group:
         """Hands the records to the kernel; where that fails twice, they wait in memory."""

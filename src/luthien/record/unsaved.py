@@ -34,15 +34,22 @@ class Unsaved:
     Args:
         max_records, max_bytes: bounds on what is in memory.
         on_free: removes a segment that nobody needs any more, and says whether it could.
+        on_awaited: told that somebody waits for a receipt.
     """
 
-    def __init__(self, max_records: int, max_bytes: int, on_free: Callable[[Segment], bool]) -> None:
+    def __init__(
+        self,
+        max_records: int,
+        max_bytes: int,
+        on_free: Callable[[Segment], bool],
+        on_awaited: Callable[[], None],
+    ) -> None:
         self._on_free = on_free
         self._changed = Condition()
         self._stats = RecordStats()
         self._bounds = Load(max_records, max_bytes)
         self._kept = Load()
-        self._inbox = Inbox(self._bounds, self._kept, self._stats)
+        self._inbox = Inbox(self._bounds, self._kept, self._stats, on_awaited)
         self._waiting: deque[Entry] = deque()
         self._waiting_bytes = 0
         self._in_flight: list[Entry] = []
@@ -50,7 +57,6 @@ class Unsaved:
         self._free: list[Segment] = []
         self._awaited: tuple[int, int] | None = None
         self._is_disks_turn = False
-        self._is_idle = False
         self._is_closed = False
         self._is_finished = False
         self._left_behind = 0
@@ -58,29 +64,34 @@ class Unsaved:
     # Those who submit
 
     def hand_in(self, records: Sequence[StageRecord], trouble: str | None) -> tuple[Receipt, bool]:
-        """Takes records in as far as there is room; the flag says that the spool's thread has to be woken up.
+        """Takes records in as far as there is room; the flag says that so much is pending as is worth one write.
 
         `trouble` is what is wrong with the disk: then a lack of room is put down to it.
         """
         with self._changed:
             submission = self._inbox.accept(records, "closed" if self._is_closed else None, trouble)
-            was_idle = self._is_idle and bool(submission.records)
-            self._is_idle = self._is_idle and not was_idle
+            is_worth_a_group = self._inbox.is_worth_a_group
         if not submission.records:
             submission.receipt.settle(submission.refused)
-        return submission.receipt, was_idle
+        return submission.receipt, is_worth_a_group
 
     # The spool's thread
 
-    def next_group(self) -> list[Submission] | None:
-        """What the spool's thread has to do next: nothing for now, or None: nothing any more.
-
-        It stays pending until `publish`.
-        """
+    def next_group(self) -> list[Submission]:
+        """The oldest of what is pending, as much as is worth one write. It stays pending until `publish`."""
         with self._changed:
-            group = self._inbox.next_group()
-            self._is_idle = not group
-            return None if self._is_closed and not group else group
+            return self._inbox.next_group()
+
+    @property
+    def is_worth_a_group(self) -> bool:
+        with self._changed:
+            return self._inbox.is_worth_a_group or (self._is_closed and bool(self._inbox.pending))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is pending, and nothing will be."""
+        with self._changed:
+            return self._is_closed and not self._inbox.pending
 
     def publish(self, submissions: Sequence[Submission], group: Group) -> None:
         """Lets the writer have what was pending."""
@@ -97,12 +108,15 @@ class Unsaved:
     def _publish(self, submissions: Sequence[Submission], group: Group) -> None:
         self._inbox.remove(len(submissions))
         self._stats.appended += len(group.entries)
-        self._stats.dropped += group.dropped
-        self._stats.tombstones += group.tombstones
-        self._stats.not_crash_proof += group.not_crash_proof
+        if group.dropped:
+            self._stats.dropped.update(group.dropped)
+            self._stats.tombstones += group.tombstones
         self._stats.spool_bytes += group.end - group.start
-        kept = [entry for entry in group.entries if entry[2] is not None]
-        self._keep(entry for entry in group.entries if entry[2] is None)
+        kept = group.entries
+        if group.not_crash_proof:
+            self._stats.not_crash_proof.update(group.not_crash_proof)
+            kept = [entry for entry in group.entries if entry[2] is not None]
+            self._keep(entry for entry in group.entries if entry[2] is None)
         if group.segment is None or not kept:
             return
         group.segment.holds += len(kept)
@@ -147,6 +161,8 @@ class Unsaved:
             self._free.append(segment)
 
     def _give_back(self) -> None:
+        if not self._free:
+            return
         with self._changed:
             free, self._free = self._free, []
         for segment in free:
@@ -279,13 +295,11 @@ class Unsaved:
 
     # The end
 
-    def close(self) -> bool:
-        """Refuses records from now on; the flag says that the spool's thread has to be woken up."""
+    def close(self) -> None:
+        """Refuses records from now on."""
         with self._changed:
             self._is_closed = True
-            was_idle, self._is_idle = self._is_idle, False
             self._changed.notify_all()
-            return was_idle
 
     def abandon(self, reason: str) -> tuple[int, int]:
         """Gives up what is unsaved: how many records are lost by that, and how many the disk still has."""
