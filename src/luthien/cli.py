@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +21,8 @@ from uvicorn.supervisors import Multiprocess
 from luthien import __version__
 from luthien.app import build_app
 from luthien.debug.signin import new_token
+from luthien.doctor.examination import examined
+from luthien.doctor.finding import Finding, Level
 from luthien.doctor.words import size
 from luthien.errors import ConfigError, LuthienError, StoreError
 from luthien.server import Server, address_of, listen, server_options, sign_in_link
@@ -138,6 +142,21 @@ def repair() -> None:
         lines = [f"  {each.table}, {each.day or 'no date'}: {each.rows:,} rows" for each in left]
         reasons = "older than LUTHIEN_KEEP, of a day that was detached, or in use: then run `luthien repair` again"
         raise StoreError("\n".join(["these rows stay where they are:", *lines, f"They are {reasons}"]))
+
+
+@cli.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Look at everything and say how it is and what to do; changes nothing. Status 1 when there is a problem."""
+    findings: list[Finding] = []
+    for finding in examined():
+        findings.append(finding)
+        if not as_json:
+            _say(str(finding))
+    if as_json:
+        _say(json.dumps([asdict(finding) for finding in findings], indent=2))
+    raise typer.Exit(1 if any(finding.level is Level.PROBLEM for finding in findings) else 0)
 
 
 @cli.command()

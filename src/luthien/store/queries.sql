@@ -169,3 +169,34 @@ SELECT luthien_drop_strays(%s, %s)
 
 -- name: strays
 SELECT parent, day, rows FROM luthien_strays()
+
+-- name: doctor_server
+SELECT
+    clock_timestamp(), current_setting('server_version'),
+    pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean
+
+-- name: doctor_rights
+SELECT
+    ARRAY(
+        SELECT name::text
+        FROM unnest(ARRAY['conversation_calls', 'conversation_events', 'conversation_quarantine']) AS name
+        WHERE NOT (has_table_privilege(name, 'SELECT') AND has_table_privilege(name, 'INSERT'))
+            OR name <> 'conversation_quarantine' AND NOT has_table_privilege(name, 'UPDATE')
+    ),
+    has_function_privilege('luthien_create_day(date)', 'EXECUTE'),
+    has_function_privilege('luthien_drop_day(date, integer)', 'EXECUTE')
+        AND has_function_privilege('luthien_drop_strays(integer, integer)', 'EXECUTE')
+
+-- name: doctor_quarantine
+-- Reasons, how often, and how many seconds ago for the last time, the newest first. Not the errors: they may quote a
+-- record.
+SELECT reason, count(*), extract(epoch FROM now() - max(quarantined_at))::float8
+FROM conversation_quarantine
+GROUP BY reason
+ORDER BY max(quarantined_at) DESC
+
+-- name: doctor_processes
+SELECT
+    ended_at IS NULL AND seen_at > now() - interval '60 seconds', ended_how, stats ->> 'trouble', stats -> 'dropped'
+FROM conversation_processes
+WHERE seen_at > now() - interval '7 days'
