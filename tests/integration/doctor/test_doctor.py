@@ -211,7 +211,7 @@ class TestTheDatabase:
         status, found = examine(data_dir, ready, provider.url)
         assert (status, levels(found)["problem"]) == (1, {"database"})
 
-    @pytest.mark.parametrize(("ahead_s", "said"), [(3600.0, "1.0 h behind"), (-3600.0, "1.0 h ahead of")])
+    @pytest.mark.parametrize(("ahead_s", "said"), [(5400.0, "1.5 h behind"), (-5400.0, "1.5 h ahead of")])
     def test_whose_clock_is_another_is_a_warning(
         self, conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch, ahead_s: float, said: str
     ) -> None:
