@@ -21,7 +21,7 @@ from uvicorn.supervisors import Multiprocess
 from luthien import __version__
 from luthien.app import build_app
 from luthien.debug.signin import new_token
-from luthien.doctor.examination import examined
+from luthien.doctor.examination import examined, known_dsn
 from luthien.doctor.finding import Finding, Level
 from luthien.doctor.words import size
 from luthien.errors import ConfigError, LuthienError, StoreError
@@ -190,9 +190,10 @@ def _summary(what: str, days: Sequence[StoredDay], keep: timedelta) -> str:
 @contextmanager
 def _operating(settings: Settings, name: str) -> Iterator[psycopg.Connection[Any]]:
     """A connection to the record, whose errors are said in words."""
-    if settings.database_url is None:
-        raise ConfigError("DATABASE_URL is not set: which database is meant?")
-    with connect(settings.database_url.get_secret_value(), name) as conn:
+    dsn = known_dsn(settings)
+    if dsn is None:
+        raise ConfigError("which database? DATABASE_URL is not set, and no `luthien up` runs here")
+    with connect(dsn, name) as conn:
         try:
             yield conn
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction):

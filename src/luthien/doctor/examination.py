@@ -33,7 +33,7 @@ def _examine(settings: Settings) -> Iterator[Finding]:
         yield from _configuration(settings, config)
     except ConfigError as error:
         yield problem("configuration", _one_line(str(error)))
-    dsn = _dsn(settings)
+    dsn = known_dsn(settings)
     yield from _database(settings, dsn)
     yield from spool.examine(settings, dsn)
     yield from network.providers(config, settings.connect_timeout_s)
@@ -53,7 +53,8 @@ def _configuration(settings: Settings, config: Config) -> Iterator[Finding]:
         yield warning("record", "calls are not recorded at all", "Unset LUTHIEN_RECORD")
 
 
-def _dsn(settings: Settings) -> str | None:
+def known_dsn(settings: Settings) -> str | None:
+    """The database of these settings, or that of a `luthien up` which runs here; None when there is neither."""
     if settings.database_url is not None:
         return settings.database_url.get_secret_value()
     from luthien.store.embedded import running_dsn  # Unix only, and what `serve` never needs

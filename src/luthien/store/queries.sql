@@ -151,7 +151,7 @@ ORDER BY sequence
 -- The numbers of calls are Postgres's guesses: counting would read what is about to be dropped.
 SELECT
     right(relname, 8),
-    coalesce(sum(greatest(reltuples::bigint, pg_stat_get_live_tuples(pg_class.oid)))
+    coalesce(sum(CASE WHEN reltuples >= 0 THEN reltuples ELSE pg_stat_get_live_tuples(pg_class.oid) END)
         FILTER (WHERE tables.name = 'conversation_calls'), 0)::bigint,
     coalesce(sum(pg_total_relation_size(pg_class.oid)), 0)::bigint
 FROM luthien_tables() AS tables

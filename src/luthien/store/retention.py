@@ -6,6 +6,7 @@ What is older, and how it is dropped without standing in anybody's way, is defin
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -82,23 +83,29 @@ def prune(
     keep: timedelta,
     *,
     attempts: int = 5,
+    within_s: float = math.inf,
     dropped: Callable[[StoredDay], object] = lambda day: None,
 ) -> Pruned:
     """Drops every day that is older than `keep`, each in a transaction of its own, and what strayed.
 
-    Any number of processes may do so at once. A day whose tables somebody keeps locked is tried so many times, and
-    put off then. Needs a connection in autocommit mode; errors of psycopg pass through.
+    Any number of processes may do so at once. A day whose tables somebody keeps locked is tried so many times; then
+    it is put off, and with it all that come after it, as when the time is up. Needs a connection in autocommit mode;
+    errors of psycopg pass through.
     """
     gone: list[StoredDay] = []
     put_off: list[StoredDay] = []
+    ends = time.monotonic() + within_s
     for stored in expired_days(conn, keep):
+        if put_off or time.monotonic() >= ends:
+            put_off.append(stored)
+            continue
         was_there = _patiently(partial(_value, conn, "drop_day", stored.day, keep.days), attempts)
         if was_there is None:
             put_off.append(stored)
         elif was_there:
             gone.append(stored)
             dropped(stored)
-    return Pruned(tuple(gone), tuple(put_off), _drop_strays(conn, keep))
+    return Pruned(tuple(gone), tuple(put_off), _drop_strays(conn, keep, ends))
 
 
 def strays(conn: Connection) -> list[Strays]:
@@ -123,10 +130,12 @@ def repair(conn: Connection, keep: timedelta | None) -> list[Strays]:
     return strays(conn)
 
 
-def _drop_strays(conn: Connection, keep: timedelta) -> int:
+def _drop_strays(conn: Connection, keep: timedelta, ends: float) -> int:
     total = 0
     while deleted := _value(conn, "drop_strays", keep.days, _STRAYS_AT_ONCE):
         total += deleted
+        if time.monotonic() >= ends:
+            break
     return total
 
 

@@ -154,6 +154,8 @@ class TestHealthy:
             up.wait_for("Luthien is up")
             with luthien("doctor", "--json", data_dir=data_dir) as command:
                 command.wait()
+            with luthien("prune", "--keep", "1d", data_dir=data_dir) as pruned:
+                assert (pruned.wait(), pruned.output) == (0, "nothing is older than 1 days")
         found = {each["check"]: each for each in json.loads(command.output)}
         assert found["database"]["level"] == found["schema"]["level"] == "ok"
         assert found["spool of the living"]["found"].startswith("1 processes")

@@ -14,7 +14,7 @@ from luthien.record.chores import DefaultPartitions, partitions_ahead, retention
 from luthien.record.upkeep import Chore, Connection, Upkeep
 from luthien.store.partitions import PartitionKeeper
 from luthien.store.retention import repair, stored_days
-from tests.playbook import eventually
+from tests.playbook import ScriptedProvider, eventually, running_gateway
 from tests.records import call_at
 
 
@@ -129,3 +129,15 @@ def test_a_row_in_a_default_partition_is_counted_and_said_once(
         assert repair(conn, None) == []
         assert eventually(lambda: watch.rows, lambda rows: rows == 0) == 0
     assert caplog.messages == ["the default partitions have 1 rows that should be in a day's: run `luthien repair`"]
+
+
+def test_a_gateway_that_is_told_how_long_to_keep_calls_does(record_database: str, provider: ScriptedProvider) -> None:
+    today = datetime.now(UTC).date()
+    with psycopg.connect(record_database, autocommit=True) as conn:
+        PartitionKeeper().ensure(conn, [today - timedelta(days=3)])
+        with running_gateway(record_database, provider.url):
+            eventually(lambda: [each.day for each in stored_days(conn)], lambda days: len(days) == 4)
+        assert stored_days(conn)[0].day == today - timedelta(days=3)
+        with running_gateway(record_database, provider.url, keep=timedelta(days=2)):
+            left = eventually(lambda: [each.day for each in stored_days(conn)], lambda days: len(days) == 3)
+    assert left == [today + timedelta(days=number) for number in range(3)]

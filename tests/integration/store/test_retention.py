@@ -196,13 +196,19 @@ class TestPruning:
         assert days(stored_days(conn)) == [ago(9), ago(4), ago(1)]
         assert days(prune(conn, KEEP).dropped) == [ago(9), ago(4)]
 
+    def test_ends_when_the_time_is_up(self, conn: Conn) -> None:
+        make_days(conn, 1, 4, 9)
+        insert_everywhere(conn, edges(ago(20))[0])
+        pruned = prune(conn, KEEP, within_s=0.0)
+        assert (days(pruned.dropped), days(pruned.put_off), pruned.strays) == ([], [ago(9), ago(4)], 3)
+
 
 class TestOthers:
     def test_who_read_for_long_put_a_day_off_and_keep_nobody_else_waiting(
         self, record_database: str, conn: Conn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(retention, "_PAUSE_S", 0.0)
-        make_days(conn, 1, 9)
+        make_days(conn, 1, 8, 9)
         with (
             holding(record_database, "SELECT count(*) FROM conversation_calls"),
             ThreadPoolExecutor(1) as pool,
@@ -212,8 +218,8 @@ class TestOthers:
             while not pruning.done():
                 other.execute("SELECT call_id FROM conversation_calls ORDER BY call_id DESC LIMIT 1")
             pruned = pruning.result()
-        assert (days(pruned.dropped), days(pruned.put_off)) == ([], [ago(9)])
-        assert days(prune(conn, KEEP).dropped) == [ago(9)]
+        assert (days(pruned.dropped), days(pruned.put_off)) == ([], [ago(9), ago(8)])
+        assert days(prune(conn, KEEP).dropped) == [ago(9), ago(8)]
 
     def test_who_write_and_read_meanwhile_see_no_error_and_lose_nothing(
         self, record_database: str, conn: Conn
