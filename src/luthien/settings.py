@@ -16,6 +16,7 @@ from luthien.errors import ConfigError
 
 Network = IPv4Network | IPv6Network
 
+_MOST_DAYS = 10_000
 _HOURS = {"h": 1, "d": 24, "w": 24 * 7}
 
 
@@ -27,6 +28,8 @@ def whole_days(text: str) -> timedelta:
     days, rest = divmod(int(match[1]) * _HOURS[match[2]], 24)
     if rest or not days:
         raise ValueError("must be one or more whole days, as in 30d: the record is dropped a day at a time")
+    if days > _MOST_DAYS:
+        raise ValueError(f"must be at most {_MOST_DAYS} days; calls are kept for ever if nothing is said")
     return timedelta(days=days)
 
 

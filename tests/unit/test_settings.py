@@ -154,6 +154,7 @@ class TestMistakes:
             ("LUTHIEN_TRUSTED_NETWORKS", "localhost", "valid IPv4 network"),
             ("LUTHIEN_KEEP", "12h", "one or more whole days"),
             ("LUTHIEN_KEEP", "36h", "one or more whole days"),
+            ("LUTHIEN_KEEP", "10001d", "at most 10000 days"),
             ("LUTHIEN_KEEP", "0d", "one or more whole days"),
             ("LUTHIEN_KEEP", "-1d", "a number of days, as in 30d"),
             ("LUTHIEN_KEEP", "30", "a number of days, as in 30d"),

@@ -61,8 +61,8 @@ class Pruned:
 
 
 def first_kept_day(keep: timedelta, now: datetime | None = None) -> date:
-    """The oldest UTC day of which anything is younger than `keep`, which must be whole days."""
-    return (now or datetime.now(UTC)).astimezone(UTC).date() - keep
+    """The oldest UTC day of which anything is younger than `keep`, which must be whole days; 1970 at the earliest."""
+    return max(_EPOCH, (now or datetime.now(UTC)).astimezone(UTC).date() - keep)
 
 
 def stored_days(conn: Connection) -> list[StoredDay]:

@@ -117,6 +117,10 @@ def test_a_day_is_kept_while_any_of_it_is_younger(now: datetime, first: date) ->
     assert now - youngest_dropped >= keep
 
 
+def test_a_clock_that_was_never_set_keeps_everything() -> None:
+    assert first_kept_day(timedelta(days=30), datetime(1970, 1, 2, tzinfo=UTC)) == date(1970, 1, 1)
+
+
 class TestPruning:
     def test_drops_exactly_the_days_that_are_older_from_every_table(self, conn: Conn) -> None:
         make_days(conn, 0, 2, 3, 4, 5, 40)
