@@ -14,9 +14,7 @@ from typing import Annotated, Any
 
 import psycopg
 import typer
-import uvicorn
 from pydantic import SecretStr
-from uvicorn.supervisors import Multiprocess
 
 from luthien import __version__
 from luthien.app import build_app
@@ -25,7 +23,7 @@ from luthien.doctor.examination import examined, known_dsn
 from luthien.doctor.finding import Finding, Level
 from luthien.doctor.words import size
 from luthien.errors import ConfigError, LuthienError, StoreError
-from luthien.server import Server, address_of, listen, server_options, sign_in_link
+from luthien.server import Server, WorkerConfig, Workers, address_of, listen, server_options, sign_in_link
 from luthien.settings import Settings, read_settings, whole_days
 from luthien.store.migrate import connect
 from luthien.store.migrate import migrate as apply_migrations
@@ -87,8 +85,8 @@ def serve(
         if workers == 1:
             Server(build_app(settings).asgi, settings, lambda: None).run(sockets=[listener])
             return
-        config = uvicorn.Config("luthien.app:create_app", factory=True, workers=workers, **server_options(settings))
-        Multiprocess(config, [listener]).run()
+        config = WorkerConfig("luthien.app:create_app", factory=True, workers=workers, **server_options(settings))
+        Workers(config, [listener]).run()
 
 
 @cli.command()

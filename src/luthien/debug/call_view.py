@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from luthien.debug.diff import diff_payloads
 from luthien.debug.lookup import is_whole
 from luthien.debug.ops import Diff
+from luthien.debug.partial import Partial, partial_of
 from luthien.debug.values import parse
 from luthien.debug.verdict import Completeness, Decision, StageState, verdict_sentence
 from luthien.exchange import STAGES, EventType, Side, StageRecord
@@ -22,12 +24,29 @@ _MAX_SHOWN = 5_000_000
 
 @dataclass(frozen=True, slots=True)
 class StageView:
-    """One stage: whether it was recorded, and what; `payload` also when another record holds the bytes."""
+    """One stage: whether it was recorded, and what; `payload` also when another record holds the bytes.
+
+    Of a stage whose record is missing, `partial` is what checkpoints have, and `payload` what that says.
+    """
 
     name: EventType
     state: StageState
     record: StageRecord | None = None
     payload: bytes | None = None
+    partial: Partial | None = None
+
+    @property
+    def raw(self) -> bytes | None:
+        """The exact bytes that are recorded: of a partial stage, those of the stream."""
+        return self.payload if self.partial is None else self.partial.raw
+
+    @property
+    def note(self) -> str | None:
+        """What is to be known of a partial stage before it is read."""
+        if self.partial is None:
+            return None
+        as_of = datetime.fromtimestamp(self.partial.as_of_ns // 1_000_000 / 1000, UTC)
+        return f"partial: as of the last checkpoint at {as_of.isoformat(timespec='milliseconds')}"
 
     @property
     def text(self) -> str:
@@ -157,16 +176,23 @@ def view_call(call: StoredCall, *, is_pending: bool) -> CallView:
 def _stage(name: EventType, call: StoredCall) -> StageView:
     record = next((each for each in call.records if each.event_type == name), None)
     if record is None:
-        return StageView(name, "not_reached" if is_whole(call.row) else "missing")
+        return StageView(name, "not_reached") if is_whole(call.row) else _missing(name, call)
     payload = record.payload
     if record.payload_ref is not None:
         held = next((each.payload for each in call.records if each.sequence == record.payload_ref), None)
         # Both stages are lost when the one that holds the bytes is: what is there must be what was sent.
         payload = held if held is not None and _is(held, record.payload_sha256) else None
     if payload is None or not _is(payload, record.payload_sha256):
-        return StageView(name, "missing", record)
+        return _missing(name, call, record)
     generated = record.attributes.get("luthien.generated") is True
     return StageView(name, "gateway_generated" if generated else "recorded", record, payload)
+
+
+def _missing(name: EventType, call: StoredCall, record: StageRecord | None = None) -> StageView:
+    partial = partial_of(name, call.records, call.row["wire_format"])
+    if partial is None:
+        return StageView(name, "missing", record)
+    return StageView(name, "partial", record, partial.payload, partial)
 
 
 def _is(payload: bytes, sha256: bytes | None) -> bool:
@@ -223,7 +249,16 @@ def _decision(record: StageRecord) -> PolicyView:
 
 
 def _stage_as_dict(stage: StageView) -> dict[str, Any]:
-    record = stage.record
+    record, partial = stage.record, stage.partial
+    if partial is not None:
+        return {
+            "state": stage.state,
+            "note": stage.note,
+            "as_of_ns": partial.as_of_ns,
+            "stream_bytes": len(partial.raw),
+            "chunks": partial.chunks,
+            "payload": _shown(stage),
+        }
     if record is None:
         return {"state": stage.state}
     return {

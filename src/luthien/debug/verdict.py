@@ -14,7 +14,7 @@ from luthien.debug.ops import Diff, Op
 from luthien.debug.values import tokens
 from luthien.exchange import STAGES, EventType, Side
 
-StageState: TypeAlias = Literal["recorded", "not_reached", "gateway_generated", "missing"]
+StageState: TypeAlias = Literal["recorded", "not_reached", "gateway_generated", "missing", "partial"]
 
 _LISTS = {"messages": "message", "input": "input item", "tools": "tool"}
 _FIELDS = {"system": "the system prompt", "instructions": "the instructions"}
@@ -78,7 +78,12 @@ def verdict_sentence(
 
 def _problems(completeness: Completeness, request: Diff | None, response: Diff | None) -> list[str]:
     missing = [stage for stage in STAGES if completeness.states.get(stage, "missing") == "missing"]
-    problems = [f"{_listed(missing)} {'is' if len(missing) == 1 else 'are'} missing"] if missing else []
+    partial = [stage for stage in STAGES if completeness.states.get(stage) == "partial"]
+    problems = [
+        f"{_listed(stages)} {'is' if len(stages) == 1 else 'are'} {what}"
+        for stages, what in ((missing, "missing"), (partial, "partial"))
+        if stages
+    ]
     if completeness.lost_records:
         problems.append(f"{_counted(completeness.lost_records, 'record')} of this call got lost")
     for diff, side in ((request, Side.REQUEST), (response, Side.RESPONSE)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -14,7 +14,8 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_
 
 from luthien.exchange import EventType, Outcome, Side
 from luthien.formats.format import ResponseFacts, WireFormat
-from luthien.pipeline.credentials import masked
+from luthien.pipeline.credentials import masked, masked_frames
+from luthien.pipeline.sides import Delta
 from luthien.policies.chain import Chain, Decision
 from luthien.record.queue import Receipt
 from luthien.telemetry import conventions as names
@@ -74,6 +75,7 @@ class Ledger:
         self._sequence = 0
         self._receipts: list[Receipt] = []
         self._refused = 0
+        self._checkpoints = 0
         self._policy_s = 0.0
         self._model: str | None = None
         self._open: dict[str, Span] = {}
@@ -142,7 +144,8 @@ class Ledger:
         """
         sequence, self._sequence = self._sequence, self._sequence + 1
         noted = dict(scalars or {})
-        hidden = masked(payload) if payload else None
+        hide = masked_frames if event_type is EventType.RESPONSE_PARTIAL else masked
+        hidden = hide(payload) if payload else None
         if hidden is not None:
             payload, noted[names.MASKED] = hidden, True
         sha256 = wire.sha256 if wire is not None and wire.is_payload and hidden is None else None
@@ -159,6 +162,30 @@ class Ledger:
             ),
         )
         return sequence
+
+    @property
+    def checkpoints(self) -> int | None:
+        """How many records of checkpoints the call has left; None when there are none."""
+        return self._checkpoints or None
+
+    def checkpoint(self, deltas: Sequence[Delta]) -> None:
+        """Records what has passed of a stream that is open, on a span of its own."""
+        self._forget_settled()
+        span = self._instruments.tracer.start_span(names.CHECKPOINT, self._context)
+        for delta in deltas:
+            self._checkpoints += 1
+            scalars = {
+                names.CHECKPOINT_SIDES: delta.sides,
+                names.CHECKPOINT_OFFSET: delta.offset,
+                names.CHUNKS: delta.chunks,
+            }
+            self.stage(span, EventType.RESPONSE_PARTIAL, delta.raw, wire=Wire.of(delta.raw), scalars=scalars)
+        self._end_span(span, None)
+
+    def _forget_settled(self) -> None:
+        """Else an hour of checkpoints would leave their receipts lying about."""
+        self._refused += sum(receipt.refused or 0 for receipt in self._receipts)
+        self._receipts = [receipt for receipt in self._receipts if receipt.refused is None]
 
     def decisions(self, span: Span, decisions: list[Decision], side: Side, final: bytes | None) -> None:
         """Puts one record for each policy on a span.
@@ -248,6 +275,7 @@ class Ledger:
             names.CLIENT_FIRST_CHUNK_MS: _ms(timings.client_first_chunk_s),
             names.RECORDS_EMITTED: self._sequence + 1,
             names.RECORDS_REFUSED: self._refused or None,
+            names.CHECKPOINTS: self.checkpoints,
             names.POLICIES: tuple(f"{step.name}@{step.version}" for step in chain.steps) or None,
             names.ERROR_MESSAGE: message,
         }

@@ -211,6 +211,17 @@ class TestStoppedCalls:
 
 
 class TestIncompleteRecords:
+    def test_a_stage_of_which_only_checkpoints_are_there(self) -> None:
+        assert tell(states=without(response_final="partial")) == (
+            "incomplete: response_final is partial, so what changed cannot be said"
+        )
+        assert tell(
+            states=without(request_final="missing", response_original="partial", response_final="partial")
+        ) == (
+            "incomplete: request_final is missing and response_original and response_final are partial, "
+            "so what changed cannot be said"
+        )
+
     def test_a_missing_stage(self) -> None:
         assert tell(states=without(response_final="missing")) == (
             "incomplete: response_final is missing, so what changed cannot be said"
