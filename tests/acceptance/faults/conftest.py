@@ -1,0 +1,75 @@
+"""What the scenarios share: a Postgres of their own to be stopped, a provider, and a place to say what was found."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from luthien.store.embedded import embedded_postgres
+from luthien.store.migrate import migrate
+from tests.acceptance.faults import figures
+from tests.acceptance.faults.deployment import Deployment
+from tests.acceptance.faults.provider import provider_process
+
+
+class PostgresServer:
+    """A server that can be stopped and started again, on the same port."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._running = ExitStack()
+        self.dsn = ""
+
+    def start(self) -> None:
+        before, self.dsn = self.dsn, self._running.enter_context(embedded_postgres(self._data_dir))
+        assert self.dsn == (before or self.dsn), "somebody took its port"
+
+    def stop(self) -> None:
+        self._running.close()
+
+
+@pytest.fixture(scope="package")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    server = PostgresServer(tmp_path_factory.mktemp("faults") / "postgres")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def postgres(_server: PostgresServer) -> Iterator[PostgresServer]:
+    """Runs when the test begins, and again when it has ended."""
+    yield _server
+    _server.stop()
+    _server.start()
+
+
+@pytest.fixture(scope="package")
+def provider_url() -> Iterator[str]:
+    with provider_process() as url:
+        yield url
+
+
+@pytest.fixture
+def deployment(_server: PostgresServer, provider_url: str, data_dir: Path) -> Iterator[Deployment]:
+    """A database with the current schema and no calls, and all that a gateway needs to serve."""
+    name = f"faults_{uuid.uuid4().hex}"
+    with psycopg.connect(_server.dsn, autocommit=True) as conn:
+        conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    dsn = make_conninfo(_server.dsn, dbname=name)
+    migrate(dsn)
+    yield Deployment(data_dir, dsn, provider_url)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if figures.lines:
+        terminalreporter.section(f"faults ({figures.FORM.name})")
+        for line in figures.lines:
+            terminalreporter.write_line(line)
