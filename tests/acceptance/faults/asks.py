@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from tests.wire import DONE, openai_chunk, openai_request, openai_response
 
@@ -20,11 +20,12 @@ class Ask:
     chunks: int = 0
     pause_s: float = 0.0
     """Before each chunk."""
+    model: str = "gpt-test"
 
     def body(self) -> bytes:
         """The request's body, in which the provider finds what it is asked."""
         text = _text(self.seed, self.padding_bytes)
-        request = openai_request(text, stream=self.chunks > 0, metadata=asdict(self))
+        request = openai_request(text, model=self.model, stream=self.chunks > 0, metadata=asdict(self))
         return json.dumps(request).encode()
 
 
@@ -71,6 +72,12 @@ def mixed(seed: int) -> Ask:
 def endless(seed: int) -> Ask:
     """A stream that outlasts any grace."""
     return Ask(seed, 100, 20_000, chunks=2_000, pause_s=0.05)
+
+
+def hostile(seed: int) -> Ask:
+    """As `mixed`, for models with names that Postgres cannot hold as they are."""
+    names = ("\0", "a\0b", "\ud800", "\udfff\ud800", "\ufffe", "m" * 5_000, "\x1b[31m", "'; --", "{}", "\U0001f600")
+    return replace(mixed(seed), model=names[seed % len(names)])
 
 
 def _text(seed: int, size: int) -> str:

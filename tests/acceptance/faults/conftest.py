@@ -16,6 +16,7 @@ from luthien.store.embedded import embedded_postgres
 from luthien.store.migrate import migrate
 from tests.acceptance.faults import figures
 from tests.acceptance.faults.deployment import Deployment
+from tests.acceptance.faults.form import FORM
 from tests.acceptance.faults.provider import provider_process
 
 
@@ -58,18 +59,18 @@ def provider_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def deployment(_server: PostgresServer, provider_url: str, data_dir: Path) -> Iterator[Deployment]:
+def deployment(_server: PostgresServer, provider_url: str, data_dir: Path) -> Deployment:
     """A database with the current schema and no calls, and all that a gateway needs to serve."""
     name = f"faults_{uuid.uuid4().hex}"
     with psycopg.connect(_server.dsn, autocommit=True) as conn:
         conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     dsn = make_conninfo(_server.dsn, dbname=name)
     migrate(dsn)
-    yield Deployment(data_dir, dsn, provider_url)
+    return Deployment(data_dir, dsn, provider_url)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if figures.lines:
-        terminalreporter.section(f"faults ({figures.FORM.name})")
-        for line in figures.lines:
+        terminalreporter.section(f"faults ({FORM.name})")
+        for _, line in sorted(figures.lines):
             terminalreporter.write_line(line)

@@ -1,4 +1,4 @@
-"""`luthien serve` as its users run it, as often as a scenario wants: the same port, configuration and spool each time."""
+"""`luthien serve` as its users run it, again and again: with the same port, configuration and spool."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 
@@ -89,7 +90,12 @@ class Deployment:
 
     @contextmanager
     def running(
-        self, *, program: Sequence[str] = _SERVE, port: int | None = None, is_awaited: bool = True, **settings: str
+        self,
+        settings: Mapping[str, str] = MappingProxyType({}),
+        *,
+        program: Sequence[str] = _SERVE,
+        port: int | None = None,
+        is_awaited: bool = True,
     ) -> Iterator[GatewayProcess]:
         """A gateway, from when it serves; ended in order at the end unless it has ended before."""
         config = self.folder / "luthien.yaml"
@@ -104,7 +110,7 @@ class Deployment:
             # A busy machine is no fault of the gateway's.
             "LUTHIEN_RECEIPT_DEADLINE_MS": "5000",
         }
-        with luthien("serve", data_dir=self.folder, program=program, **(environment | settings)) as command:
+        with luthien("serve", data_dir=self.folder, program=program, **{**environment, **settings}) as command:
             gateway = GatewayProcess(command, f"http://127.0.0.1:{port}", command.process.pid)
             try:
                 if is_awaited:

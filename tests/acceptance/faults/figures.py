@@ -1,13 +1,13 @@
 """What a scenario found: a line for people, a file for programs, a table for docs/reliability.md.
 
-    python -m tests.acceptance.faults.figures DIRECTORY    prints the table of the figures that are there
+python -m tests.acceptance.faults.figures DIRECTORY    prints the table of the figures that are there
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from tests.acceptance.faults.form import FIGURES_DIR, FORM
@@ -15,14 +15,19 @@ from tests.acceptance.faults.form import FIGURES_DIR, FORM
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One scenario's. `number` orders them; `cut` counts responses that began and did not come whole."""
+    """One scenario's; `number` orders them.
+
+    Of the calls, `unanswered` got not even headers, as when nobody listens; `cut` are responses that began and did
+    not come whole.
+    """
 
     number: int
     scenario: str
     calls: int
+    unanswered: int
+    cut: int
     responses: int
     """That came whole."""
-    cut: int
     stored: int
     """Of those that came whole."""
     lost: int
@@ -33,18 +38,21 @@ class Figures:
 
     def __str__(self) -> str:
         line = (
-            f"{self.scenario}: {self.calls} calls, {self.responses} responses, {self.cut} cut, {self.stored} stored, "
-            f"{self.lost} lost, {self.duplicated} duplicated, {self.peak_mib} MiB at most"
+            f"{self.scenario}: {self.calls} calls, {self.unanswered} unanswered, {self.cut} cut, "
+            f"{self.responses} responses, {self.stored} stored, {self.lost} lost, {self.duplicated} duplicated, "
+            f"{self.peak_mib} MiB at most"
         )
         return f"{line}; {self.remark}" if self.remark else line
 
 
-lines: list[str] = []
+_COLUMNS = [each.name for each in fields(Figures) if each.name != "number"]
+
+lines: list[tuple[int, str]] = []
 """Of this run, shown at its end."""
 
 
 def publish(figures: Figures) -> None:
-    lines.append(str(figures))
+    lines.append((figures.number, str(figures)))
     if FIGURES_DIR is not None:
         FIGURES_DIR.mkdir(parents=True, exist_ok=True)
         found = {"form": FORM.name, **asdict(figures)}
@@ -54,13 +62,12 @@ def publish(figures: Figures) -> None:
 def as_table(directory: Path) -> str:
     """The figures in a directory as a table in Markdown."""
     rows = [
-        "| scenario | calls | came whole | cut | stored | lost | twice | peak MiB | |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| scenario | calls | unanswered | cut | came whole | stored | lost | twice | peak MiB | |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for path in sorted(directory.glob("*.json")):
         found = json.loads(path.read_text())
-        cells = [found[key] for key in ("scenario", "calls", "responses", "cut", "stored", "lost", "duplicated")]
-        rows.append("| " + " | ".join(map(str, [*cells, found["peak_mib"], found["remark"]])) + " |")
+        rows.append("| " + " | ".join(str(found[column]) for column in _COLUMNS) + " |")
     return "\n".join(rows)
 
 

@@ -21,10 +21,12 @@ class Form:
     network_s: float
     """How long the network to Postgres is bad."""
     kills: int
+    spools: int
+    """How many gateways leave theirs to others."""
 
 
-SHORT = Form("short", clients=6, load_s=1.5, outage_s=5.0, network_s=5.0, kills=3)
-FULL = Form("full", clients=16, load_s=8.0, outage_s=60.0, network_s=40.0, kills=20)
+SHORT = Form("short", clients=6, load_s=1.0, outage_s=4.0, network_s=4.0, kills=3, spools=2)
+FULL = Form("full", clients=16, load_s=8.0, outage_s=60.0, network_s=40.0, kills=20, spools=6)
 
 FORM = {"short": SHORT, "full": FULL}[os.environ.get("FAULTS_FORM", "short")]
 

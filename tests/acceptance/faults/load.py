@@ -7,9 +7,10 @@ import hashlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from uuid import UUID
 
 import httpx
@@ -42,6 +43,8 @@ class Ledger:
     """All calls that have ended; written by the clients' thread, safe to be read by any."""
 
     calls: list[Received] = field(default_factory=list)
+    failure: BaseException | None = None
+    """Of the clients themselves, not of what they called."""
 
     @property
     def whole(self) -> list[Received]:
@@ -62,13 +65,20 @@ class Ledger:
         wanted = len(self.whole) + calls
         ends = time.monotonic() + DEADLINE_S
         while len(self.whole) < wanted:
+            if self.failure is not None:
+                raise self.failure
             assert time.monotonic() < ends, f"no {calls} calls in {DEADLINE_S} s; last: {self.calls[-3:]}"
             time.sleep(0.05)
 
 
 @contextmanager
 def load(
-    url: str, clients: int, *, seed: int, ask: Callable[[int], Ask] = mixed, headers: dict[str, str] | None = None
+    url: str,
+    clients: int,
+    *,
+    seed: int,
+    ask: Callable[[int], Ask] = mixed,
+    headers: Mapping[bytes, bytes] = MappingProxyType({}),
 ) -> Iterator[Ledger]:
     """So many clients, each with a connection of its own; at the end of the block they finish what they began.
 
@@ -82,7 +92,7 @@ def load(
         options = httpx.Limits(max_connections=1)
         async with httpx.AsyncClient(timeout=_PATIENCE_S, limits=options, trust_env=False) as http:
             while not stop.is_set():
-                received = await _call(http, f"{url}/v1/chat/completions", ask(next(seeds)), headers or {})
+                received = await _call(http, f"{url}/v1/chat/completions", ask(next(seeds)), headers)
                 ledger.calls.append(received)
                 if received.error is not None:
                     await asyncio.sleep(_PAUSE_S)
@@ -92,13 +102,11 @@ def load(
             for _ in range(clients):
                 group.create_task(client())
 
-    failures: list[BaseException] = []
-
     def main() -> None:
         try:
             asyncio.run(run())
-        except BaseException as failure:  # noqa: BLE001 - raised again below, in the test's thread
-            failures.append(failure)
+        except BaseException as failure:  # noqa: BLE001 - raised again in the test's thread
+            ledger.failure = failure
 
     thread = threading.Thread(target=main, name="load", daemon=True)
     thread.start()
@@ -108,18 +116,17 @@ def load(
         stop.set()
         thread.join(DEADLINE_S)
     assert not thread.is_alive(), "the clients did not come to an end"
-    if failures:
-        raise failures[0]
+    if ledger.failure is not None:
+        raise ledger.failure
 
 
-async def _call(http: httpx.AsyncClient, url: str, ask: Ask, headers: dict[str, str]) -> Received:
+async def _call(http: httpx.AsyncClient, url: str, ask: Ask, headers: Mapping[bytes, bytes]) -> Received:
     body = ask.body()
     received = Received(ask, hashlib.sha256(body).digest())
     digest, tail = hashlib.sha256(), b""
     length: str | None = None
     try:
-        all_headers = {"content-type": "application/json", **headers}
-        async with http.stream("POST", url, content=body, headers=all_headers) as response:
+        async with http.stream("POST", url, content=body, headers=headers) as response:
             received.status = response.status_code
             received.call_id = UUID(response.headers["luthien-call-id"])
             length = response.headers.get("content-length")

@@ -33,9 +33,7 @@ async def answer(turn: Turn) -> None:
 def provider_process() -> Iterator[str]:
     """The provider's address, for as long as the block lasts; it dies with this process, however that ends."""
     command = [sys.executable, "-m", "tests.acceptance.faults.provider"]
-    with subprocess.Popen(
-        command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         yield process.stdout.readline().strip()

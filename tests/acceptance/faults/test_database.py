@@ -22,14 +22,14 @@ MIB = 1024 * 1024
 # Small, so that the spool has to help out with its disk.
 QUEUE_BYTES = 16 * MIB
 QUEUE_RECORDS = 2_000
-# What a batch that is being written costs beside the queue, and what a busy process needs that it did not need before.
+# What a batch that is being written costs beside the queue, and what a process needs when it has more to do.
 OTHER_BYTES = 96 * MIB
 
 
 def test_postgres_is_away(deployment: Deployment, postgres: PostgresServer) -> None:
     """No client notices, memory stays bounded, and every response is stored once, as its client has it."""
     settings = {"LUTHIEN_QUEUE_MAX_BYTES": str(QUEUE_BYTES), "LUTHIEN_QUEUE_MAX_RECORDS": str(QUEUE_RECORDS)}
-    with deployment.running(**settings) as gateway:
+    with deployment.running(settings) as gateway:
         with load(deployment.url, FORM.clients, seed=1) as ledger:
             ledger.wait_for(50)
             before_bytes = gateway.peak_bytes()
