@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import httpx
+import psutil
 
 from luthien.record.folder import spool_root
 from tests.acceptance.commands import Command, luthien
@@ -47,10 +49,9 @@ class GatewayProcess:
             return False
 
     def peak_bytes(self) -> int:
-        """The most resident memory it has had."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(r"VmHWM:\s+(\d+) kB", status)
-        return int(found[1]) * 1024 if found else 0
+        """The most resident memory that it, or a worker of its, has had."""
+        workers = [child.pid for child in psutil.Process(self.pid).children()]
+        return max(_peak_bytes(pid) for pid in (self.pid, *workers))
 
     def kill(self) -> None:
         self.command.process.send_signal(signal.SIGKILL)
@@ -94,6 +95,7 @@ class Deployment:
         settings: Mapping[str, str] = MappingProxyType({}),
         *,
         program: Sequence[str] = _SERVE,
+        arguments: Sequence[str] = (),
         port: int | None = None,
         is_awaited: bool = True,
     ) -> Iterator[GatewayProcess]:
@@ -110,7 +112,9 @@ class Deployment:
             # A busy machine is no fault of the gateway's.
             "LUTHIEN_RECEIPT_DEADLINE_MS": "5000",
         }
-        with luthien("serve", data_dir=self.folder, program=program, **{**environment, **settings}) as command:
+        with luthien(
+            "serve", *arguments, data_dir=self.folder, program=program, **{**environment, **settings}
+        ) as command:
             gateway = GatewayProcess(command, f"http://127.0.0.1:{port}", command.process.pid)
             try:
                 if is_awaited:
@@ -125,6 +129,13 @@ class Deployment:
         peak_bytes = gateway.peak_bytes()
         self.peak_bytes = max(self.peak_bytes, peak_bytes)
         return peak_bytes
+
+
+def _peak_bytes(pid: int) -> int:
+    with contextlib.suppress(OSError):  # it has ended
+        if found := re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text()):
+            return int(found[1]) * 1024
+    return 0
 
 
 def free_port() -> int:

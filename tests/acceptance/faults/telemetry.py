@@ -6,16 +6,22 @@ from tests.otlp_receiver import OtlpReceiver, attributes_of
 
 
 def exporting(collector: OtlpReceiver) -> dict[str, str]:
+    """The settings with which a gateway says it often."""
     return {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_METRIC_EXPORT_INTERVAL": "200"}
 
 
-def metric(collector: OtlpReceiver, name: str, reason: str | None = None) -> int:
-    """The last value that came; with a reason, of that reason. 0 when none has come, or none is known."""
-    values = [
+def history(collector: OtlpReceiver, name: str, reason: str | None = None) -> list[int]:
+    """All values that came, in order; with a reason, those of that reason."""
+    return [
         point.as_int
-        for found in collector.metrics[::-1]
-        if found.name == name
-        for point in (*found.sum.data_points, *found.gauge.data_points)
+        for metric in [*collector.metrics]
+        if metric.name == name
+        for point in (*metric.sum.data_points, *metric.gauge.data_points)
         if reason is None or attributes_of(point.attributes).get("luthien.record.reason") == reason
     ]
-    return values[0] if values else 0
+
+
+def latest(collector: OtlpReceiver, name: str, reason: str | None = None) -> int:
+    """The last value that came; 0 when none has come."""
+    values = history(collector, name, reason)
+    return values[-1] if values else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from dataclasses import replace
 
@@ -14,13 +15,15 @@ from tests.acceptance.faults.deployment import Deployment
 from tests.acceptance.faults.form import FORM
 from tests.acceptance.faults.load import load
 from tests.acceptance.faults.scenario import report
+from tests.acceptance.faults.telemetry import exporting, history
+from tests.otlp_receiver import otlp_receiver
 from tests.tcp_proxy import TcpProxy, proxy_to
 
 pytestmark = pytest.mark.timeout(600)
 
 MIB = 1024 * 1024
-# Small, so that the spool has to help out with its disk.
-QUEUE_BYTES = 16 * MIB
+# Small, so that the spool has to help out with its disk; enough for what each client can have on its way.
+QUEUE_BYTES = FORM.clients * MIB
 QUEUE_RECORDS = 2_000
 # What a batch that is being written costs beside the queue, and what a process needs when it has more to do.
 OTHER_BYTES = 96 * MIB
@@ -29,7 +32,7 @@ OTHER_BYTES = 96 * MIB
 def test_postgres_is_away(deployment: Deployment, postgres: PostgresServer) -> None:
     """No client notices, memory stays bounded, and every response is stored once, as its client has it."""
     settings = {"LUTHIEN_QUEUE_MAX_BYTES": str(QUEUE_BYTES), "LUTHIEN_QUEUE_MAX_RECORDS": str(QUEUE_RECORDS)}
-    with deployment.running(settings) as gateway:
+    with otlp_receiver() as collector, deployment.running({**settings, **exporting(collector)}) as gateway:
         with load(deployment.url, FORM.clients, seed=1) as ledger:
             ledger.wait_for(50)
             before_bytes = gateway.peak_bytes()
@@ -46,6 +49,8 @@ def test_postgres_is_away(deployment: Deployment, postgres: PostgresServer) -> N
     report(1, f"Postgres away for {FORM.outage_s:.0f} s", found, deployment)
     assert not ledger.errors, ledger.errors[:3]
     found.assert_perfect()
+    assert max(history(collector, "luthien.record.spool.size")) > QUEUE_BYTES, "not enough to fill its memory"
+    assert max(history(collector, "luthien.record.unsaved.size")) <= QUEUE_BYTES
     assert peak_bytes < before_bytes + QUEUE_BYTES + OTHER_BYTES
     assert deployment.segments() == [], "nothing waits any more"
 
@@ -62,12 +67,12 @@ def test_the_network_to_postgres_breaks(deployment: Deployment) -> None:
                 while time.monotonic() < ends:
                     break_somehow(proxy, random_)
                     ledger.wait_for(random_.randint(1, 40))
-                proxy.accept()
-                proxy.resume()
+                heal(proxy)
             wait_until_stored(deployment.dsn, ledger)
             behind.weigh(gateway)
             assert gateway.stop() == 0, gateway.command.output
         lines = proxy.taken
+    assert lines > 2, "nothing was broken"
     found = account(deployment.dsn, ledger)
     report(2, f"the network to Postgres breaks for {FORM.network_s:.0f} s", found, behind, f"{lines} connections")
     assert not ledger.errors, ledger.errors[:3]
@@ -75,9 +80,9 @@ def test_the_network_to_postgres_breaks(deployment: Deployment) -> None:
 
 
 def break_somehow(proxy: TcpProxy, random_: random.Random) -> None:
-    """One more thing goes wrong, or all is well for a while."""
-    proxy.resume()
-    match random_.randrange(6):
+    """All is well again, or the next thing goes wrong."""
+    heal(proxy)
+    match random_.randrange(7):
         case 0:
             proxy.stall()
         case 1:
@@ -88,5 +93,9 @@ def break_somehow(proxy: TcpProxy, random_: random.Random) -> None:
             proxy.reset()
         case 4:
             proxy.hang_up()
-        case _:
-            proxy.accept()
+
+
+def heal(proxy: TcpProxy) -> None:
+    proxy.stall_after(sys.maxsize)
+    proxy.accept()
+    proxy.resume()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from contextlib import ExitStack
 
+import psutil
 import pytest
 
 from luthien.exchange import EventType
 from tests.acceptance.faults import asks
 from tests.acceptance.faults.account import Account, account, wait_until_stored
+from tests.acceptance.faults.conftest import PostgresServer
 from tests.acceptance.faults.deployment import Deployment
 from tests.acceptance.faults.form import FORM
 from tests.acceptance.faults.load import Ledger, load
 from tests.acceptance.faults.scenario import report
+from tests.playbook import eventually
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -63,6 +67,64 @@ def test_the_gateway_is_asked_to_stop(deployment: Deployment) -> None:
     assert len(endless.cut) == 3
     _assert_recorded_as_far_as_they_came(found)
     assert deployment.segments() == [], "nothing waits any more"
+
+
+def test_the_gateway_is_asked_to_stop_while_postgres_is_away(
+    deployment: Deployment, postgres: PostgresServer
+) -> None:
+    """It ends in time; what it could not store is stored by the next one."""
+    with (
+        deployment.running({"LUTHIEN_GRACE_S": "2"}) as gateway,
+        load(deployment.url, FORM.clients, seed=15) as ledger,
+    ):
+        postgres.stop()
+        ledger.wait_for(50)
+        deployment.weigh(gateway)
+        status = gateway.stop()
+    assert deployment.segments(), "nothing waits"
+    postgres.start()
+    with deployment.running() as gateway:
+        wait_until_stored(deployment.dsn, ledger)
+        deployment.weigh(gateway)
+        assert gateway.stop() == 0, gateway.command.output
+    found = account(deployment.dsn, ledger)
+    report(15, "SIGTERM, Postgres away", found, deployment, f"exit status {status}")
+    assert status == 0, gateway.command.output
+    found.assert_perfect()
+    assert not ledger.cut, "there was time enough for these"
+    assert deployment.segments() == [], "nothing waits any more"
+
+
+def test_workers_are_killed(deployment: Deployment) -> None:
+    """Others go on meanwhile, and each worker's successor stores what it left."""
+    random_ = random.Random(16)
+    with deployment.running(arguments=("--workers", "2")) as gateway:
+        supervisor = psutil.Process(gateway.pid)
+        with load(deployment.url, FORM.clients, seed=16) as ledger:
+            for _ in range(FORM.kills):
+                ledger.wait_for(random_.randint(1, 30))
+                deployment.weigh(gateway)
+                random_.choice(serving(supervisor)).kill()
+            ledger.wait_for(30)
+        wait_until_stored(deployment.dsn, ledger)
+        deployment.weigh(gateway)
+        assert gateway.stop() == 0, gateway.command.output
+    found = account(deployment.dsn, ledger)
+    report(16, f"workers of two killed {FORM.kills} times", found, deployment)
+    found.assert_perfect()
+    assert ledger.cut, "no kill met a response on its way"
+    assert deployment.segments() == [], "nothing waits any more"
+
+
+def serving(supervisor: psutil.Process) -> list[psutil.Process]:
+    """Its workers, once there is one."""
+    return eventually(lambda: [each for each in supervisor.children() if is_worker(each)], bool)
+
+
+def is_worker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "spawn_main" in " ".join(process.cmdline())
+    return False
 
 
 def _assert_recorded_as_far_as_they_came(found: Account) -> None:

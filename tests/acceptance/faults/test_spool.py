@@ -26,7 +26,7 @@ from tests.acceptance.faults.deployment import Deployment, GatewayProcess
 from tests.acceptance.faults.form import FORM
 from tests.acceptance.faults.load import load
 from tests.acceptance.faults.scenario import report
-from tests.acceptance.faults.telemetry import exporting, metric
+from tests.acceptance.faults.telemetry import exporting, latest
 from tests.otlp_receiver import otlp_receiver
 
 pytestmark = pytest.mark.timeout(600)
@@ -45,15 +45,15 @@ def test_the_spool_reaches_its_limit(deployment: Deployment, postgres: PostgresS
     ):
         postgres.stop()
         with load(deployment.url, FORM.clients, seed=6) as ledger:
-            wait_until(lambda: metric(collector, "luthien.record.dropped", "spool_full") > 0)
-            most_bytes = metric(collector, "luthien.record.spool.size")
+            wait_until(lambda: latest(collector, "luthien.record.dropped", "spool_full") > 0)
+            most_bytes = latest(collector, "luthien.record.spool.size")
             time.sleep(FORM.load_s)
         postgres.start()
-        wait_until(lambda: metric(collector, "luthien.record.unsaved") == 0)
+        wait_until(lambda: latest(collector, "luthien.record.unsaved") == 0)
         deployment.weigh(gateway)
         assert gateway.stop() == 0, gateway.command.output
-        refused = metric(collector, "luthien.record.dropped", "spool_full")
-        tombstones = metric(collector, "luthien.record.tombstones")
+        refused = latest(collector, "luthien.record.dropped", "spool_full")
+        tombstones = latest(collector, "luthien.record.tombstones")
     found = account(deployment.dsn, ledger)
     remark = f"{refused} records refused, {tombstones} tombstones"
     report(5, f"the spool may use {limit_bytes // MIB} MiB only, Postgres away", found, deployment, remark)
@@ -121,8 +121,8 @@ def test_what_a_dead_process_left_is_damaged(deployment: Deployment, postgres: P
         wait_until_stored(deployment.dsn, after)
         deployment.weigh(gateway)
         assert gateway.stop() == 0, gateway.command.output
-        counted = metric(collector, "luthien.record.dropped", "damaged")
-        counted += metric(collector, "luthien.record.dropped", "torn")
+        counted = latest(collector, "luthien.record.dropped", "damaged")
+        counted += latest(collector, "luthien.record.dropped", "torn")
     found = account(deployment.dsn, ledger)
     report(8, "the spool of a killed gateway is damaged", found, deployment, f"{len(hit)} records were hit")
     there = {(event.call_id, event.sequence) for event in events(found)}
