@@ -25,7 +25,7 @@ class Form:
     """How many gateways leave theirs to others."""
 
 
-SHORT = Form("short", clients=6, load_s=1.0, outage_s=4.0, network_s=4.0, kills=3, spools=2)
+SHORT = Form("short", clients=6, load_s=0.5, outage_s=3.0, network_s=4.0, kills=3, spools=2)
 FULL = Form("full", clients=16, load_s=8.0, outage_s=60.0, network_s=40.0, kills=20, spools=6)
 
 FORM = {"short": SHORT, "full": FULL}[os.environ.get("FAULTS_FORM", "short")]

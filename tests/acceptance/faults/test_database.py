@@ -15,7 +15,7 @@ from tests.acceptance.faults.deployment import Deployment
 from tests.acceptance.faults.form import FORM
 from tests.acceptance.faults.load import load
 from tests.acceptance.faults.scenario import report
-from tests.acceptance.faults.telemetry import exporting, history
+from tests.acceptance.faults.telemetry import exporting, history, latest
 from tests.otlp_receiver import otlp_receiver
 from tests.tcp_proxy import TcpProxy, proxy_to
 
@@ -38,7 +38,7 @@ def test_postgres_is_away(deployment: Deployment, postgres: PostgresServer) -> N
             before_bytes = gateway.peak_bytes()
             postgres.stop()
             ends = time.monotonic() + FORM.outage_s
-            while time.monotonic() < ends:
+            while time.monotonic() < ends or latest(collector, "luthien.record.spool.size") <= QUEUE_BYTES:
                 ledger.wait_for(1)
             postgres.start()
             ledger.wait_for(50)
@@ -49,7 +49,6 @@ def test_postgres_is_away(deployment: Deployment, postgres: PostgresServer) -> N
     report(1, f"Postgres away for {FORM.outage_s:.0f} s", found, deployment)
     assert not ledger.errors, ledger.errors[:3]
     found.assert_perfect()
-    assert max(history(collector, "luthien.record.spool.size")) > QUEUE_BYTES, "not enough to fill its memory"
     assert max(history(collector, "luthien.record.unsaved.size")) <= QUEUE_BYTES
     assert peak_bytes < before_bytes + QUEUE_BYTES + OTHER_BYTES
     assert deployment.segments() == [], "nothing waits any more"
