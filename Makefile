@@ -11,7 +11,7 @@ help:
 	@echo "make demo    a real model, four real calls, and what a policy changed in each (ARGS=--exit to leave then)"
 	@echo "make up      gateway, database and debug pages on this machine"
 	@echo "make test    all tests"
-	@echo "make test-faults  what the record has when things break, in full and with figures (8 minutes)"
+	@echo "make test-faults    what the record has when things break, in full and with figures (8 minutes)"
 	@echo "make lint    formatting, linters, types, direction of dependencies"
 	@echo "make bench   what Luthien costs, as ratios"
 

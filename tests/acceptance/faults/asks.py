@@ -69,6 +69,11 @@ def mixed(seed: int) -> Ask:
             return Ask(seed, padding, random_.choice((10, 700, 3_000)))
 
 
+def quick(seed: int) -> Ask:
+    """As `mixed`, without pauses: such a call leaves exactly five records."""
+    return replace(mixed(seed), pause_s=0.0)
+
+
 def endless(seed: int) -> Ask:
     """A stream that outlasts any grace."""
     return Ask(seed, 100, 20_000, chunks=2_000, pause_s=0.05)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -12,43 +11,24 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from luthien.store.embedded import embedded_postgres
 from luthien.store.migrate import migrate
 from tests.acceptance.faults import figures
 from tests.acceptance.faults.deployment import Deployment
 from tests.acceptance.faults.form import FORM
+from tests.acceptance.faults.postgres import PostgresServer, postgres_server
 from tests.acceptance.faults.provider import provider_process
 
 
-class PostgresServer:
-    """A server that can be stopped and started again, on the same port."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self._data_dir = data_dir
-        self._running = ExitStack()
-        self.dsn = ""
-
-    def start(self) -> None:
-        before, self.dsn = self.dsn, self._running.enter_context(embedded_postgres(self._data_dir))
-        assert self.dsn == (before or self.dsn), "somebody took its port"
-
-    def stop(self) -> None:
-        self._running.close()
-
-
 @pytest.fixture(scope="package")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    server = PostgresServer(tmp_path_factory.mktemp("faults") / "postgres")
-    server.start()
-    yield server
-    server.stop()
+def _server() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture
 def postgres(_server: PostgresServer) -> Iterator[PostgresServer]:
-    """Runs when the test begins, and again when it has ended."""
+    """Runs when the test begins, and again when it has ended, whatever was done to it."""
     yield _server
-    _server.stop()
     _server.start()
 
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 
 from tests.acceptance.faults.account import account, wait_until_stored
-from tests.acceptance.faults.conftest import PostgresServer
 from tests.acceptance.faults.deployment import Deployment
 from tests.acceptance.faults.form import FORM
 from tests.acceptance.faults.load import load
+from tests.acceptance.faults.postgres import PostgresServer
 from tests.acceptance.faults.scenario import report
 from tests.acceptance.faults.telemetry import exporting, history, latest
 from tests.otlp_receiver import otlp_receiver
@@ -30,13 +30,13 @@ OTHER_BYTES = 96 * MIB
 
 
 def test_postgres_is_away(deployment: Deployment, postgres: PostgresServer) -> None:
-    """No client notices, memory stays bounded, and every response is stored once, as its client has it."""
+    """It crashes. No client notices, memory is bounded, and every response is stored once, as its client has it."""
     settings = {"LUTHIEN_QUEUE_MAX_BYTES": str(QUEUE_BYTES), "LUTHIEN_QUEUE_MAX_RECORDS": str(QUEUE_RECORDS)}
     with otlp_receiver() as collector, deployment.running({**settings, **exporting(collector)}) as gateway:
         with load(deployment.url, FORM.clients, seed=1) as ledger:
             ledger.wait_for(50)
             before_bytes = gateway.peak_bytes()
-            postgres.stop()
+            postgres.crash()
             ends = time.monotonic() + FORM.outage_s
             while time.monotonic() < ends or latest(collector, "luthien.record.spool.size") <= QUEUE_BYTES:
                 ledger.wait_for(1)
@@ -46,7 +46,7 @@ def test_postgres_is_away(deployment: Deployment, postgres: PostgresServer) -> N
         peak_bytes = deployment.weigh(gateway)
         assert gateway.stop() == 0, gateway.command.output
     found = account(deployment.dsn, ledger)
-    report(1, f"Postgres away for {FORM.outage_s:.0f} s", found, deployment)
+    report(1, f"Postgres crashes, away for {FORM.outage_s:.0f} s", found, deployment)
     assert not ledger.errors, ledger.errors[:3]
     found.assert_perfect()
     assert max(history(collector, "luthien.record.unsaved.size")) <= QUEUE_BYTES

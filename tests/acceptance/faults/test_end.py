@@ -13,10 +13,10 @@ import pytest
 from luthien.exchange import EventType
 from tests.acceptance.faults import asks
 from tests.acceptance.faults.account import Account, account, wait_until_stored
-from tests.acceptance.faults.conftest import PostgresServer
 from tests.acceptance.faults.deployment import Deployment
 from tests.acceptance.faults.form import FORM
 from tests.acceptance.faults.load import Ledger, load
+from tests.acceptance.faults.postgres import PostgresServer
 from tests.acceptance.faults.scenario import report
 from tests.playbook import eventually
 

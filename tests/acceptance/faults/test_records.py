@@ -16,10 +16,10 @@ from luthien.exchange import StageRecord
 from luthien.record.spool import Spool, SpoolLimits
 from tests.acceptance.faults import asks
 from tests.acceptance.faults.account import account, until_quiet, wait_until_stored
-from tests.acceptance.faults.conftest import PostgresServer
 from tests.acceptance.faults.deployment import Deployment, free_port
 from tests.acceptance.faults.form import FORM
 from tests.acceptance.faults.load import Ledger, Received, load
+from tests.acceptance.faults.postgres import PostgresServer
 from tests.acceptance.faults.scenario import report
 from tests.acceptance.faults.telemetry import exporting, latest
 from tests.otlp_receiver import otlp_receiver
