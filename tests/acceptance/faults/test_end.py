@@ -133,4 +133,7 @@ def _assert_recorded_as_far_as_they_came(found: Account) -> None:
         assert received.call_id is not None
         call = found.kept[received.call_id]
         assert call.row.outcome is not None
-        assert [final.wire_bytes >= received.size_bytes for final in call.of(EventType.RESPONSE_FINAL)] == [True]
+        assert len(call.of(EventType.RESPONSE_FINAL)) == 1
+        [final] = call.of(EventType.RESPONSE_FINAL)
+        # What was released may still be lost on the way.
+        assert final.wire_bytes > received.size_bytes or final.wire_sha256 == received.sha256
