@@ -65,7 +65,6 @@ def test_the_gateway_is_asked_to_stop(deployment: Deployment) -> None:
     found.assert_perfect()
     assert not brief.cut, "there was time enough for these"
     assert len(endless.cut) == 3
-    assert len(found.kept) == len(found.ledger.whole) + 3, "every call that began is there"
     _assert_recorded_as_far_as_they_came(found)
     assert deployment.segments() == [], "nothing waits any more"
 

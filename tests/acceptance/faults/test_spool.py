@@ -111,7 +111,8 @@ def test_what_a_dead_process_left_is_damaged(deployment: Deployment, postgres: P
             time.sleep(FORM.load_s)
             deployment.weigh(gateway)
             gateway.kill()
-    left, hit = damage(deployment.segments(), random.Random(8))
+    segments = deployment.segments()
+    left, hit = damage(segments, random.Random(8))
     assert hit
     postgres.start()
     with otlp_receiver() as collector, deployment.running(exporting(collector)) as gateway:
@@ -131,7 +132,8 @@ def test_what_a_dead_process_left_is_damaged(deployment: Deployment, postgres: P
     assert not there & hit
     assert not found.duplicated
     assert {each.call_id for each in ledger.whole if each.call_id not in hit_calls} <= whole_calls(found)
-    assert 0 < counted <= len(hit)
+    # The kill, too, may have met a segment that was being written.
+    assert 0 < counted <= len(hit) + len(segments)
     assert "is damaged from byte" in gateway.command.output
     assert not after.errors
     account(deployment.dsn, after).assert_perfect()
