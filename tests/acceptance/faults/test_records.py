@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import timedelta
+from pathlib import Path
 from uuid import UUID
 
 import psycopg
@@ -16,7 +17,7 @@ from luthien.exchange import StageRecord
 from luthien.record.spool import Spool, SpoolLimits
 from tests.acceptance.faults import asks
 from tests.acceptance.faults.account import account, until_quiet, wait_until_stored
-from tests.acceptance.faults.deployment import Deployment, free_port
+from tests.acceptance.faults.deployment import Deployment, GatewayProcess, free_port
 from tests.acceptance.faults.form import FORM
 from tests.acceptance.faults.load import Ledger, Received, load
 from tests.acceptance.faults.postgres import PostgresServer
@@ -78,7 +79,7 @@ def leave_behind(deployment: Deployment, records: Sequence[StageRecord]) -> None
 
 
 def test_two_gateways_take_over_what_others_left(deployment: Deployment, postgres: PostgresServer) -> None:
-    """Both at once, under load: each record is taken over by one of them."""
+    """Each has taken over some when Postgres comes back, and both store them at once, under load."""
     with ExitStack() as clients:
         ledgers = [Ledger()]
         postgres.stop()
@@ -89,15 +90,16 @@ def test_two_gateways_take_over_what_others_left(deployment: Deployment, postgre
                 deployment.weigh(gateway)
                 gateway.kill()
             ledgers.append(ledger)
-        postgres.start()
+        later = put_aside(deployment, half=FORM.spools // 2)
         collectors = [clients.enter_context(otlp_receiver()) for _ in range(2)]
         ports = [deployment.port, free_port()]
-        gateways = [
-            clients.enter_context(deployment.running(exporting(collector), port=port, is_awaited=False))
-            for port, collector in zip(ports, collectors, strict=True)
-        ]
-        for gateway in gateways:
-            gateway.wait_until_serving()
+        gateways: list[GatewayProcess] = []
+        for port, collector in zip(ports, collectors, strict=True):
+            gateways.append(clients.enter_context(deployment.running(exporting(collector), port=port)))
+            for folder in later:
+                folder.rename(deployment.spools / folder.name)
+            later = []
+        postgres.start()
         with (
             load(gateways[0].url, FORM.clients, seed=138) as one,
             load(gateways[1].url, FORM.clients, seed=139) as other,
@@ -116,8 +118,16 @@ def test_two_gateways_take_over_what_others_left(deployment: Deployment, postgre
     report(13, f"two gateways take over {FORM.spools} spools", found, deployment, remark)
     assert not one.errors + other.errors
     found.assert_perfect()
+    assert all(adopted), "one of them had nothing to do"
     assert replayed == 0, "no two processes had the same record"
     assert deployment.segments() == [], "nothing waits any more"
+
+
+def put_aside(deployment: Deployment, half: int) -> list[Path]:
+    """Takes so many spools away from where they are looked for; where they are now."""
+    aside = deployment.folder / "aside"
+    aside.mkdir()
+    return [folder.rename(aside / folder.name) for folder in sorted(deployment.spools.iterdir())[:half]]
 
 
 def test_the_clock_goes_back(deployment: Deployment) -> None:
