@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo up test lint format bench constraints clean
+.PHONY: help demo up test test-faults lint format bench constraints clean
 
 help:
 	@echo "make demo    a real model, four real calls, and what a policy changed in each (ARGS=--exit to leave then)"
 	@echo "make up      gateway, database and debug pages on this machine"
 	@echo "make test    all tests"
+	@echo "make test-faults    what the record has when things break, in full and with figures (8 minutes)"
 	@echo "make lint    formatting, linters, types, direction of dependencies"
 	@echo "make bench   what Luthien costs, as ratios"
 
@@ -22,6 +23,11 @@ up: $(VENV)/ready
 
 test: $(VENV)/model
 	$(BIN)/python -m pytest $(ARGS)
+
+test-faults: $(VENV)/ready
+	rm -rf .build/faults
+	FAULTS_FORM=full FAULTS_FIGURES=.build/faults $(BIN)/python -m pytest tests/acceptance/faults $(ARGS)
+	$(BIN)/python -m tests.acceptance.faults.figures .build/faults
 
 lint: $(VENV)/ready
 	$(BIN)/ruff format --check .

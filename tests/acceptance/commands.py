@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,13 +49,18 @@ class Command:
 
 
 @contextmanager
-def luthien(*arguments: str, data_dir: Path, **environment: str) -> Iterator[Command]:
-    """Runs a command with its data in `data_dir`, on a port that the system chooses; ends it at the end."""
+def luthien(
+    *arguments: str, data_dir: Path, program: Sequence[str] = ("-m", "luthien"), **environment: str
+) -> Iterator[Command]:
+    """Runs a command with its data in `data_dir`, on a port that the system chooses; ends it at the end.
+
+    `program` is what the interpreter is told to run.
+    """
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("LUTHIEN_", "OTEL_"))}
     inherited.pop("DATABASE_URL", None)
     settings = {"LUTHIEN_PORT": "0", "LUTHIEN_DATA_DIR": str(data_dir), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "luthien", *arguments],
+        [sys.executable, *program, *arguments],
         env=inherited | settings | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

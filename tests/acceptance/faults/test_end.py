@@ -1,0 +1,138 @@
+"""The gateway is killed under load, or asked to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from contextlib import ExitStack
+
+import psutil
+import pytest
+
+from luthien.exchange import EventType
+from tests.acceptance.faults import asks
+from tests.acceptance.faults.account import Account, account, wait_until_stored
+from tests.acceptance.faults.deployment import Deployment
+from tests.acceptance.faults.form import FORM
+from tests.acceptance.faults.load import Ledger, load
+from tests.acceptance.faults.postgres import PostgresServer
+from tests.acceptance.faults.scenario import report
+from tests.playbook import eventually
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_the_gateway_is_killed_again_and_again(deployment: Deployment) -> None:
+    """While it serves, while it starts, while it takes over what the one before left."""
+    random_ = random.Random(3)
+    with ExitStack() as clients:
+        ledger = clients.enter_context(load(deployment.url, FORM.clients, seed=3))
+        for number in range(FORM.kills):
+            with deployment.running(is_awaited=False) as gateway:
+                if number % 4 < 3:
+                    gateway.wait_until_serving()
+                    ledger.wait_for(random_.randint(1, 30))
+                time.sleep(random_.uniform(0.0, 0.5))
+                deployment.weigh(gateway)
+                gateway.kill()
+        with deployment.running() as gateway:
+            ledger.wait_for(20)
+            clients.close()
+            wait_until_stored(deployment.dsn, ledger)
+            deployment.weigh(gateway)
+            assert gateway.stop() == 0, gateway.command.output
+    found = account(deployment.dsn, ledger)
+    report(3, f"the gateway killed {FORM.kills} times", found, deployment)
+    found.assert_perfect()
+    assert ledger.cut, "no kill met a response on its way"
+    assert deployment.segments() == [], "nothing waits any more"
+
+
+def test_the_gateway_is_asked_to_stop(deployment: Deployment) -> None:
+    """What can end within the grace period does; what cannot is ended, and recorded as far as it came."""
+    with (
+        deployment.running({"LUTHIEN_GRACE_S": "3"}) as gateway,
+        load(deployment.url, FORM.clients, seed=4) as brief,
+        load(deployment.url, 3, seed=5, ask=asks.endless) as endless,
+    ):
+        brief.wait_for(30)
+        deployment.weigh(gateway)
+        status = gateway.stop()
+    found = account(deployment.dsn, Ledger(brief.calls + endless.calls))
+    report(4, "SIGTERM", found, deployment, f"exit status {status}")
+    assert status == 0, gateway.command.output
+    found.assert_perfect()
+    assert not brief.cut, "there was time enough for these"
+    assert len(endless.cut) == 3
+    _assert_recorded_as_far_as_they_came(found)
+    assert deployment.segments() == [], "nothing waits any more"
+
+
+def test_the_gateway_is_asked_to_stop_while_postgres_is_away(
+    deployment: Deployment, postgres: PostgresServer
+) -> None:
+    """It ends in time; what it could not store is stored by the next one."""
+    with (
+        deployment.running({"LUTHIEN_GRACE_S": "2"}) as gateway,
+        load(deployment.url, FORM.clients, seed=15) as ledger,
+    ):
+        postgres.stop()
+        ledger.wait_for(50)
+        deployment.weigh(gateway)
+        status = gateway.stop()
+    assert deployment.segments(), "nothing waits"
+    postgres.start()
+    with deployment.running() as gateway:
+        wait_until_stored(deployment.dsn, ledger)
+        deployment.weigh(gateway)
+        assert gateway.stop() == 0, gateway.command.output
+    found = account(deployment.dsn, ledger)
+    report(15, "SIGTERM, Postgres away", found, deployment, f"exit status {status}")
+    assert status == 0, gateway.command.output
+    found.assert_perfect()
+    assert not ledger.cut, "there was time enough for these"
+    assert deployment.segments() == [], "nothing waits any more"
+
+
+def test_workers_are_killed(deployment: Deployment) -> None:
+    """Others go on meanwhile, and each worker's successor stores what it left."""
+    random_ = random.Random(16)
+    with deployment.running(arguments=("--workers", "2")) as gateway:
+        supervisor = psutil.Process(gateway.pid)
+        with load(deployment.url, FORM.clients, seed=16) as ledger:
+            for _ in range(FORM.kills):
+                ledger.wait_for(random_.randint(1, 30))
+                deployment.weigh(gateway)
+                random_.choice(serving(supervisor)).kill()
+            ledger.wait_for(30)
+        wait_until_stored(deployment.dsn, ledger)
+        deployment.weigh(gateway)
+        assert gateway.stop() == 0, gateway.command.output
+    found = account(deployment.dsn, ledger)
+    report(16, f"workers of two killed {FORM.kills} times", found, deployment)
+    found.assert_perfect()
+    assert ledger.cut, "no kill met a response on its way"
+    assert deployment.segments() == [], "nothing waits any more"
+
+
+def serving(supervisor: psutil.Process) -> list[psutil.Process]:
+    """Its workers, once there is one."""
+    return eventually(lambda: [each for each in supervisor.children() if is_worker(each)], bool)
+
+
+def is_worker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "spawn_main" in " ".join(process.cmdline())
+    return False
+
+
+def _assert_recorded_as_far_as_they_came(found: Account) -> None:
+    for received in found.ledger.cut:
+        assert received.call_id is not None
+        call = found.kept[received.call_id]
+        assert call.row.outcome is not None
+        assert len(call.of(EventType.RESPONSE_FINAL)) == 1
+        [final] = call.of(EventType.RESPONSE_FINAL)
+        # What was released may still be lost on the way.
+        assert final.wire_bytes > received.size_bytes or final.wire_sha256 == received.sha256
