@@ -28,6 +28,7 @@ from luthien.policies.chain import Chain
 from luthien.policies.registry import load_chain
 from luthien.record.chores import partitions_ahead
 from luthien.record.folder import spool_root
+from luthien.record.processes import forget_processes, heartbeat, notices
 from luthien.record.queue import DiscardingSink, RecordSink
 from luthien.record.spool import Spool, SpoolLimits
 from luthien.record.upkeep import Chore, Upkeep
@@ -98,14 +99,15 @@ class App:
             writer = RecordWriter(spool, self._dsn, _limits(settings))
             if settings.record:
                 await anyio.to_thread.run_sync(spool.start)
-                writer.start()
-                stack.push_async_callback(anyio.to_thread.run_sync, writer.stop, settings.grace_s)
-                upkeep = Upkeep(self._dsn, _chores(settings))
+                # It stops after the writer, so that what it says last is said of all records.
+                upkeep = Upkeep(self._dsn, _chores(settings, spool))
                 upkeep.start()
                 stack.push_async_callback(anyio.to_thread.run_sync, upkeep.stop, _UPKEEP_STOP_S)
+                writer.start()
+                stack.push_async_callback(anyio.to_thread.run_sync, writer.stop, settings.grace_s)
             sink: RecordSink = spool if settings.record else DiscardingSink()
             try:
-                telemetry = start_telemetry(settings, sink)
+                telemetry = start_telemetry(settings, sink, spool.process_id)
             except ConfigError as error:
                 _log.critical("%s", error)
                 raise
@@ -120,9 +122,9 @@ class App:
             await reader.open()
             stack.push_async_callback(reader.close)
 
-            instruments = Instruments.of(telemetry.tracer, telemetry.meter, settings.receipt_deadline_ms / 1000)
+            instruments = _instruments(telemetry, settings, spool)
             orchestrator = Orchestrator(upstream, self._chain, instruments, settings.max_body_bytes)
-            self._running = Running(orchestrator, Lookup(reader, spool))
+            self._running = Running(orchestrator, Lookup(reader, spool, spool.process_id))
             yield
             self._running = None
 
@@ -150,8 +152,13 @@ def _spool(settings: Settings, dsn: str) -> Spool:
     return Spool(root, limits, sync=settings.spool_sync)
 
 
-def _chores(settings: Settings) -> list[Chore]:
-    return [partitions_ahead()]
+def _chores(settings: Settings, spool: Spool) -> list[Chore]:
+    return [heartbeat(spool), notices(spool), partitions_ahead(), forget_processes()]
+
+
+def _instruments(telemetry: Telemetry, settings: Settings, spool: Spool) -> Instruments:
+    deadline_s = settings.receipt_deadline_ms / 1000
+    return Instruments.of(telemetry.tracer, telemetry.meter, deadline_s, spool.process_id)
 
 
 def _limits(settings: Settings) -> BatchLimits:

@@ -48,6 +48,14 @@ class RecordSource(Protocol):
         """The records of a call that wait in this process's memory."""
         ...
 
+    def unsaved_calls(self) -> frozenset[UUID]:
+        """The calls that have records in this process's memory."""
+        ...
+
+    def taken_over(self) -> frozenset[UUID]:
+        """The dead processes whose records are being taken over here."""
+        ...
+
     def oldest_unsaved_age_s(self) -> float:
         """How long, in seconds, the oldest unsaved record has waited; 0 when nothing waits."""
         ...

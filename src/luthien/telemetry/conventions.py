@@ -79,6 +79,15 @@ MASKED: Final = _attribute("luthien.credentials_masked", "Whether credentials in
 CHUNKS: Final = _attribute("luthien.chunks", "Frames of a stream", unit="{chunk}")
 RECORDS_EMITTED: Final = _attribute("luthien.records.emitted", "Records the call left", unit="{record}")
 RECORDS_REFUSED: Final = _attribute("luthien.records.refused", "Records not taken in", unit="{record}")
+REFUSED_REASONS: Final = _kept("luthien.records.refused.reasons", "Why they were not taken in, as reason=count")
+PROCESS_ID: Final = _name(
+    "service.instance.id",
+    "attribute",
+    "The process that serves the call: an attribute of its resource",
+    "",
+    OTEL,
+    False,
+)
 RECORD_REFUSED: Final = _kept("luthien.record.refused", "Why this record was kept without its payload")
 RECORD_IN_MEMORY: Final = _kept("luthien.record.not_crash_proof", "Why a crash could have lost it")
 POLICIES: Final = _kept("luthien.policies", "The chain, as name@version")

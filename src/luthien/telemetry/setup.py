@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID, uuid4
 
 from opentelemetry.metrics import Meter, MeterProvider, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
@@ -20,6 +21,7 @@ from luthien import __version__
 from luthien.errors import ConfigError
 from luthien.record.queue import RecordSink
 from luthien.settings import Settings
+from luthien.telemetry import conventions as names
 from luthien.telemetry.processor import ForkingSpanProcessor
 from luthien.telemetry.sampler import RecordEverything, sampler_named
 
@@ -45,14 +47,20 @@ class Telemetry:
         return all(finished)
 
 
-def start_telemetry(settings: Settings, sink: RecordSink) -> Telemetry:
+def start_telemetry(settings: Settings, sink: RecordSink, process_id: UUID | None = None) -> Telemetry:
     """Starts both providers, and refuses to go on when spans would not be recorded.
 
     Raises:
         ConfigError: a setting is wrong, or `OTEL_SDK_DISABLED` silences the tracer.
     """
     sampler = RecordEverything(sampler_named(settings.traces_sampler, settings.traces_sampler_arg))
-    resource = Resource.create({"service.name": settings.service_name, "service.version": __version__})
+    resource = Resource.create(
+        {
+            "service.name": settings.service_name,
+            "service.version": __version__,
+            names.PROCESS_ID: str(process_id or uuid4()),
+        }
+    )
     tracer_provider = TracerProvider(
         sampler=sampler, resource=resource, shutdown_on_exit=False, span_limits=unlimited()
     )

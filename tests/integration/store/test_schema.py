@@ -73,6 +73,9 @@ class TestConversationCalls:
         assert {name: value for name, value in row[0].items() if value is not None and name != "call_id"} == {
             "decisions": 0,
             "records_stored": 0,
+            "stages_stored": 0,
+            "records_tombstoned": 0,
+            "records_not_crash_proof": 0,
         }
 
 

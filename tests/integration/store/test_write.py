@@ -163,6 +163,9 @@ class TestACall:
             "duration_ms": 12.5,
             "records_emitted": 7,
             "records_stored": 7,
+            "stages_stored": 4,
+            "records_tombstoned": 0,
+            "records_not_crash_proof": 0,
         }
 
     @given(data=st.data())
@@ -231,6 +234,7 @@ class TestACall:
         written = record(event_type=event_type, payload=None, attributes={attribute: value})
         assert write_batch(conn, [written]).stored == 1
         known = {"call_id", "trace_id", "started_at", "ended_at", "policies", "decisions", "records_stored"}
+        known |= {"stages_stored", "records_tombstoned", "records_not_crash_proof"}
         row = call_row(conn, written.call_id)
         assert {name for name, kept in row.items() if kept is not None} <= known
         assert conn.execute("SELECT attributes FROM conversation_events").fetchone() == ({attribute: value},)

@@ -181,7 +181,7 @@ def test_nothing_is_exported_without_an_endpoint(
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
     provider.will(answers(openai_response()))
     with running_gateway(record_database, provider.url) as gateway:
-        assert gateway.call(gateway.post(OPENAI, openai_request()))["completeness"] == "complete"
+        assert gateway.call(gateway.post(OPENAI, openai_request()))["completeness"]["state"] == "complete"
 
 
 @pytest.mark.parametrize("sampler", ["always_off", "traceidratio", "parentbased_always_off"])
@@ -197,7 +197,7 @@ def test_the_sampler_thins_out_traces_and_never_the_record(
     provider.will(streams(*openai_stream("a")))
     with start() as gateway:
         call = gateway.call(gateway.post(OPENAI, openai_request(stream=True)))
-    assert call["completeness"] == "complete"
+    assert call["completeness"]["state"] == "complete"
     assert call["trace_id"]
     assert receiver.spans == []
 
@@ -209,7 +209,7 @@ def test_a_caller_that_is_not_sampled_is_recorded_all_the_same(
     with start() as gateway:
         response = gateway.post(OPENAI, openai_request(), headers={"traceparent": UNSAMPLED})
         call = gateway.call(response)
-    assert call["completeness"] == "complete"
+    assert call["completeness"]["state"] == "complete"
     assert call["trace_id"] == TRACE_ID
     assert receiver.spans == []
 
@@ -231,7 +231,7 @@ def test_no_environment_variable_truncates_a_record(
     provider.will(answers(openai_response("y" * 5000)))
     with start(REWRITE) as gateway:
         response = gateway.post(OPENAI, openai_request("x" * 5000))
-        assert gateway.call(response)["completeness"] == "complete"
+        assert gateway.call(response)["completeness"]["state"] == "complete"
         assert gateway.raw(response, "request_original") == provider.turns[0].body
         assert gateway.raw(response, "response_final") == response.content
 
@@ -368,7 +368,7 @@ def test_hostile_model_names_do_not_cost_an_export_batch(
     with start() as gateway:
         body = openai_request(max_tokens=2**70, temperature=1e308) | {"model": model}
         call = gateway.call(gateway.post(OPENAI, body))
-    assert call["completeness"] == "complete"
+    assert call["completeness"]["state"] == "complete"
     assert len(receiver.spans) == 6
     assert all(len(span.name) < 200 for span in receiver.spans)
 
@@ -576,7 +576,7 @@ def test_an_endpoint_that_is_away_changes_nothing_for_calls(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     provider.will(answers(openai_response()))
     with running_gateway(record_database, provider.url, grace_s=1.0) as gateway:
-        assert gateway.call(gateway.post(OPENAI, openai_request()))["completeness"] == "complete"
+        assert gateway.call(gateway.post(OPENAI, openai_request()))["completeness"]["state"] == "complete"
 
 
 def test_the_table_of_conventions_says_what_each_name_means() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthien.debug.diff import diff_payloads
-from luthien.debug.verdict import Completeness, Decision, StageState, verdict_sentence
+from luthien.debug.verdict import Basis, Decision, StageState, verdict_sentence
 from luthien.exchange import STAGES, EventType, Side
 
 WHOLE: Mapping[EventType, StageState] = dict.fromkeys(STAGES, "recorded")
@@ -57,7 +57,7 @@ def tell(
             *(Decision(policy, "response", "modify", changed=True) for policy in replied_by),
             *decisions,
         ],
-        completeness=Completeness(states, lost_records, redacted),
+        basis=Basis(states, lost_records, redacted),
     )
 
 
@@ -232,9 +232,7 @@ class TestIncompleteRecords:
         assert tell(lost_records=1) == ("incomplete: 1 record of this call got lost, so what changed cannot be said")
 
     def test_a_side_that_was_not_compared(self) -> None:
-        sentence = verdict_sentence(
-            None, None, before=CHAT, after=CHAT, decisions=[], completeness=Completeness(WHOLE)
-        )
+        sentence = verdict_sentence(None, None, before=CHAT, after=CHAT, decisions=[], basis=Basis(WHOLE))
         assert sentence == (
             "incomplete: the request was not compared and the response was not compared, "
             "so what changed cannot be said"

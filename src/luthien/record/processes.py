@@ -1,0 +1,93 @@
+"""What this process says of itself in the database, and of others that died: who is alive, who lost what."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from luthien import __version__
+from luthien.exchange import call_time_ms
+from luthien.record.spool import Spool
+from luthien.record.untold import Lost
+from luthien.record.upkeep import Chore, Connection
+from luthien.store.calls import as_text
+from luthien.store.sql import query
+from luthien.store.write import is_about_content, quarantine
+
+HEARTBEAT_S = 10.0
+"""A process that was not heard of for six of these counts as dead."""
+_NOTICES_S = 2.0
+_HOUR_S = 3600.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def heartbeat(spool: Spool, every_s: float = HEARTBEAT_S) -> Chore:
+    """Says that this process lives, and how its record is doing; at the end, that it stopped."""
+
+    def live(conn: Connection) -> None:
+        parameters = {
+            "process_id": spool.process_id,
+            "host": as_text(socket.gethostname()),
+            "pid": os.getpid(),
+            "version": __version__,
+            "unsaved_s": spool.oldest_unsaved_age_s(),
+            "stats": Jsonb(_stats(spool)),
+        }
+        conn.execute(query("say_alive"), parameters)
+
+    def stop(conn: Connection) -> None:
+        with conn.transaction():
+            live(conn)
+            conn.execute(query("say_stopped"), {"process_id": spool.process_id})
+
+    return Chore("heartbeat", every_s, live, at_end=stop)
+
+
+def _stats(spool: Spool) -> dict[str, Any]:
+    return {**asdict(spool.stats()), "oldest_unsaved_age_s": spool.oldest_unsaved_age_s(), "trouble": spool.trouble}
+
+
+def notices(spool: Spool, every_s: float = _NOTICES_S) -> Chore:
+    """Tells the database what no record says: of which records nothing was kept, and which processes died."""
+
+    def tell(conn: Connection) -> None:
+        for process_id in (dead := spool.untold.dead()):
+            conn.execute(query("say_died"), {"process_id": process_id})
+        spool.untold.told(dead)
+        losses = spool.untold.losses()
+        with conn.transaction():
+            for lost in losses:
+                _tell_loss(conn, spool, lost)
+        spool.untold.told(losses)
+
+    return Chore("notices", every_s, tell, at_end=tell)
+
+
+def _tell_loss(conn: Connection, spool: Spool, lost: Lost) -> None:
+    """Sets aside what is known of the record: its kind, its place, its hash, and why it was refused."""
+    call_id = lost.record.call_id
+    started_at = _EPOCH + timedelta(milliseconds=call_time_ms(call_id))
+    parameters = {"call_id": call_id, "started_at": started_at, "process_id": spool.process_id}
+    try:
+        with conn.transaction():
+            conn.execute(query("note_call"), parameters)
+            quarantine(conn, lost.record, lost.reason, "refused by the spool; nothing of it was kept")
+    except Exception as error:
+        if not is_about_content(error):
+            raise
+
+
+def forget_processes() -> Chore:
+    """Forgets processes of which no call is kept any more."""
+
+    def forget(conn: Connection) -> None:
+        row = conn.execute(query("oldest_call")).fetchone()
+        oldest = None if row is None else _EPOCH + timedelta(milliseconds=call_time_ms(row[0]))
+        conn.execute(query("forget_processes"), {"oldest": oldest})
+
+    return Chore("forget processes", _HOUR_S, forget)
