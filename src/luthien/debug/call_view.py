@@ -131,7 +131,11 @@ def row_as_dict(row: CallRow) -> dict[str, object]:
             "upstream_first_chunk": row["upstream_first_chunk_ms"],
             "client_first_chunk": row["client_first_chunk_ms"],
         },
-        "records": {"emitted": row["records_emitted"], "stored": row["records_stored"]},
+        "records": {
+            "emitted": row["records_emitted"],
+            "stored": row["records_stored"],
+            "refused": row["records_refused"] or 0,
+        },
     }
 
 

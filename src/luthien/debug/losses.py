@@ -9,7 +9,7 @@ from itertools import islice
 
 from luthien.debug.completeness import Completeness, Evidence, Loss, completeness_of
 from luthien.exchange import EventType, StageRecord
-from luthien.store.read import StoredCall
+from luthien.store.read import SetAside, StoredCall
 
 _REFUSED = "luthien.record.refused"
 _NOT_CRASH_PROOF = "luthien.record.not_crash_proof"
@@ -25,7 +25,9 @@ class Records:
     def __init__(self, call: StoredCall) -> None:
         self._call = call
         self._by_sequence = {record.sequence: record for record in call.records}
-        self._aside = {each.sequence: each for each in reversed(call.set_aside)}
+        self._aside: dict[int, SetAside] = {}
+        for each in call.set_aside:
+            self._aside.setdefault(each.sequence, each)
         self._whole = {record.sequence for record in call.records if _is(record.payload, record)}
         emitted = call.row["records_emitted"]
         self.are_all_there = emitted is not None and len(self._by_sequence) >= emitted

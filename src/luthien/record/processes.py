@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -49,7 +49,9 @@ def heartbeat(spool: Spool, every_s: float = HEARTBEAT_S) -> Chore:
 
 
 def _stats(spool: Spool) -> dict[str, Any]:
-    return {**asdict(spool.stats()), "oldest_unsaved_age_s": spool.oldest_unsaved_age_s(), "trouble": spool.trouble}
+    stats = spool.stats()
+    counters = {field.name: getattr(stats, field.name) for field in fields(stats)}
+    return {**counters, "oldest_unsaved_age_s": spool.oldest_unsaved_age_s(), "trouble": spool.trouble}
 
 
 def notices(spool: Spool, every_s: float = _NOTICES_S) -> Chore:
