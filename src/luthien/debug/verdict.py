@@ -22,7 +22,7 @@ _LISTS = {"messages": "message", "input": "input item", "tools": "tool"}
 _FIELDS = {"system": "the system prompt", "instructions": "the instructions"}
 _VERBS = {"change": "changed", "add": "added", "remove": "removed"}
 _INTERRUPTED = "the process ended before the call did"
-_NOT_ALL_THERE = "the record is not all there yet"
+_UNFINISHED = {State.PENDING: "the record is not all there yet", State.INTERRUPTED: _INTERRUPTED}
 _NAMED_FIELDS = 3
 _NAME_CHARS = 40
 
@@ -84,10 +84,10 @@ def verdict_sentence(
 def _problems(basis: Basis, request: Diff | None, response: Diff | None) -> list[str]:
     missing = [stage for stage in STAGES if basis.states.get(stage, "missing") == "missing"]
     awaited = [stage for stage in STAGES if basis.states.get(stage) == "awaited"]
-    problems = [_INTERRUPTED] if basis.record is State.INTERRUPTED else []
-    problems += [
+    since = f", since {_INTERRUPTED}" if basis.record is State.INTERRUPTED else ""
+    problems = [
         f"{listed(stages)} {'is' if len(stages) == 1 else 'are'} {how}"
-        for stages, how in ((missing, "missing"), (awaited, "not there yet"))
+        for stages, how in ((missing, f"missing{since}"), (awaited, "not there yet"))
         if stages
     ]
     if basis.lost_records:
@@ -96,7 +96,7 @@ def _problems(basis: Basis, request: Diff | None, response: Diff | None) -> list
         if diff is None and not missing and not awaited and _is_recorded(basis, side):
             problems.append(f"the {side} was not compared")
     if basis.record is not State.COMPLETE and not problems:
-        problems.append(_NOT_ALL_THERE if basis.record is State.PENDING else f"the record is {basis.record}")
+        problems.append(_UNFINISHED.get(basis.record, f"the record is {basis.record}"))
     return problems
 
 

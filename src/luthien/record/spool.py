@@ -131,6 +131,11 @@ class Spool:
         return receipt
 
     @property
+    def max_bytes(self) -> int:
+        """How much of the disk it may use."""
+        return self._limits.max_bytes
+
+    @property
     def trouble(self) -> str | None:
         """Why records are not crash-proof now: `disk_full`, `disk_failed`; None while they are."""
         return self._journal.trouble

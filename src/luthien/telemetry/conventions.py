@@ -175,6 +175,7 @@ RECORD_NOT_CRASH_PROOF: Final = _metric(
 )
 RECORD_ADOPTED: Final = _metric("luthien.record.adopted", "Records of dead processes", unit="{record}")
 SPOOL_BYTES: Final = _metric("luthien.record.spool.size", "Bytes on the disk", unit="By")
+SPOOL_LIMIT: Final = _metric("luthien.record.spool.limit", "Bytes that it may use on the disk", unit="By")
 RECORD_OLDEST: Final = _metric("luthien.record.oldest_unsaved_age", "Age of the oldest waiting", unit="s")
 RECORD_RECEIPT_TIMEOUTS: Final = _metric(
     "luthien.record.receipt_timeouts", "Receipts that came too late to wait for", unit="{receipt}"

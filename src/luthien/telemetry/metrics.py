@@ -72,6 +72,7 @@ def observe_record(meter: Meter, spool: Spool, lost_spans: Callable[[], int]) ->
     counter(names.RECORD_ADOPTED, lambda stats: stats.adopted)
     meter.create_observable_counter(callbacks=[not_crash_proof], **_convention(names.RECORD_NOT_CRASH_PROOF))
     gauge(names.SPOOL_BYTES, lambda: spool.stats().spool_bytes)
+    gauge(names.SPOOL_LIMIT, lambda: spool.max_bytes)
     gauge(names.RECORD_UNSAVED, lambda: spool.stats().unsaved)
     gauge(names.RECORD_UNSAVED_BYTES, lambda: spool.stats().unsaved_bytes)
     gauge(names.RECORD_OLDEST, spool.oldest_unsaved_age_s)

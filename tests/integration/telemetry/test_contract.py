@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from ipaddress import IPv4Network
 from typing import Any
 
+import psycopg
 import pytest
 from opentelemetry.context import Context, get_current
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
@@ -41,6 +42,20 @@ from tests.wire import (
 OPENAI = "/v1/chat/completions"
 PAYLOAD_MARKS = (b"prompt-mark", b"answer-mark", b"rewritten-mark", b"reason-mark", b"sk-credential-mark")
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+RECORD_METRICS = (
+    names.RECORD_APPENDED,
+    names.RECORD_STORED,
+    names.RECORD_REPLAYED,
+    names.RECORD_RETRIED,
+    names.RECORD_DROPPED,
+    names.RECORD_TOMBSTONES,
+    names.RECORD_ADOPTED,
+    names.RECORD_UNSAVED,
+    names.RECORD_UNSAVED_BYTES,
+    names.RECORD_OLDEST,
+    names.SPOOL_BYTES,
+    names.SPOOL_LIMIT,
+)
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
 UNSAMPLED = TRACEPARENT[:-1] + "0"
 
@@ -398,6 +413,49 @@ def test_the_metrics_of_a_call(start: StartGateway, provider: ScriptedProvider, 
         for point in reported[names.TOKEN_USAGE].histogram.data_points
     }
     assert tokens == {"input": 9, "output": 2}
+
+
+def test_the_metrics_of_the_record(start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver) -> None:
+    """What became of every record, with units, and by reason where something was lost; each from a real exporter."""
+    provider.will(answers(openai_response()))
+    with start(spool_max_bytes=60_000) as gateway:
+        gateway.call(gateway.post(OPENAI, openai_request("x" * 80_000)))
+    reported = {metric.name: metric for metric in receiver.metrics}
+    assert {name: reported[name].unit for name in RECORD_METRICS} == {
+        name: names.CONVENTIONS["metric", name].unit for name in RECORD_METRICS
+    }
+
+    def value(name: str) -> float:
+        kind = reported[name].sum if reported[name].HasField("sum") else reported[name].gauge
+        [point] = kind.data_points
+        return float(point.as_int if point.HasField("as_int") else point.as_double)
+
+    assert value(names.RECORD_APPENDED) == value(names.RECORD_STORED) == 5
+    assert value(names.RECORD_TOMBSTONES) == 1
+    assert value(names.RECORD_RETRIED) == value(names.RECORD_UNSAVED) == value(names.RECORD_OLDEST) == 0
+    assert value(names.SPOOL_LIMIT) == 60_000
+    assert value(names.SPOOL_BYTES) < 60_000
+    dropped = {
+        attributes_of(point.attributes)[names.DROP_REASON]: point.as_int
+        for point in reported[names.RECORD_DROPPED].sum.data_points
+    }
+    assert dropped == {"spool_full": 1, "unreadable_span": 0}
+    assert all(
+        reported[name].sum.is_monotonic
+        for name in (names.RECORD_APPENDED, names.RECORD_STORED, names.RECORD_RETRIED, names.RECORD_DROPPED)
+    )
+
+
+def test_the_process_is_the_same_in_telemetry_and_in_the_record(
+    start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver, record_database: str
+) -> None:
+    provider.will(answers(openai_response()))
+    with start() as gateway:
+        gateway.call(gateway.post(OPENAI, openai_request()))
+    with psycopg.connect(record_database) as conn:
+        [[process_id]] = conn.execute("SELECT process_id::text FROM conversation_calls").fetchall()
+        [[known]] = conn.execute("SELECT process_id::text FROM conversation_processes").fetchall()
+    assert receiver.instances == {process_id} == {known}
 
 
 def test_a_span_started_in_another_thread_has_its_calls_id() -> None:
