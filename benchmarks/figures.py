@@ -10,6 +10,9 @@ from statistics import median
 TARGET = 1.6
 """How many times the CPU of a bare pass-through a recorded call may take at most."""
 
+SPOOL_TARGET_US = 60
+"""How many microseconds of CPU a call the spool may take at most, over a queue in memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figures:
@@ -49,6 +52,14 @@ class Comparison:
     ratios: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """CPU time a call in microseconds, with many connections and with one."""
+
+    together: float
+    alone: float
+
+
 Rounds = Mapping[str, Sequence[Figures]]
 """Each gateway's figures, round by round, under its name."""
 
@@ -62,6 +73,15 @@ def compare(rounds: Rounds, of: str, to: str) -> Comparison:
     pairs = [(asdict(ours), asdict(theirs)) for ours, theirs in zip(rounds[of], rounds[to], strict=True)]
     names = [name for name in _COLUMNS if name != "busy"]
     return Comparison(of, to, {name: median(ours[name] / theirs[name] for ours, theirs in pairs) for name in names})
+
+
+def median_difference(rounds: Rounds, of: str, to: str) -> Difference:
+    """What one gateway takes more than another: the medians of the differences within the rounds."""
+    pairs = [*zip(rounds[of], rounds[to], strict=True)]
+    return Difference(
+        median(ours.cpu_us_per_call - theirs.cpu_us_per_call for ours, theirs in pairs),
+        median(ours.cpu_us_per_call_alone - theirs.cpu_us_per_call_alone for ours, theirs in pairs),
+    )
 
 
 def as_text(rounds: Rounds, comparisons: Sequence[Comparison]) -> str:

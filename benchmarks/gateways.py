@@ -91,6 +91,7 @@ def luthien(
     folder: Path,
     *,
     record: bool,
+    spool: bool = True,
     export: bool = False,
     src: Path | None = None,
 ) -> Variant:
@@ -105,6 +106,7 @@ def luthien(
         "LUTHIEN_LOG_LEVEL": "WARNING",
         "LUTHIEN_PORT": "{port}",
         "LUTHIEN_RECORD": "true" if record else "false",
+        "LUTHIEN_SPOOL": "true" if spool else "false",
     }
     if export:
         environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = upstream_url

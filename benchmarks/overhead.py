@@ -26,7 +26,17 @@ import psycopg
 import uvloop
 
 from benchmarks.canned import CannedUpstream
-from benchmarks.figures import TARGET, Comparison, Figures, Rounds, as_json, as_text, compare
+from benchmarks.figures import (
+    SPOOL_TARGET_US,
+    TARGET,
+    Comparison,
+    Figures,
+    Rounds,
+    as_json,
+    as_text,
+    compare,
+    median_difference,
+)
 from benchmarks.gateways import LOAD_CORE, Variant, bare, luthien, running
 from benchmarks.load import call_plainly, call_streaming
 from luthien.store.embedded import embedded_postgres
@@ -35,7 +45,7 @@ from luthien.store.migrate import migrate
 RECORDS_PER_CALL = 5
 """The four stages and the outcome: without policies there are no decisions."""
 
-_RECORDED, _UNRECORDED = "luthien", "luthien, record off"
+_RECORDED, _IN_MEMORY, _UNRECORDED = "luthien", "luthien, spool off", "luthien, record off"
 _STORED_S = 30.0
 
 
@@ -124,6 +134,7 @@ def comparisons(rounds: Rounds, variants: Sequence[Variant]) -> list[Comparison]
     recording = [variant.name for variant in variants if variant.is_recorded]
     return [
         *(compare(rounds, variant.name, reference) for variant in variants[1:]),
+        compare(rounds, _RECORDED, _IN_MEMORY),
         *(compare(rounds, name, _UNRECORDED) for name in recording),
     ]
 
@@ -135,6 +146,7 @@ async def _race(args: argparse.Namespace, dsn: str, folder: Path) -> list[Conten
     variants = [
         bare(url),
         luthien(_RECORDED, url, dsn, folder, record=True),
+        luthien(_IN_MEMORY, url, dsn, folder, record=True, spool=False),
         luthien(_UNRECORDED, url, dsn, folder, record=False),
     ]
     if args.otlp:
@@ -192,7 +204,12 @@ def main() -> int:
         print(as_json(rounds, compared, recorded_calls))
         return 0
     print(as_text(rounds, compared))
-    print(f"\nThe aim: luthien / bare pass-through at most {TARGET} in CPU us/call.")
+    spool_us = median_difference(rounds, _RECORDED, _IN_MEMORY)
+    print(
+        f"\nThe spool costs {spool_us.together:.0f} CPU us/call with many connections, {spool_us.alone:.0f} with one."
+    )
+    print(f"The aim: at most {SPOOL_TARGET_US} CPU us/call.")
+    print(f"The aim: luthien / bare pass-through at most {TARGET} in CPU us/call.")
     print(
         f"Checked: all {recorded_calls} calls of the recording gateways are stored, {RECORDS_PER_CALL} records each."
     )

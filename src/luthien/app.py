@@ -29,7 +29,8 @@ from luthien.policies.registry import load_chain
 from luthien.record.chores import partitions_ahead
 from luthien.record.folder import spool_root
 from luthien.record.processes import forget_processes, heartbeat, notices
-from luthien.record.queue import DiscardingSink, RecordSink
+from luthien.record.queue import DiscardingSink, RecordQueue, RecordSink
+from luthien.record.source import RecordSource
 from luthien.record.spool import Spool, SpoolLimits
 from luthien.record.upkeep import Chore, Upkeep
 from luthien.record.writer import BatchLimits, RecordWriter
@@ -95,24 +96,24 @@ class App:
     async def _lifespan(self, api: FastAPI) -> AsyncIterator[None]:
         settings = self._settings
         async with AsyncExitStack() as stack:
-            spool = _spool(settings, self._dsn)
-            writer = RecordWriter(spool, self._dsn, _limits(settings))
+            source = _source(settings, self._dsn)
+            writer = RecordWriter(source, self._dsn, _limits(settings))
             if settings.record:
-                await anyio.to_thread.run_sync(spool.start)
+                await anyio.to_thread.run_sync(source.start)
                 # It stops after the writer, so that what it says last is said of all records.
-                upkeep = Upkeep(self._dsn, _chores(settings, spool))
+                upkeep = Upkeep(self._dsn, _chores(settings, source))
                 upkeep.start()
                 stack.push_async_callback(anyio.to_thread.run_sync, upkeep.stop, _UPKEEP_STOP_S)
                 writer.start()
                 stack.push_async_callback(anyio.to_thread.run_sync, writer.stop, settings.grace_s)
-            sink: RecordSink = spool if settings.record else DiscardingSink()
+            sink: RecordSink = source if settings.record else DiscardingSink()
             try:
-                telemetry = start_telemetry(settings, sink, spool.process_id)
+                telemetry = start_telemetry(settings, sink, source.process_id)
             except ConfigError as error:
                 _log.critical("%s", error)
                 raise
             stack.push_async_callback(anyio.to_thread.run_sync, telemetry.shutdown, settings.grace_s)
-            observe_record(telemetry.meter, spool, lambda: telemetry.processor.lost_spans)
+            observe_record(telemetry.meter, source, lambda: telemetry.processor.lost_spans)
             _instrument(api, telemetry)
             stack.callback(FastAPIInstrumentor.uninstrument_app, api)
 
@@ -122,9 +123,9 @@ class App:
             await reader.open()
             stack.push_async_callback(reader.close)
 
-            instruments = _instruments(telemetry, settings, spool)
+            instruments = _instruments(telemetry, settings, source)
             orchestrator = Orchestrator(upstream, self._chain, instruments, settings.max_body_bytes)
-            self._running = Running(orchestrator, Lookup(reader, spool, spool.process_id))
+            self._running = Running(orchestrator, Lookup(reader, source, source.process_id))
             yield
             self._running = None
 
@@ -146,19 +147,22 @@ def build_app(settings: Settings) -> App:
     return App(settings, config, load_chain(config))
 
 
-def _spool(settings: Settings, dsn: str) -> Spool:
+def _source(settings: Settings, dsn: str) -> Spool | RecordQueue:
+    """Where records wait for the database."""
+    if not settings.spool:
+        return RecordQueue(settings.queue_max_records, settings.queue_max_bytes)
     limits = SpoolLimits(settings.spool_max_bytes, settings.queue_max_records, settings.queue_max_bytes)
     root = spool_root(settings.spool_dir or settings.data_dir / "spool", dsn)
     return Spool(root, limits, sync=settings.spool_sync)
 
 
-def _chores(settings: Settings, spool: Spool) -> list[Chore]:
-    return [heartbeat(spool), notices(spool), partitions_ahead(), forget_processes()]
+def _chores(settings: Settings, source: RecordSource) -> list[Chore]:
+    return [heartbeat(source), notices(source), partitions_ahead(), forget_processes()]
 
 
-def _instruments(telemetry: Telemetry, settings: Settings, spool: Spool) -> Instruments:
+def _instruments(telemetry: Telemetry, settings: Settings, source: RecordSource) -> Instruments:
     deadline_s = settings.receipt_deadline_ms / 1000
-    return Instruments.of(telemetry.tracer, telemetry.meter, deadline_s, spool.process_id)
+    return Instruments.of(telemetry.tracer, telemetry.meter, deadline_s, source.process_id)
 
 
 def _limits(settings: Settings) -> BatchLimits:

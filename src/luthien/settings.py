@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     """Whether calls are recorded at all; off only to measure what the record costs."""
     receipt_deadline_ms: Annotated[float, Field(gt=0)] = 250.0
     """How long a call may wait for its record to be safe, in milliseconds, before it goes on without."""
+    spool: bool = True
+    """Whether records are on a local disk until the database has them; without, a crash loses what waits."""
     spool_dir: Path | None = None
     """Where records wait for the database, on a local disk; without it, `spool` in the data directory."""
     spool_max_bytes: Annotated[int, Field(gt=0)] = 1024 * 1024 * 1024

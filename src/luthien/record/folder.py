@@ -33,6 +33,8 @@ _LOCK = "lock"
 _SEGMENT = re.compile(r"(?P<ms>\d{13})-\d{8}-(?P<marker>[0-9a-f]{16})\.v1")
 _OWNED = re.compile(r"(?P<owner>[0-9a-f]{32})-[0-9a-f]{8}")
 _LOCAL_HOSTS = frozenset({"", "localhost", "127.0.0.1", "::1"})
+# How often to look whether a segment is still there.
+_LOOK_S = 1.0
 # The kernel takes at most so many parts at once.
 _MAX_PARTS = 1024
 # macOS has no fdatasync.
@@ -47,7 +49,7 @@ class Segment:
     yet to be read. At 0 it can go.
     """
 
-    __slots__ = ("_file", "folder", "holds", "marker", "path", "since_ms", "size_bytes")
+    __slots__ = ("_file", "_look_at_s", "folder", "holds", "marker", "path", "since_ms", "size_bytes")
 
     def __init__(self, folder: Folder, path: Path, marker: bytes, since_ms: int, size_bytes: int) -> None:
         self.folder = folder
@@ -57,6 +59,7 @@ class Segment:
         self.size_bytes = size_bytes
         self.holds = 0
         self._file: FileIO | None = None
+        self._look_at_s = 0.0
 
     @classmethod
     def create(cls, folder: Folder) -> Segment:
@@ -77,8 +80,11 @@ class Segment:
         if self._file is None:
             raise ValueError("the segment is sealed")
         fd = self._file.fileno()
-        if os.fstat(fd).st_nlink == 0:
-            raise FileNotFoundError("somebody removed the segment")
+        now_s = time.monotonic()
+        if now_s >= self._look_at_s:
+            self._look_at_s = now_s + _LOOK_S
+            if os.fstat(fd).st_nlink == 0:
+                raise FileNotFoundError("somebody removed the segment")
         size = 0
         for first in range(0, len(parts), _MAX_PARTS):
             size += _write_all(fd, parts[first : first + _MAX_PARTS])

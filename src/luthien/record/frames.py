@@ -4,22 +4,23 @@ A frame is
 
     marker 8 | crc32 4 | length of the description 4 | length of the payload 4 | description | payload
 
-with integers in network order. The checksum covers all that follows it. The description is a JSON array in ASCII,
-the payload the record's exact bytes. The marker is random, another one for each segment, and stands in the
+with integers in network order. The checksum covers all that follows it. The description is a MessagePack array, the
+payload the record's exact bytes. The marker is random, another one for each segment, and stands in the
 segment's name only: behind damage the next frame is found by it, and no payload can pretend to be a frame.
 """
 
 from __future__ import annotations
 
-import json
 import secrets
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 from zlib import crc32
+
+import msgspec
 
 from luthien.exchange import StageRecord
 
@@ -66,7 +67,7 @@ def encode(record: StageRecord, marker: bytes) -> list[bytes]:
         payload = record.payload
         if payload is not None and not isinstance(payload, bytes):
             raise TypeError(f"bytes are needed, not {type(payload).__name__}")
-        described = _description(record).encode("ascii")
+        described = _description(record)
         body = _LENGTHS.pack(len(described), _NO_PAYLOAD if payload is None else len(payload)) + described
     except (TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, struct.error) as error:
         raise Unencodable(f"{type(error).__name__}: {error}") from error
@@ -145,59 +146,46 @@ class FrameReader:
         return end
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"{type(value).__name__} cannot be kept")
+_to_msgpack = msgspec.msgpack.Encoder().encode
+_from_msgpack = msgspec.msgpack.Decoder(list[Any]).decode
 
 
-_to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False, default=_plain).encode
-
-
-def _description(record: StageRecord) -> str:
-    return _to_json(
-        [
-            record.call_id.hex,
+def _description(record: StageRecord) -> bytes:
+    return _to_msgpack(
+        (
+            record.call_id.bytes,
             record.sequence,
             record.event_type,
             record.recorded_at_ns,
             record.trace_id,
             record.span_id,
-            _hex(record.payload_sha256),
+            record.payload_sha256,
             record.payload_bytes,
-            _hex(record.wire_sha256),
+            record.wire_sha256,
             record.wire_bytes,
             record.payload_ref,
-            record.attributes,
-        ]
+            dict(record.attributes),
+        )
     )
 
 
 def _described(description: bytes, payload: bytes | None) -> StageRecord:
-    values = json.loads(description)
+    values = _from_msgpack(description)
     call_id, sequence, event_type, recorded_at_ns, trace_id, span_id = values[:6]
     payload_sha256, payload_bytes, wire_sha256, wire_bytes, payload_ref, attributes = values[6:]
     return StageRecord(
-        call_id=UUID(call_id),
+        call_id=UUID(bytes=call_id),
         sequence=sequence,
         event_type=event_type,
         recorded_at_ns=recorded_at_ns,
         trace_id=trace_id,
         span_id=span_id,
         payload=payload,
-        payload_sha256=_unhex(payload_sha256),
+        payload_sha256=payload_sha256,
         payload_bytes=payload_bytes,
-        wire_sha256=_unhex(wire_sha256),
+        wire_sha256=wire_sha256,
         wire_bytes=wire_bytes,
         payload_ref=payload_ref,
         # The SDK makes tuples of all sequences.
         attributes={key: tuple(value) if isinstance(value, list) else value for key, value in attributes.items()},
     )
-
-
-def _hex(digest: bytes | None) -> str | None:
-    return None if digest is None else digest.hex()
-
-
-def _unhex(digest: str | None) -> bytes | None:
-    return None if digest is None else bytes.fromhex(digest)

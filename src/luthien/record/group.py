@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -35,13 +34,15 @@ class Group:
     refused: list[dict[str, int]] = field(default_factory=list)
     lost: list[tuple[StageRecord, str]] = field(default_factory=list)
     """What nothing is kept of, and why."""
-    dropped: Counter[str] = field(default_factory=Counter)
+    dropped: list[str] = field(default_factory=list)
+    """Why a record was refused, for each of them."""
     tombstones: int = 0
-    not_crash_proof: Counter[str] = field(default_factory=Counter)
+    not_crash_proof: list[str] = field(default_factory=list)
+    """Why a record is in memory only, for each of them."""
 
     def keep_in_memory(self, record: StageRecord, since_s: float, reason: str) -> None:
         self.entries.append((since_s, not_crash_proof(record, reason), None))
-        self.not_crash_proof[reason] += 1
+        self.not_crash_proof.append(reason)
 
 
 def for_segment(submissions: Sequence[Submission], segment: Segment, used_bytes: int, max_bytes: int) -> Group:
@@ -73,7 +74,7 @@ def _put(group: Group, record: StageRecord, since_s: float, segment: Segment, ro
     kept, frame = record, encode(record, segment.marker)
     is_refused = not room.take(frame, record)
     if is_refused:
-        group.dropped[_FULL] += 1
+        group.dropped.append(_FULL)
         kept = tombstone(record, _FULL)
         frame = encode(kept, segment.marker)
         if record.payload is None or not room.take(frame, kept):

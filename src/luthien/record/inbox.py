@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from luthien.exchange import StageRecord
 from luthien.record.marks import tombstone
 from luthien.record.queue import Receipt
-from luthien.record.stats import SpoolStats
+from luthien.record.stats import RecordStats
 from luthien.record.untold import Untold
 
 _RESERVED_PERCENT = 5
@@ -59,14 +59,18 @@ class Inbox:
         kept: what is in memory apart from this.
         stats: where refusals are counted.
         untold: where records of which nothing is kept are noted.
+        on_awaited: told that somebody waits for a receipt.
     """
 
-    def __init__(self, bounds: Load, kept: Load, stats: SpoolStats, untold: Untold) -> None:
+    def __init__(
+        self, bounds: Load, kept: Load, stats: RecordStats, untold: Untold, on_awaited: Callable[[], None]
+    ) -> None:
         self._limit = bounds
         self._limit_of_payloads = Load(for_payloads(bounds.records), for_payloads(bounds.size_bytes))
         self._kept = kept
         self._stats = stats
         self._untold = untold
+        self._on_awaited = on_awaited
         self._load = Load()
         self.pending: deque[Submission] = deque()
 
@@ -78,6 +82,11 @@ class Inbox:
     def load(self) -> Load:
         return self._load
 
+    @property
+    def is_worth_a_group(self) -> bool:
+        """Whether so much is pending that more would not make a write of it cheaper."""
+        return self._load.records >= _GROUP_RECORDS // 2 or self._load.size_bytes >= _GROUP_BYTES // 16
+
     def accept(self, records: Sequence[StageRecord], obstacle: str | None, shortage: str | None) -> Submission:
         """Takes in what there is room for, in place of other payloads tombstones; the receipt is not settled yet.
 
@@ -85,7 +94,7 @@ class Inbox:
             obstacle: why nothing at all is taken in.
             shortage: why there is no room, if it is known; else the bound says.
         """
-        submission = Submission(time.monotonic(), [], 0, {}, Receipt())
+        submission = Submission(time.monotonic(), [], 0, {}, Receipt(self._on_awaited))
         for record in records:
             kept: StageRecord | None = record
             if reason := obstacle or self._refusal(record, submission, shortage):

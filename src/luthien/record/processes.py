@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from luthien import __version__
 from luthien.exchange import call_time_ms
-from luthien.record.spool import Spool
+from luthien.record.source import RecordSource
 from luthien.record.untold import Lost
 from luthien.record.upkeep import Chore, Connection
 from luthien.store.calls import as_text
@@ -26,59 +26,59 @@ _HOUR_S = 3600.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def heartbeat(spool: Spool, every_s: float = HEARTBEAT_S) -> Chore:
+def heartbeat(source: RecordSource, every_s: float = HEARTBEAT_S) -> Chore:
     """Says that this process lives, and how its record is doing; at the end, that it stopped."""
 
     def live(conn: Connection) -> None:
         parameters = {
-            "process_id": spool.process_id,
+            "process_id": source.process_id,
             "host": as_text(socket.gethostname()),
             "pid": os.getpid(),
             "version": __version__,
-            "unsaved_s": spool.oldest_unsaved_age_s(),
-            "stats": Jsonb(_stats(spool)),
+            "unsaved_s": source.oldest_unsaved_age_s(),
+            "stats": Jsonb(_stats(source)),
         }
         conn.execute(query("say_alive"), parameters)
 
     def stop(conn: Connection) -> None:
         with conn.transaction():
             live(conn)
-            conn.execute(query("say_stopped"), {"process_id": spool.process_id})
+            conn.execute(query("say_stopped"), {"process_id": source.process_id})
 
     return Chore("heartbeat", every_s, live, at_end=stop)
 
 
-def _stats(spool: Spool) -> dict[str, Any]:
-    stats = spool.stats()
+def _stats(source: RecordSource) -> dict[str, Any]:
+    stats = source.stats()
     counters = {field.name: getattr(stats, field.name) for field in fields(stats)}
-    return {**counters, "oldest_unsaved_age_s": spool.oldest_unsaved_age_s(), "trouble": spool.trouble}
+    return {**counters, "oldest_unsaved_age_s": source.oldest_unsaved_age_s(), "trouble": source.trouble}
 
 
-def notices(spool: Spool, every_s: float = _NOTICES_S) -> Chore:
+def notices(source: RecordSource, every_s: float = _NOTICES_S) -> Chore:
     """Tells the database what no record says: of which records nothing was kept, and which processes died."""
 
     def tell(conn: Connection) -> None:
-        for process_id in (dead := spool.untold.dead()):
+        for process_id in (dead := source.untold.dead()):
             conn.execute(query("say_died"), {"process_id": process_id})
-        spool.untold.told(dead)
-        losses = spool.untold.losses()
+        source.untold.told(dead)
+        losses = source.untold.losses()
         with conn.transaction():
             for lost in losses:
-                _tell_loss(conn, spool, lost)
-        spool.untold.told(losses)
+                _tell_loss(conn, source, lost)
+        source.untold.told(losses)
 
     return Chore("notices", every_s, tell, at_end=tell)
 
 
-def _tell_loss(conn: Connection, spool: Spool, lost: Lost) -> None:
+def _tell_loss(conn: Connection, source: RecordSource, lost: Lost) -> None:
     """Sets aside what is known of the record: its kind, its place, its hash, and why it was refused."""
     call_id = lost.record.call_id
     started_at = _EPOCH + timedelta(milliseconds=call_time_ms(call_id))
-    parameters = {"call_id": call_id, "started_at": started_at, "process_id": spool.process_id}
+    parameters = {"call_id": call_id, "started_at": started_at, "process_id": source.process_id}
     try:
         with conn.transaction():
             conn.execute(query("note_call"), parameters)
-            quarantine(conn, lost.record, lost.reason, "refused by the spool; nothing of it was kept")
+            quarantine(conn, lost.record, lost.reason, "refused before the database; nothing of it was kept")
     except Exception as error:
         if not is_about_content(error):
             raise

@@ -1,4 +1,4 @@
-"""The queue between the span processor and the writer thread.
+"""What the span processor knows of the record, and the simplest that it may be: a queue in memory.
 
 It is bounded in records and in bytes. What does not fit is refused, counted by reason, and never waited for.
 """
@@ -11,13 +11,14 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 from typing import Protocol
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from luthien.exchange import StageRecord
+from luthien.record.stats import RecordStats
+from luthien.record.untold import Untold
 
 _NO_REASONS: Mapping[str, int] = MappingProxyType({})
 
@@ -26,11 +27,15 @@ class Receipt:
     """Says, once it is known, whether records that were handed in are safe from then on.
 
     It may be settled from any thread.
+
+    Args:
+        on_awaited: called when somebody waits for it, once all that is ready in the event loop has had its turn.
     """
 
-    __slots__ = ("_callbacks", "_lock", "_reasons", "_refused")
+    __slots__ = ("_callbacks", "_lock", "_on_awaited", "_reasons", "_refused")
 
-    def __init__(self) -> None:
+    def __init__(self, on_awaited: Callable[[], None] | None = None) -> None:
+        self._on_awaited = on_awaited
         self._lock = threading.Lock()
         self._refused: int | None = None
         self._reasons = _NO_REASONS
@@ -78,6 +83,8 @@ class Receipt:
             if self._refused is not None:
                 return True
             self._callbacks.append(partial(loop.call_soon_threadsafe, _resolve, settled))
+        if self._on_awaited is not None:
+            loop.call_soon(self._on_awaited)
         timer = loop.call_later(deadline_s, _resolve, settled)
         try:
             await settled
@@ -109,23 +116,6 @@ class DiscardingSink:
         return Receipt.settled()
 
 
-@dataclass(slots=True)
-class RecordStats:
-    """What became of every record, since the process began.
-
-    `appended` is always the sum of `stored`, `replayed`, `unsaved` and what was dropped for other reasons than those
-    for which `submit` refuses. A record whose commit was not confirmed is written again, and is `replayed` then.
-    """
-
-    appended: int = 0
-    stored: int = 0
-    replayed: int = 0
-    retried_batches: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    unsaved: int = 0
-    unsaved_bytes: int = 0
-
-
 class RecordQueue:
     """A `RecordSink` in memory: records wait here until the writer says what became of them.
 
@@ -138,6 +128,8 @@ class RecordQueue:
     """
 
     def __init__(self, max_records: int, max_bytes: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.process_id = uuid4()
+        self.untold = Untold()
         self._clock = clock
         self._max_records = max_records
         self._max_bytes = max_bytes
@@ -151,6 +143,9 @@ class RecordQueue:
         self._closed = False
         self._stats = RecordStats()
 
+    def start(self) -> None:
+        """Memory needs nothing."""
+
     def submit(self, records: Sequence[StageRecord]) -> Receipt:
         now = self._clock()
         refused: Counter[str] = Counter()
@@ -160,6 +155,7 @@ class RecordQueue:
                 if reason := self._refusal(record):
                     self._stats.dropped[reason] += 1
                     refused[reason] += 1
+                    self.untold.lost(record, reason)
                     continue
                 self._waiting.append((now, record))
                 self._waiting_bytes += record.size_bytes
@@ -279,6 +275,11 @@ class RecordQueue:
             everything = [*self._in_flight, *self._waiting]
         return [record for _, record in everything if record.call_id == call_id]
 
+    @property
+    def trouble(self) -> str | None:
+        """None: memory has none."""
+        return None
+
     def unsaved_calls(self) -> frozenset[UUID]:
         """The calls that have unsaved records."""
         with self._changed:
@@ -297,13 +298,7 @@ class RecordQueue:
 
     def stats(self) -> RecordStats:
         with self._changed:
-            stats = self._stats
-            return RecordStats(
-                appended=stats.appended,
-                stored=stats.stored,
-                replayed=stats.replayed,
-                retried_batches=stats.retried_batches,
-                dropped=Counter(stats.dropped),
-                unsaved=len(self._waiting) + len(self._in_flight),
-                unsaved_bytes=self._waiting_bytes + self._in_flight_bytes,
-            )
+            stats = self._stats.copy()
+            stats.unsaved = len(self._waiting) + len(self._in_flight)
+            stats.unsaved_bytes = self._waiting_bytes + self._in_flight_bytes
+            return stats

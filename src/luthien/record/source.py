@@ -7,14 +7,29 @@ from typing import Protocol
 from uuid import UUID
 
 from luthien.exchange import StageRecord
-from luthien.record.queue import RecordStats
+from luthien.record.stats import RecordStats
+from luthien.record.untold import Untold
 
 
 class RecordSource(Protocol):
-    """Records on their way to the database: `Spool` or, where nothing needs to outlive a crash, `RecordQueue`.
+    """Records on their way to the database: `Spool` or, where a crash may lose what waits, `RecordQueue`.
 
     One thread takes and settles; any thread may ask.
     """
+
+    process_id: UUID
+    """Who records here."""
+    untold: Untold
+    """What the database has yet to be told of what was lost."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why records would not survive a crash now, although they should; None while all is well."""
+        ...
+
+    def start(self) -> None:
+        """Gets ready; before anything is taken."""
+        ...
 
     def take(self, max_records: int, max_bytes: int, max_age_s: float) -> list[StageRecord]:
         """The next batch; none only when nothing more will come. They stay unsaved until they are settled."""

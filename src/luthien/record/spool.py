@@ -25,7 +25,7 @@ from luthien.record.group import Group, for_memory, for_segment
 from luthien.record.inbox import Submission
 from luthien.record.journal import Journal
 from luthien.record.queue import Receipt
-from luthien.record.stats import SpoolStats
+from luthien.record.stats import RecordStats
 from luthien.record.unsaved import Unsaved
 from luthien.record.untold import Untold
 
@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 _STOP_S = 1.0
 # A process may also die, or stop without a database, after this one has started.
 _ADOPT_S = 60.0
+# What nobody waits for is written with what somebody waits for, or when it has lain for so long.
+_LINGER_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,9 @@ class Spool:
         self.process_id = uuid4()
         """Who records here; the folder on the disk is called so, too."""
         self.untold = Untold()
-        self._unsaved = Unsaved(limits.max_memory_records, limits.max_memory_bytes, self.untold, self._remove)
+        self._unsaved = Unsaved(
+            limits.max_memory_records, limits.max_memory_bytes, self.untold, self._remove, self._wake_up
+        )
         self._journal = Journal(
             self._root, self.process_id, limits.segment_bytes, self._unsaved.let_go, sync=self._sync
         )
@@ -125,15 +129,10 @@ class Spool:
         if self._starts_by_itself:
             with contextlib.suppress(RuntimeError):  # no more threads: the records wait
                 self._start_thread()
-        receipt, has_to_wake = self._unsaved.hand_in(records, self._journal.trouble)
-        if has_to_wake:
+        receipt, is_worth_a_group = self._unsaved.hand_in(records, self._journal.trouble)
+        if is_worth_a_group:
             self._wake_up()
         return receipt
-
-    @property
-    def max_bytes(self) -> int:
-        """How much of the disk it may use."""
-        return self._limits.max_bytes
 
     @property
     def trouble(self) -> str | None:
@@ -152,8 +151,10 @@ class Spool:
     def oldest_unsaved_age_s(self) -> float:
         return self._unsaved.oldest_age_s()
 
-    def stats(self) -> SpoolStats:
-        return self._unsaved.stats()
+    def stats(self) -> RecordStats:
+        stats = self._unsaved.stats()
+        stats.spool_max_bytes = self._limits.max_bytes
+        return stats
 
     # The writer
 
@@ -176,8 +177,8 @@ class Spool:
 
     def close(self) -> None:
         """Refuses records from now on; what is there can still be taken."""
-        if self._unsaved.close():
-            self._wake_up()
+        self._unsaved.close()
+        self._wake_up()
         if not self._is_started:
             self._unsaved.finish()
 
@@ -210,30 +211,35 @@ class Spool:
         return True
 
     def _wake_up(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it is awake: it had not waited any longer
+        with contextlib.suppress(RuntimeError):  # it is awake: it looks again before it sleeps
             self._wake.release()
 
     # The spool's thread
 
     def _run(self) -> None:
-        while (submissions := self._unsaved.next_group()) is not None:
+        """Sleeps until a call waits for a receipt: each time it wakes up costs a call two changes of threads."""
+        while not self._unsaved.is_over:
+            self._wake.acquire(timeout=_LINGER_S)
             if time.monotonic() > self._adopts_at_s:
                 self._adopt()
-            if not submissions:
-                self._wake.acquire(timeout=_ADOPT_S)
-                continue
-            try:
-                group = self._journaled(submissions)
-            except Exception:  # noqa: BLE001 - the spool's loop: without it nothing would be recorded any more
-                _log.exception("the spool failed")
-                self._journal.seal()
-                group = for_memory(submissions, "spool_failed")
-            self._unsaved.publish(submissions, group)
-            for submission, refused in zip(submissions, group.refused, strict=True):
-                reasons = submission.refused | refused
-                submission.receipt.settle(sum(reasons.values()), reasons)
+            has_more = True
+            while has_more and (submissions := self._unsaved.next_group()):
+                self._keep(submissions)
+                has_more = self._unsaved.is_worth_a_group
         self._journal.seal()
         self._unsaved.finish()
+
+    def _keep(self, submissions: Sequence[Submission]) -> None:
+        try:
+            group = self._journaled(submissions)
+        except Exception:  # noqa: BLE001 - the spool's loop: without it nothing would be recorded any more
+            _log.exception("the spool failed")
+            self._journal.seal()
+            group = for_memory(submissions, "spool_failed")
+        self._unsaved.publish(submissions, group)
+        for submission, refused in zip(submissions, group.refused, strict=True):
+            reasons = submission.refused | refused
+            submission.receipt.settle(sum(reasons.values()), reasons)
 
     def _journaled(self, submissions: Sequence[Submission]) -> Group:
         """Hands the records to the kernel; where that fails twice, they wait in memory."""

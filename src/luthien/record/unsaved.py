@@ -18,7 +18,7 @@ from luthien.record.folder import Segment
 from luthien.record.group import Entry, Group
 from luthien.record.inbox import Inbox, Load, Submission
 from luthien.record.queue import Receipt
-from luthien.record.stats import SpoolStats
+from luthien.record.stats import RecordStats
 from luthien.record.stretch import Backlog, ReadBack, Stretch
 from luthien.record.untold import Untold
 
@@ -36,16 +36,24 @@ class Unsaved:
         max_records, max_bytes: bounds on what is in memory.
         untold: where records of which nothing is kept are noted.
         on_free: removes a segment that nobody needs any more, and says whether it could.
+        on_awaited: told that somebody waits for a receipt.
     """
 
-    def __init__(self, max_records: int, max_bytes: int, untold: Untold, on_free: Callable[[Segment], bool]) -> None:
+    def __init__(
+        self,
+        max_records: int,
+        max_bytes: int,
+        untold: Untold,
+        on_free: Callable[[Segment], bool],
+        on_awaited: Callable[[], None],
+    ) -> None:
         self._untold = untold
         self._on_free = on_free
         self._changed = Condition()
-        self._stats = SpoolStats()
+        self._stats = RecordStats()
         self._bounds = Load(max_records, max_bytes)
         self._kept = Load()
-        self._inbox = Inbox(self._bounds, self._kept, self._stats, untold)
+        self._inbox = Inbox(self._bounds, self._kept, self._stats, untold, on_awaited)
         self._waiting: deque[Entry] = deque()
         self._waiting_bytes = 0
         self._in_flight: list[Entry] = []
@@ -53,7 +61,6 @@ class Unsaved:
         self._free: list[Segment] = []
         self._awaited: tuple[int, int] | None = None
         self._is_disks_turn = False
-        self._is_idle = False
         self._is_closed = False
         self._is_finished = False
         self._left_behind = 0
@@ -61,29 +68,34 @@ class Unsaved:
     # Those who submit
 
     def hand_in(self, records: Sequence[StageRecord], trouble: str | None) -> tuple[Receipt, bool]:
-        """Takes records in as far as there is room; the flag says that the spool's thread has to be woken up.
+        """Takes records in as far as there is room; the flag says that so much is pending as is worth one write.
 
         `trouble` is what is wrong with the disk: then a lack of room is put down to it.
         """
         with self._changed:
             submission = self._inbox.accept(records, "closed" if self._is_closed else None, trouble)
-            was_idle = self._is_idle and bool(submission.records)
-            self._is_idle = self._is_idle and not was_idle
+            is_worth_a_group = self._inbox.is_worth_a_group
         if not submission.records:
             submission.receipt.settle(sum(submission.refused.values()), submission.refused)
-        return submission.receipt, was_idle
+        return submission.receipt, is_worth_a_group
 
     # The spool's thread
 
-    def next_group(self) -> list[Submission] | None:
-        """What the spool's thread has to do next: nothing for now, or None: nothing any more.
-
-        It stays pending until `publish`.
-        """
+    def next_group(self) -> list[Submission]:
+        """The oldest of what is pending, as much as is worth one write. It stays pending until `publish`."""
         with self._changed:
-            group = self._inbox.next_group()
-            self._is_idle = not group
-            return None if self._is_closed and not group else group
+            return self._inbox.next_group()
+
+    @property
+    def is_worth_a_group(self) -> bool:
+        with self._changed:
+            return self._inbox.is_worth_a_group or (self._is_closed and bool(self._inbox.pending))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is pending, and nothing will be."""
+        with self._changed:
+            return self._is_closed and not self._inbox.pending
 
     def publish(self, submissions: Sequence[Submission], group: Group) -> None:
         """Lets the writer have what was pending."""
@@ -102,12 +114,15 @@ class Unsaved:
         for record, reason in group.lost:
             self._untold.lost(record, reason)
         self._stats.appended += len(group.entries)
-        self._stats.dropped += group.dropped
-        self._stats.tombstones += group.tombstones
-        self._stats.not_crash_proof += group.not_crash_proof
+        if group.dropped:
+            self._stats.dropped.update(group.dropped)
+            self._stats.tombstones += group.tombstones
         self._stats.spool_bytes += group.end - group.start
-        kept = [entry for entry in group.entries if entry[2] is not None]
-        self._keep(entry for entry in group.entries if entry[2] is None)
+        kept = group.entries
+        if group.not_crash_proof:
+            self._stats.not_crash_proof.update(group.not_crash_proof)
+            kept = [entry for entry in group.entries if entry[2] is not None]
+            self._keep(entry for entry in group.entries if entry[2] is None)
         if group.segment is None or not kept:
             return
         group.segment.holds += len(kept)
@@ -152,6 +167,8 @@ class Unsaved:
             self._free.append(segment)
 
     def _give_back(self) -> None:
+        if not self._free:
+            return
         with self._changed:
             free, self._free = self._free, []
         for segment in free:
@@ -284,13 +301,11 @@ class Unsaved:
 
     # The end
 
-    def close(self) -> bool:
-        """Refuses records from now on; the flag says that the spool's thread has to be woken up."""
+    def close(self) -> None:
+        """Refuses records from now on."""
         with self._changed:
             self._is_closed = True
-            was_idle, self._is_idle = self._is_idle, False
             self._changed.notify_all()
-            return was_idle
 
     def abandon(self, reason: str) -> tuple[int, int]:
         """Gives up what is unsaved: how many records are lost by that, and how many the disk still has."""
@@ -340,7 +355,7 @@ class Unsaved:
                 since.append(self._inbox.pending[0].since_s)
         return time.monotonic() - min(since) if since else 0.0
 
-    def stats(self) -> SpoolStats:
+    def stats(self) -> RecordStats:
         with self._changed:
             stats = self._stats.copy()
             stats.unsaved = len(self._waiting) + len(self._in_flight) + self._backlog.unread + self._left_behind

@@ -7,8 +7,8 @@ from typing import Any
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-from luthien.record.spool import Spool
-from luthien.record.stats import SpoolStats
+from luthien.record.source import RecordSource
+from luthien.record.stats import RecordStats
 from luthien.telemetry import conventions as names
 
 # Bucket boundaries that the GenAI conventions advise, in seconds and in tokens.
@@ -39,12 +39,12 @@ class CallMetrics:
         self.receipt_timeouts = meter.create_counter(**_convention(names.RECORD_RECEIPT_TIMEOUTS))
 
 
-def observe_record(meter: Meter, spool: Spool, lost_spans: Callable[[], int]) -> None:
+def observe_record(meter: Meter, source: RecordSource, lost_spans: Callable[[], int]) -> None:
     """Publishes what became of the records, read when a collector asks."""
 
-    def counter(name: str, read: Callable[[SpoolStats], int]) -> None:
+    def counter(name: str, read: Callable[[RecordStats], int]) -> None:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
-            yield Observation(read(spool.stats()))
+            yield Observation(read(source.stats()))
 
         meter.create_observable_counter(callbacks=[observe], **_convention(name))
 
@@ -55,12 +55,12 @@ def observe_record(meter: Meter, spool: Spool, lost_spans: Callable[[], int]) ->
         meter.create_observable_gauge(callbacks=[observe], **_convention(name))
 
     def dropped(_: CallbackOptions) -> Iterable[Observation]:
-        for reason, count in spool.stats().dropped.items():
+        for reason, count in source.stats().dropped.items():
             yield Observation(count, {names.DROP_REASON: reason})
         yield Observation(lost_spans(), {names.DROP_REASON: "unreadable_span"})
 
     def not_crash_proof(_: CallbackOptions) -> Iterable[Observation]:
-        for reason, count in spool.stats().not_crash_proof.items():
+        for reason, count in source.stats().not_crash_proof.items():
             yield Observation(count, {names.DROP_REASON: reason})
 
     counter(names.RECORD_APPENDED, lambda stats: stats.appended)
@@ -71,8 +71,8 @@ def observe_record(meter: Meter, spool: Spool, lost_spans: Callable[[], int]) ->
     counter(names.RECORD_TOMBSTONES, lambda stats: stats.tombstones)
     counter(names.RECORD_ADOPTED, lambda stats: stats.adopted)
     meter.create_observable_counter(callbacks=[not_crash_proof], **_convention(names.RECORD_NOT_CRASH_PROOF))
-    gauge(names.SPOOL_BYTES, lambda: spool.stats().spool_bytes)
-    gauge(names.SPOOL_LIMIT, lambda: spool.max_bytes)
-    gauge(names.RECORD_UNSAVED, lambda: spool.stats().unsaved)
-    gauge(names.RECORD_UNSAVED_BYTES, lambda: spool.stats().unsaved_bytes)
-    gauge(names.RECORD_OLDEST, spool.oldest_unsaved_age_s)
+    gauge(names.SPOOL_BYTES, lambda: source.stats().spool_bytes)
+    gauge(names.SPOOL_LIMIT, lambda: source.stats().spool_max_bytes)
+    gauge(names.RECORD_UNSAVED, lambda: source.stats().unsaved)
+    gauge(names.RECORD_UNSAVED_BYTES, lambda: source.stats().unsaved_bytes)
+    gauge(names.RECORD_OLDEST, source.oldest_unsaved_age_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import random
@@ -164,8 +165,7 @@ def test_an_orderly_stop_without_a_database_loses_nothing(record_database: str, 
         each = record(b"x" * 2_000, sequence=number)
         keys.append((each.call_id, each.sequence))
         receipt = spool.submit([each])
-        while receipt.refused is None:
-            time.sleep(0.001)
+        assert asyncio.run(receipt.wait(DEADLINE_S))
         assert receipt.refused == 0
     assert spool.stats().unsaved == 5_000
     assert writer.stop(0.2) == 0

@@ -25,6 +25,7 @@ def keeping_up(dsn: str, *chores: Chore) -> Iterator[Upkeep]:
 
 def counting(done: list[int]) -> Callable[[Connection], None]:
     def do(conn: Connection) -> None:
+        conn.execute("SELECT 1")
         done.append(conn.info.backend_pid)
 
     return do

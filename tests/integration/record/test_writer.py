@@ -20,7 +20,8 @@ from psycopg.conninfo import make_conninfo
 
 from luthien.exchange import StageRecord, new_call_id
 from luthien.record import writer as writer_module
-from luthien.record.queue import RecordQueue, RecordStats
+from luthien.record.queue import RecordQueue
+from luthien.record.stats import RecordStats
 from luthien.record.writer import BatchLimits, RecordWriter, backoffs
 from luthien.store.embedded import embedded_postgres
 from luthien.store.migrate import migrate
