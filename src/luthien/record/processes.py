@@ -61,11 +61,10 @@ def notices(source: RecordSource, every_s: float = _NOTICES_S) -> Chore:
         for process_id in (dead := source.untold.dead()):
             conn.execute(query("say_died"), {"process_id": process_id})
         source.untold.told(dead)
-        losses = source.untold.losses()
-        with conn.transaction():
-            for lost in losses:
-                _tell_loss(conn, source, lost)
-        source.untold.told(losses)
+        # Each in a transaction of its own: many at once could wait for the writer, and it for them.
+        for lost in source.untold.losses():
+            _tell_loss(conn, source, lost)
+            source.untold.told([lost])
 
     return Chore("notices", every_s, tell, at_end=tell)
 
@@ -73,10 +72,10 @@ def notices(source: RecordSource, every_s: float = _NOTICES_S) -> Chore:
 def _tell_loss(conn: Connection, source: RecordSource, lost: Lost) -> None:
     """Sets aside what is known of the record: its kind, its place, its hash, and why it was refused."""
     call_id = lost.record.call_id
-    started_at = _EPOCH + timedelta(milliseconds=call_time_ms(call_id))
-    parameters = {"call_id": call_id, "started_at": started_at, "process_id": source.process_id}
     try:
         with conn.transaction():
+            started_at = _EPOCH + timedelta(milliseconds=call_time_ms(call_id))
+            parameters = {"call_id": call_id, "started_at": started_at, "process_id": source.process_id}
             conn.execute(query("note_call"), parameters)
             quarantine(conn, lost.record, lost.reason, "refused before the database; nothing of it was kept")
     except Exception as error:

@@ -17,6 +17,7 @@ from psycopg.conninfo import make_conninfo
 from luthien.exchange import Outcome, new_call_id
 from luthien.store.migrate import migrate
 from luthien.store.partitions import PartitionKeeper, day_range
+from luthien.store.sql import query
 
 LAST_DAY = date(2026, 11, 22)
 DAYS = [LAST_DAY - timedelta(days=n) for n in range(7)]
@@ -176,13 +177,84 @@ class TestPlans:
         assert {node["Node Type"] for node in nodes} == {"Limit", "Merge Append", "Index Scan"}
         assert indexes(nodes) == {index}
 
+    @pytest.mark.parametrize(("before", "days"), [(NEWEST, DAYS), (day_range(DAYS[2])[0], DAYS[3:])])
+    def test_the_list_as_the_page_asks_for_it_looks_further_only_for_the_calls_it_shows(
+        self, week: psycopg.Connection[Any], before: UUID, days: list[date]
+    ) -> None:
+        """They are found first, as above; only what is made of them is sorted, and only processes are read whole."""
+        week.execute("UPDATE conversation_calls SET process_id = gen_random_uuid() WHERE outcome = 'blocked'")
+        week.execute("""
+            INSERT INTO conversation_processes (process_id)
+            SELECT DISTINCT process_id FROM conversation_calls WHERE process_id IS NOT NULL
+        """)
+        week.execute("ANALYZE")
+        nodes = plan(week, LIST, before=before, limit=50)
+        found = [node for node in nodes if node["Node Type"] == "Limit"]
+        for node in found:
+            found.extend(node.get("Plans", ()))
+        assert {node["Node Type"] for node in found} == {"Limit", "Merge Append", "Index Scan"}
+        assert {each for each in read_whole(nodes) if not each.endswith("_default")} <= {"conversation_processes"}
+        calls = [each for each in relations(nodes) if each.startswith("conversation_calls")]
+        assert calls == [*(f"conversation_calls_{day:%Y%m%d}" for day in reversed(days)), DEFAULT]
+        assert not [each for each in relations(nodes) if each.startswith("conversation_events")]
+        assert not [column for node in nodes for column in node.get("Output", ()) if "payload" in column]
+
+    def test_each_listed_call_touches_one_partition_of_the_quarantine(self, week: psycopg.Connection[Any]) -> None:
+        nodes = plan(week, LIST, analyze=True, before=day_range(DAYS[2])[0], limit=50)
+        loops = {
+            node["Relation Name"]: node["Actual Loops"]
+            for node in nodes
+            if node.get("Relation Name", "").startswith("conversation_quarantine")
+        }
+        assert {relation: times for relation, times in loops.items() if times} == {
+            f"conversation_quarantine_{DAYS[3]:%Y%m%d}": 50
+        }
+
+
+class TestProcesses:
+    @pytest.mark.parametrize(
+        ("seen_s", "is_ended", "server_s", "alive"),
+        [
+            (1, False, 3600, True),
+            (59, False, 3600, True),
+            (61, False, 3600, False),
+            (1, True, 3600, False),
+            (61, True, 3600, False),
+            (None, False, 3600, None),
+            # The server was just started, and cannot have heard of anybody.
+            (3600, False, 59, True),
+            (3600, False, 61, False),
+            (3600, True, 1, False),
+            (None, False, 1, None),
+        ],
+    )
+    def test_live_while_they_are_heard_of(
+        self, conn: psycopg.Connection[Any], seen_s: int | None, is_ended: bool, server_s: int, alive: bool | None
+    ) -> None:
+        ago = "now() - %s * interval '1 second'"
+        row = conn.execute(
+            f"SELECT luthien_is_alive({ago}, CASE WHEN %s THEN now() END, {ago})".encode(),
+            (seen_s, is_ended, server_s),
+        ).fetchone()
+        assert row == (alive,)
+
+    def test_end_in_one_of_two_ways(self, conn: psycopg.Connection[Any]) -> None:
+        with pytest.raises(psycopg.errors.CheckViolation, match="ended_how"):
+            conn.execute(
+                "INSERT INTO conversation_processes (process_id, ended_how) VALUES (%s, 'bored')", (uuid4(),)
+            )
+
 
 DEFAULT = "conversation_calls_default"
+LIST = query("list_calls")
 
 
-def plan(conn: psycopg.Connection[Any], query: str, *parameters: object) -> list[dict[str, Any]]:
-    """The nodes of the plan that Postgres chooses, the outermost first."""
-    [(plans,)] = conn.execute(b"EXPLAIN (FORMAT JSON, VERBOSE) " + query.encode(), parameters)
+def plan(
+    conn: psycopg.Connection[Any], query: str, *parameters: object, analyze: bool = False, **named: object
+) -> list[dict[str, Any]]:
+    """The nodes of the plan that Postgres chooses, the outermost first; with `analyze`, of a run."""
+    options = b"FORMAT JSON, VERBOSE" + (b", ANALYZE" if analyze else b"")
+    [(plans,)] = conn.execute(b"EXPLAIN (" + options + b") " + query.encode(), named or parameters)
     nodes = [plans[0]["Plan"]]
     for node in nodes:
         nodes.extend(node.get("Plans", ()))
