@@ -17,7 +17,7 @@ from luthien.exchange import StageRecord, call_time_ms
 from luthien.record.source import RecordSource
 from luthien.store.deadline import SILENCE_S, WatchedConnection, connection_options
 from luthien.store.partitions import PartitionKeeper, day_of
-from luthien.store.write import is_about_content, prepare, quarantine, write_batch
+from luthien.store.write import is_about_content, is_too_slow, prepare, quarantine, write_batch
 
 _log = logging.getLogger(__name__)
 
@@ -149,11 +149,14 @@ class RecordWriter:
         return plausible
 
     def _write_isolating(self, conn: WatchedConnection, batch: Sequence[StageRecord]) -> None:
-        """Writes a batch; a record that Postgres refuses is found by halving, and set aside alone."""
+        """Writes a batch; a record that Postgres refuses is found by halving, and set aside alone.
+
+        What takes longer than a statement may is halved, too: over a slow line, no batch might ever get through.
+        """
         try:
             self._write_once(conn, batch)
         except Exception as error:
-            if not is_about_content(error):
+            if not (is_about_content(error) or is_too_slow(error)):
                 raise
             if len(batch) == 1:
                 self._write_or_set_aside(conn, batch[0])
@@ -163,17 +166,17 @@ class RecordWriter:
             self._write_isolating(conn, batch[middle:])
 
     def _write_or_set_aside(self, conn: WatchedConnection, record: StageRecord) -> None:
-        """Once more, since a row is also refused when its day's partition appears while it is on its way."""
+        """Once more and with patience: its day's partition may have appeared while it was on its way."""
         try:
-            self._write_once(conn, [record])
+            self._write_once(conn, [record], is_patient=True)
         except Exception as error:
             if not is_about_content(error):
                 raise
             self._set_aside(conn, record, "refused", f"{type(error).__name__}: {error}")
 
-    def _write_once(self, conn: WatchedConnection, batch: Sequence[StageRecord]) -> None:
+    def _write_once(self, conn: WatchedConnection, batch: Sequence[StageRecord], *, is_patient: bool = False) -> None:
         if batch:
-            written = write_batch(conn, batch)
+            written = write_batch(conn, batch, is_patient=is_patient)
             self._source.settle(
                 batch,
                 stored=written.stored,

@@ -6,6 +6,9 @@ SET lock_timeout = '5s';
 SET idle_in_transaction_session_timeout = '60s';
 SET TIME ZONE 'UTC'
 
+-- name: be_patient
+SET LOCAL statement_timeout = 0
+
 -- name: stage_incoming
 -- The columns are named here and not taken from the tables: those may come later, or change, while we are connected.
 CREATE TEMPORARY TABLE IF NOT EXISTS incoming_events (

@@ -43,8 +43,10 @@ def prepare(conn: Connection) -> None:
         conn.execute(query(name))
 
 
-def write_batch(conn: Connection, records: Sequence[StageRecord]) -> Written:
+def write_batch(conn: Connection, records: Sequence[StageRecord], *, is_patient: bool = False) -> Written:
     """Stores records and what they say of their calls, all or nothing. Replaying them changes nothing.
+
+    `is_patient` lifts the time limit for statements; a server that says nothing at all is not waited for, still.
 
     Raises nearly anything that Python or psycopg does, when a record is not what it should be; nothing was stored
     then, unless the connection broke while it committed.
@@ -52,6 +54,8 @@ def write_batch(conn: Connection, records: Sequence[StageRecord]) -> Written:
     first = {_key(record): record for record in reversed(records)}
     rows = [_event_row(record) for record in first.values()]
     with conn.transaction(), conn.cursor() as cursor:
+        if is_patient:
+            cursor.execute(query("be_patient"))
         with cursor.copy(query("copy_events")) as copy:
             copy.set_types(_EVENT_TYPES)
             for row in rows:
@@ -95,6 +99,11 @@ def is_about_content(error: Exception) -> bool:
     if error.sqlstate is None:  # psycopg itself says so
         return not isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
     return error.sqlstate[:2] in _ABOUT_CONTENT
+
+
+def is_too_slow(error: Exception) -> bool:
+    """Whether a statement was ended by its time limit."""
+    return isinstance(error, psycopg.errors.QueryCanceled)
 
 
 def _key(record: StageRecord) -> Key:

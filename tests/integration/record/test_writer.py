@@ -25,6 +25,7 @@ from luthien.record.stats import RecordStats
 from luthien.record.writer import BatchLimits, RecordWriter, backoffs
 from luthien.store.embedded import embedded_postgres
 from luthien.store.migrate import migrate
+from luthien.store.write import prepare
 from tests.records import call_at, keys, record, whole_call
 from tests.tcp_proxy import TcpProxy, proxy_to
 
@@ -255,7 +256,7 @@ class TestAPoisonRecord:
 
 
 class TestTroubleThatPasses:
-    @pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03", "53100", "57014", "25006", "42501"])
+    @pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03", "53100", "57P01", "25006", "42501"])
     @pytest.mark.parametrize("table", ["conversation_events", "conversation_calls"])
     def test_costs_no_record(self, record_database: str, sqlstate: str, table: str) -> None:
         fails_first(record_database, sqlstate, times=2, table=table)
@@ -314,6 +315,29 @@ class TestTroubleThatPasses:
             queue.submit(whole_call())
             stats = all_settled(queue)
         assert (stats.stored, stats.dropped) == (14, {})
+
+
+class TestASlowDatabase:
+    def test_is_given_smaller_batches_and_time_for_a_single_record(
+        self, record_database: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        execute(
+            record_database,
+            "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN PERFORM pg_sleep(CASE NEW.event_type WHEN 'call_outcome' THEN 0.4 ELSE 0.06 END);"
+            " RETURN NEW; END $$",
+            "CREATE TRIGGER fail BEFORE INSERT ON conversation_events FOR EACH ROW EXECUTE FUNCTION fail()",
+        )
+
+        def prepare_hastily(conn: psycopg.Connection[Any]) -> None:
+            prepare(conn)
+            conn.execute("SET statement_timeout = '200ms'")
+
+        monkeypatch.setattr(writer_module, "prepare", prepare_hastily)
+        with writing(record_database) as (queue, _):
+            queue.submit(whole_call())
+            stats = all_settled(queue)
+        assert (stats.stored, stats.dropped, stats.retried_batches) == (7, {}, 0)
 
 
 class TestTheNetwork:
