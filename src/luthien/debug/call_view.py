@@ -9,7 +9,7 @@ from uuid import UUID
 
 from luthien.debug.completeness import Completeness, Evidence, State
 from luthien.debug.diff import diff_payloads
-from luthien.debug.losses import Records
+from luthien.debug.losses import UNREADABLE, Records
 from luthien.debug.ops import Diff
 from luthien.debug.values import parse
 from luthien.debug.verdict import Basis, Decision, StageState, verdict_sentence
@@ -171,7 +171,9 @@ def _stage(name: EventType, records: Records, state: State) -> StageView:
         return StageView(name, "awaited" if is_awaited else "missing", reason=reason)
     payload = records.payload_of(record)
     if payload is None:
-        return StageView(name, "missing", record, reason=records.flaw_of(record))
+        reason = records.flaw_of(record)
+        is_awaited = state is State.PENDING and reason == UNREADABLE
+        return StageView(name, "awaited" if is_awaited else "missing", record, reason=reason)
     generated = record.attributes.get("luthien.generated") is True
     return StageView(name, "gateway_generated" if generated else "recorded", record, payload)
 

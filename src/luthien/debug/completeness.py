@@ -141,8 +141,8 @@ def completeness_of(
     state = state_of(known)
     is_running = state is State.PENDING and known.emitted is None
     found = tuple(_counted_losses(known) if losses is None else losses)
-    if state is State.PENDING:
-        found = tuple(loss for loss in found if loss.reason != "unknown")
+    if state is State.PENDING:  # what seems to be lost may be on its way, or what it refers to
+        found = tuple(loss for loss in found if loss.reason not in ("unknown", "unreadable"))
     sentence, advice = _words(state, known, found, ended_how)
     return Completeness(state, is_running, sentence, advice, found, tuple(missing), not_crash_proof or {})
 

@@ -16,6 +16,7 @@ _NOT_CRASH_PROOF = "luthien.record.not_crash_proof"
 # A checkpoint of a stream: once it is superseded, it keeps its hash and loses its payload.
 _CHECKPOINT = "response_partial"
 _MAX_NAMED = 100
+UNREADABLE = "unreadable"
 _FOR_PEOPLE = {"refused": "refused_by_database"}
 
 
@@ -47,13 +48,14 @@ class Records:
 
     def flaw_of(self, record: StageRecord) -> str | None:
         """Why the record's payload is not there; None when nothing is wrong with it."""
-        if record.payload_sha256 is None or self.payload_of(record) is not None:
+        if self.payload_of(record) is not None:
             return None
         held = self._by_sequence.get(record.payload_ref) if record.payload_ref is not None else record
         refused = held.attributes.get(_REFUSED) if held is not None else self._reason_aside(record.payload_ref)
-        if refused is None and record.event_type == _CHECKPOINT and record.payload is None:
-            return None
-        return str(refused) if refused is not None else "unreadable"
+        if refused is not None:
+            return str(refused)
+        is_superseded = record.event_type == _CHECKPOINT and record.payload is None
+        return None if record.payload_sha256 is None or is_superseded else UNREADABLE
 
     def reason_of_stage(self, name: EventType) -> str | None:
         """Why a stage has no record; None when nobody knows, or there is nothing to explain."""

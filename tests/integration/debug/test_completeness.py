@@ -251,6 +251,23 @@ def test_records_that_a_crash_would_have_lost_say_so(
         assert '<span class="chip">not crash-proof</span> 5 of its records' in page(gateway.url, call["call_id"])
 
 
+def test_without_a_spool_calls_have_a_process_all_the_same(record_database: str, provider: ScriptedProvider) -> None:
+    play, gate = opened(provider)
+    provider.will(play)
+    with (
+        running_gateway(record_database, provider.url, spool=False) as one,
+        running_gateway(record_database, provider.url, spool=False) as other,
+    ):
+        body = openai_request(stream=True)
+        with httpx.stream("POST", one.url + OPENAI, json=body, timeout=20) as response:
+            call_id = response.headers["luthien-call-id"]
+            eventually(lambda: listed(other.url, call_id), bool)
+            assert state(one.url, call_id) == state(other.url, call_id) == "pending"
+            gate.open()
+            response.read()
+        assert one.call(call_id)["completeness"]["state"] == "complete"
+
+
 def test_a_record_that_was_set_aside_is_named_with_its_reason(gateway: Gateway, provider: ScriptedProvider) -> None:
     """Postgres has no U+0000 in jsonb, so the record cannot be stored where it belongs."""
     provider.will(answers(openai_response("Hi")))

@@ -12,10 +12,11 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
+from luthien.debug.call_view import view_call
 from luthien.debug.completeness import State, state_of
 from luthien.debug.lookup import Found, Lookup, Pending
 from luthien.errors import StoreError
-from luthien.exchange import StageRecord, new_call_id
+from luthien.exchange import EventType, StageRecord, new_call_id
 from luthien.record.processes import heartbeat, notices
 from luthien.record.queue import RecordQueue
 from luthien.record.spool import Spool, SpoolLimits
@@ -115,6 +116,36 @@ class TestACallThatIsStored:
         store(record_database, *records[:6])
         queue.submit(records[6:])
         assert await state(lookup, records[0].call_id) is State.PENDING
+
+    async def test_that_refers_to_a_record_on_its_way_has_lost_nothing(
+        self, record_database: str, lookup: Lookup
+    ) -> None:
+        records = whole_call()
+        final = replace(records[3], payload=None, payload_ref=0)
+        store(record_database, *records[1:3], final, *records[4:])
+        found = await lookup.call(final.call_id)
+        assert isinstance(found, Found)
+        view = view_call(found.call, found.evidence)
+        assert (view.completeness.state, view.completeness.losses) == (State.PENDING, ())
+        assert view.stages[EventType.REQUEST_ORIGINAL].state == "awaited"
+        assert view.stages[EventType.REQUEST_FINAL].state == "awaited"
+        store(record_database, records[0])
+        found = await lookup.call(final.call_id)
+        assert isinstance(found, Found)
+        view = view_call(found.call, found.evidence)
+        assert view.completeness.state is State.COMPLETE
+        assert view.stages[EventType.REQUEST_FINAL].payload == records[0].payload
+
+    async def test_is_complete_when_only_checkpoints_lack_payloads(
+        self, record_database: str, lookup: Lookup
+    ) -> None:
+        """A superseded checkpoint of a stream keeps its hash alone: that is no loss."""
+        records = whole_call()
+        records[1] = replace(records[1], event_type="response_partial", payload_sha256=b"x" * 32)
+        store(record_database, *records)
+        found = await lookup.call(records[0].call_id)
+        assert isinstance(found, Found)
+        assert view_call(found.call, found.evidence).completeness.state is State.COMPLETE
 
     async def test_is_in_the_list(self, record_database: str, lookup: Lookup) -> None:
         first, second = record(), record()
