@@ -23,7 +23,8 @@ from luthien.gateway.boundary import Boundary, link_caller
 from luthien.gateway.health import health_router
 from luthien.gateway.routes import call_routes
 from luthien.pipeline.ledger import Instruments
-from luthien.pipeline.orchestrator import Orchestrator
+from luthien.pipeline.open_calls import OpenCalls
+from luthien.pipeline.orchestrator import FAREWELL_S, Orchestrator
 from luthien.policies.chain import Chain
 from luthien.policies.registry import load_chain
 from luthien.record.chores import partitions_ahead
@@ -43,10 +44,15 @@ from luthien.upstream.client import UpstreamClient
 
 _log = logging.getLogger(__name__)
 
+# How long what comes after the grace period may take when Luthien stops: the open calls are ended, then spans and
+# metrics are exported, then the record is written. What comes too late for the database stays in the spool.
+_FAREWELL_S = FAREWELL_S + 1.0
+_TELEMETRY_S = 3.0
+_RECORD_S = 5.0
+_UPKEEP_S = 2.0
+
 # Pages and health checks are no calls: they get no span and no call id.
 _UNTRACED_PATHS = r"^https?://[^/]*/(?:debug|v2/debug|healthz|readyz)(?:/|$)"
-
-_UPKEEP_STOP_S = 2.0
 
 
 @dataclass(slots=True)
@@ -103,16 +109,16 @@ class App:
                 # It stops after the writer, so that what it says last is said of all records.
                 upkeep = Upkeep(self._dsn, _chores(settings, source))
                 upkeep.start()
-                stack.push_async_callback(anyio.to_thread.run_sync, upkeep.stop, _UPKEEP_STOP_S)
+                stack.push_async_callback(anyio.to_thread.run_sync, upkeep.stop, _UPKEEP_S)
                 writer.start()
-                stack.push_async_callback(anyio.to_thread.run_sync, writer.stop, settings.grace_s)
+                stack.push_async_callback(anyio.to_thread.run_sync, writer.stop, _RECORD_S)
             sink: RecordSink = source if settings.record else DiscardingSink()
             try:
                 telemetry = start_telemetry(settings, sink, source.process_id)
             except ConfigError as error:
                 _log.critical("%s", error)
                 raise
-            stack.push_async_callback(anyio.to_thread.run_sync, telemetry.shutdown, settings.grace_s)
+            stack.push_async_callback(anyio.to_thread.run_sync, telemetry.shutdown, _TELEMETRY_S)
             observe_record(telemetry.meter, source, lambda: telemetry.processor.lost_spans)
             _instrument(api, telemetry)
             stack.callback(FastAPIInstrumentor.uninstrument_app, api)
@@ -124,8 +130,11 @@ class App:
             stack.push_async_callback(reader.close)
 
             instruments = _instruments(telemetry, settings, source)
-            orchestrator = Orchestrator(upstream, self._chain, instruments, settings.max_body_bytes)
+            orchestrator = Orchestrator(
+                upstream, self._chain, instruments, settings.max_body_bytes, settings.checkpoint_s
+            )
             self._running = Running(orchestrator, Lookup(reader, source, source.process_id))
+            stack.push_async_callback(_end_calls, orchestrator.open_calls)
             yield
             self._running = None
 
@@ -145,6 +154,12 @@ def build_app(settings: Settings) -> App:
     """
     config = read_config(settings.config, must_exist="config" in settings.model_fields_set)
     return App(settings, config, load_chain(config))
+
+
+async def _end_calls(calls: OpenCalls) -> None:
+    left = await calls.end(_FAREWELL_S)
+    if left:
+        _log.error("%d calls could not be ended in time", left)
 
 
 def _source(settings: Settings, dsn: str) -> Spool | RecordQueue:

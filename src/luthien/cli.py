@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvicorn
 from pydantic import SecretStr
-from uvicorn.supervisors import Multiprocess
 
 from luthien import __version__
 from luthien.app import build_app
 from luthien.debug.signin import new_token
 from luthien.errors import ConfigError, LuthienError
-from luthien.server import Server, address_of, listen, server_options, sign_in_link
+from luthien.server import Server, WorkerConfig, Workers, address_of, listen, server_options, sign_in_link
 from luthien.settings import Settings, read_settings
 from luthien.store.migrate import migrate as apply_migrations
 from luthien.telemetry.logs import configure_logging
@@ -73,8 +71,8 @@ def serve(
         if workers == 1:
             Server(build_app(settings).asgi, settings, lambda: None).run(sockets=[listener])
             return
-        config = uvicorn.Config("luthien.app:create_app", factory=True, workers=workers, **server_options(settings))
-        Multiprocess(config, [listener]).run()
+        config = WorkerConfig("luthien.app:create_app", factory=True, workers=workers, **server_options(settings))
+        Workers(config, [listener]).run()
 
 
 @cli.command()

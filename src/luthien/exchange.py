@@ -32,6 +32,7 @@ class EventType(StrEnum):
     REQUEST_ORIGINAL = "request_original"
     POLICY_DECISION = "policy_decision"
     REQUEST_FINAL = "request_final"
+    RESPONSE_PARTIAL = "response_partial"
     RESPONSE_ORIGINAL = "response_original"
     RESPONSE_FINAL = "response_final"
     CALL_OUTCOME = "call_outcome"

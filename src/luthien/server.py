@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.supervisors import Multiprocess
 
 from luthien.errors import ConfigError
 from luthien.settings import Settings
@@ -25,14 +28,26 @@ class Server(uvicorn.Server):
     def __init__(self, app: ASGIApp, settings: Settings, on_started: Callable[[], None]) -> None:
         super().__init__(uvicorn.Config(app, **server_options(settings)))
         self._on_started = on_started
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.started:
             self._on_started()
 
     def stop(self) -> None:
         self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A second signal ends the time that open calls have, and nothing else: all is closed in order."""
+        if self.should_exit and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._end_calls)
+        self.should_exit = True
+
+    def _end_calls(self) -> None:
+        for task in self.server_state.tasks:
+            task.cancel()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -51,6 +66,27 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
+class WorkerConfig(uvicorn.Config):
+    """What each of several processes serves, and that it ends when its parent says so.
+
+    Ctrl-C is heard by all processes of a terminal: uvicorn's would take a second one for a reason to drop everything.
+    """
+
+    def load(self) -> None:
+        super().load()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class Workers(Multiprocess):
+    """uvicorn's processes, which no longer seem to listen once they are told to end."""
+
+    def terminate_all(self) -> None:
+        # The system would go on to take connections for as long as one process has the socket open.
+        for listener in self.sockets:
+            listener.close()
+        super().terminate_all()
+
+
 def server_options(settings: Settings) -> dict[str, Any]:
     """What uvicorn is told, with one worker or many."""
     return {
@@ -61,7 +97,7 @@ def server_options(settings: Settings) -> dict[str, Any]:
         "proxy_headers": False,
         "log_config": logging_config(settings.log_level, settings.log_format),
         "server_header": False,
-        "timeout_graceful_shutdown": max(1, round(settings.grace_s)),
+        "timeout_graceful_shutdown": settings.grace_s,
         "timeout_keep_alive": 75,
     }
 

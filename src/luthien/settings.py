@@ -52,13 +52,15 @@ class Settings(BaseSettings):
     max_connections: Annotated[int, Field(gt=0)] = 1000
     """Connections to providers at once."""
     grace_s: Annotated[float, Field(gt=0)] = 10.0
-    """How long open calls, then the record, may take to finish when Luthien is stopped, in seconds each."""
+    """How long open calls may take to finish when Luthien is stopped, in seconds; then they are ended."""
     record: bool = True
     """Whether calls are recorded at all; off only to measure what the record costs."""
     receipt_deadline_ms: Annotated[float, Field(gt=0)] = 250.0
     """How long a call may wait for its record to be safe, in milliseconds, before it goes on without."""
     spool: bool = True
     """Whether records are on a local disk until the database has them; without, a crash loses what waits."""
+    checkpoint_s: Annotated[float, Field(gt=0)] = 5.0
+    """How often an open stream records what has passed since the last time, in seconds."""
     spool_dir: Path | None = None
     """Where records wait for the database, on a local disk; without it, `spool` in the data directory."""
     spool_max_bytes: Annotated[int, Field(gt=0)] = 1024 * 1024 * 1024

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from luthien.debug.completeness import Completeness, Evidence, State
 from luthien.debug.diff import diff_payloads
 from luthien.debug.losses import UNREADABLE, Records
 from luthien.debug.ops import Diff
+from luthien.debug.partial import Partial, partial_of
 from luthien.debug.values import parse
 from luthien.debug.verdict import Basis, Decision, StageState, verdict_sentence
 from luthien.exchange import STAGES, EventType, Side, StageRecord
@@ -24,7 +26,8 @@ _MAX_SHOWN = 5_000_000
 class StageView:
     """One stage: whether it was recorded, and what; `payload` also when another record holds the bytes.
 
-    `reason` says why it is missing, as far as that is known.
+    `reason` says why it is missing, as far as that is known. Of a stage whose record is missing, `partial` is what
+    checkpoints have, and `payload` what that says.
     """
 
     name: EventType
@@ -32,6 +35,20 @@ class StageView:
     record: StageRecord | None = None
     payload: bytes | None = None
     reason: str | None = None
+    partial: Partial | None = None
+
+    @property
+    def raw(self) -> bytes | None:
+        """The exact bytes that are recorded: of a partial stage, those of the stream."""
+        return self.payload if self.partial is None else self.partial.raw
+
+    @property
+    def note(self) -> str | None:
+        """What is to be known of a partial stage before it is read."""
+        if self.partial is None:
+            return None
+        as_of = datetime.fromtimestamp(self.partial.as_of_ns // 1_000_000 / 1000, UTC)
+        return f"partial: as of the last checkpoint at {as_of.isoformat(timespec='milliseconds')}"
 
     @property
     def text(self) -> str:
@@ -149,7 +166,8 @@ def view_call(call: StoredCall, evidence: Evidence) -> CallView:
     decisions = [_decision(each) for each in call.records if each.event_type == EventType.POLICY_DECISION]
     row = call.row
     states = {name: stage.state for name, stage in stages.items()}
-    lost = sum(loss.records for loss in completeness.losses) - [*states.values()].count("missing")
+    named = sum(state in ("missing", "partial") for state in states.values())
+    lost = sum(loss.records for loss in completeness.losses) - named
     sentence = verdict_sentence(
         request,
         response,
@@ -164,18 +182,22 @@ def view_call(call: StoredCall, evidence: Evidence) -> CallView:
 def _stage(name: EventType, records: Records, state: State) -> StageView:
     record = records.of_stage(name)
     if record is None:
-        if records.are_all_there:
-            return StageView(name, "not_reached")
-        reason = records.reason_of_stage(name)
-        is_awaited = state is State.PENDING and reason is None
-        return StageView(name, "awaited" if is_awaited else "missing", reason=reason)
+        return StageView(name, "not_reached") if records.are_all_there else _missing(name, records, state)
     payload = records.payload_of(record)
     if payload is None:
-        reason = records.flaw_of(record)
-        is_awaited = state is State.PENDING and reason == UNREADABLE
-        return StageView(name, "awaited" if is_awaited else "missing", record, reason=reason)
+        return _missing(name, records, state, record)
     generated = record.attributes.get("luthien.generated") is True
     return StageView(name, "gateway_generated" if generated else "recorded", record, payload)
+
+
+def _missing(name: EventType, records: Records, state: State, record: StageRecord | None = None) -> StageView:
+    """What there is of a stage that is not, or not yet, recorded whole."""
+    reason = records.reason_of_stage(name) if record is None else records.flaw_of(record)
+    partial = partial_of(name, records.all, records.wire_format)
+    if partial is not None:
+        return StageView(name, "partial", record, partial.payload, reason, partial)
+    is_awaited = state is State.PENDING and reason in (None, UNREADABLE)
+    return StageView(name, "awaited" if is_awaited else "missing", record, reason=reason)
 
 
 def _compare(original: StageView, final: StageView) -> Diff | None:
@@ -228,7 +250,17 @@ def _decision(record: StageRecord) -> PolicyView:
 
 
 def _stage_as_dict(stage: StageView) -> dict[str, Any]:
-    record = stage.record
+    record, partial = stage.record, stage.partial
+    if partial is not None:
+        return {
+            "state": stage.state,
+            "reason": stage.reason,
+            "note": stage.note,
+            "as_of_ns": partial.as_of_ns,
+            "stream_bytes": len(partial.raw),
+            "chunks": partial.chunks,
+            "payload": _shown(stage),
+        }
     if record is None:
         return {"state": stage.state, "reason": stage.reason}
     return {

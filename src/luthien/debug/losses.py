@@ -13,8 +13,6 @@ from luthien.store.read import SetAside, StoredCall
 
 _REFUSED = "luthien.record.refused"
 _NOT_CRASH_PROOF = "luthien.record.not_crash_proof"
-# A checkpoint of a stream: once it is superseded, it keeps its hash and loses its payload.
-_CHECKPOINT = "response_partial"
 _MAX_NAMED = 100
 UNREADABLE = "unreadable"
 _FOR_PEOPLE = {"refused": "refused_by_database"}
@@ -25,6 +23,8 @@ class Records:
 
     def __init__(self, call: StoredCall) -> None:
         self._call = call
+        self.all = call.records
+        self.wire_format: str | None = call.row["wire_format"]
         self._by_sequence = {record.sequence: record for record in call.records}
         self._aside: dict[int, SetAside] = {}
         for each in call.set_aside:
@@ -54,7 +54,8 @@ class Records:
         refused = held.attributes.get(_REFUSED) if held is not None else self._reason_aside(record.payload_ref)
         if refused is not None:
             return str(refused)
-        is_superseded = record.event_type == _CHECKPOINT and record.payload is None
+        # A checkpoint of a stream keeps its hash and loses its payload when the stage is recorded.
+        is_superseded = record.event_type == EventType.RESPONSE_PARTIAL and record.payload is None
         return None if record.payload_sha256 is None or is_superseded else UNREADABLE
 
     def reason_of_stage(self, name: EventType) -> str | None:

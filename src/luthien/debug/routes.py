@@ -105,10 +105,12 @@ def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
         if not isinstance(found, Found) or name is None:
             return _unknown(call_id, found is not None and name is not None)
         view = await asyncio.to_thread(view_call, found.call, found.evidence)
-        payload = view.stages[name].payload
+        shown = view.stages[name]
+        payload = shown.raw
         if payload is None:
-            return _json({"error": f"{name} is {view.stages[name].state}"}, status=404)
-        headers = {"content-disposition": f'attachment; filename="{view.call_id}-{name}.bin"'}
+            return _json({"error": f"{name} is {shown.state}"}, status=404)
+        kind = "bin" if shown.partial is None else "partial.sse"
+        headers = {"content-disposition": f'attachment; filename="{view.call_id}-{name}.{kind}"'}
         return Response(payload, media_type="application/octet-stream", headers=headers)
 
     @router.get("/debug/calls/{call_id}")

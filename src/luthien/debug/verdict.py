@@ -16,7 +16,7 @@ from luthien.debug.phrases import counted, listed
 from luthien.debug.values import tokens
 from luthien.exchange import STAGES, EventType, Side
 
-StageState: TypeAlias = Literal["recorded", "not_reached", "gateway_generated", "missing", "awaited"]
+StageState: TypeAlias = Literal["recorded", "not_reached", "gateway_generated", "missing", "partial", "awaited"]
 
 _LISTS = {"messages": "message", "input": "input item", "tools": "tool"}
 _FIELDS = {"system": "the system prompt", "instructions": "the instructions"}
@@ -84,10 +84,16 @@ def verdict_sentence(
 def _problems(basis: Basis, request: Diff | None, response: Diff | None) -> list[str]:
     missing = [stage for stage in STAGES if basis.states.get(stage, "missing") == "missing"]
     awaited = [stage for stage in STAGES if basis.states.get(stage) == "awaited"]
+    partial = [stage for stage in STAGES if basis.states.get(stage) == "partial"]
     since = f", since {_INTERRUPTED}" if basis.record is State.INTERRUPTED else ""
+    so_far = " so far" if basis.record is State.PENDING else since
     problems = [
         f"{listed(stages)} {'is' if len(stages) == 1 else 'are'} {how}"
-        for stages, how in ((missing, f"missing{since}"), (awaited, "not there yet"))
+        for stages, how in (
+            (missing, "missing" if partial else f"missing{since}"),
+            (partial, f"partial{so_far}"),
+            (awaited, "still to come"),
+        )
         if stages
     ]
     if basis.lost_records:

@@ -95,6 +95,7 @@ class Answer:
             scalars={
                 names.HTTP_STATUS: response.status_code,
                 names.CHUNKS: chunks,
+                names.CHECKPOINTS: self._ledger.checkpoints,
                 names.RESPONSE_MODEL: facts.model,
                 names.RESPONSE_ID: facts.response_id,
                 names.FINISH_REASONS: facts.finish_reasons or None,

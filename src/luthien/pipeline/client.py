@@ -99,8 +99,8 @@ class Client:
         self._sealed = True
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        self.started = True
         await self._give({"type": "http.response.start", "status": status, "headers": list(headers)})
+        self.started = True
 
     async def send(self, data: bytes, *, last: bool = False) -> None:
         """Hands bytes to the server; waits while the client reads slowly.

@@ -11,12 +11,14 @@ import re
 from typing import Any
 
 from luthien.formats import jsontext
+from luthien.formats.sse import Chunk, FrameReader
 
 MASK = "[credential masked]"
 
 _KEYS = frozenset({"authorization", "authorization_token", "api_key", "api-key", "x-api-key", "access_token"})
 _URL_KEYS = frozenset({"url", "server_url"})
 _PLACES = ("tools", "mcp_servers")
+_MASKED_FRAME = f": {MASK}\n\n".encode()
 _USERINFO = re.compile(r"(?<=//)[^/?#]*(?=@)")
 _QUERY = re.compile(r"\?[^#]+")
 # What must be in the body for a second look to be worth it. Anything may be spelled with escapes.
@@ -42,6 +44,35 @@ def masked(body: bytes) -> bytes | None:
         return jsontext.render(value) if any(found) else None
     except (jsontext.InvalidJson, RecursionError):
         return MASK.encode()
+
+
+def masked_frames(raw: bytes) -> bytes | None:
+    """Frames of a stream with their credentials masked, one frame at a time; None when there are none.
+
+    What a frame says may become part of the whole response, or is within its message, response or delta. A frame
+    that may hold one and cannot be read becomes a comment.
+    """
+    if not (_SUSPICION.search(raw) and _KEY_SUSPICION.search(raw)):
+        return None
+    reader = FrameReader(len(raw))
+    frames = [_masked_frame(chunk) for chunk in reader.feed(raw)]
+    rest = reader.rest
+    if rest and _SUSPICION.search(rest) and _KEY_SUSPICION.search(rest):
+        rest = _MASKED_FRAME
+    masked_raw = b"".join(frames) + rest
+    return None if masked_raw == raw else masked_raw
+
+
+def _masked_frame(chunk: Chunk) -> bytes:
+    raw = chunk.raw
+    if not (_SUSPICION.search(raw) and _KEY_SUSPICION.search(raw)):
+        return raw
+    body = chunk.json
+    if body is None:
+        return _MASKED_FRAME
+    parts = [body, *(value for value in body.values() if isinstance(value, dict))]
+    found = [_mask(part[place]) for part in parts for place in _PLACES if place in part]
+    return Chunk.of(body, chunk.event).raw if any(found) else raw
 
 
 def _mask(value: Any) -> bool:

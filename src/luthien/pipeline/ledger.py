@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -15,7 +15,8 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_
 
 from luthien.exchange import EventType, Outcome, Side
 from luthien.formats.format import ResponseFacts, WireFormat
-from luthien.pipeline.credentials import masked
+from luthien.pipeline.credentials import masked, masked_frames
+from luthien.pipeline.sides import Delta
 from luthien.policies.chain import Chain, Decision
 from luthien.record.queue import Receipt
 from luthien.telemetry import conventions as names
@@ -78,6 +79,7 @@ class Ledger:
         self._receipts: list[Receipt] = []
         self._late: list[Receipt] = []
         self._refused: Counter[str] = Counter()
+        self._checkpoints = 0
         self._policy_s = 0.0
         self._model: str | None = None
         self._open: dict[str, Span] = {}
@@ -156,7 +158,8 @@ class Ledger:
         noted = dict(scalars or {})
         if sequence == 0 or event_type is EventType.CALL_OUTCOME:
             noted[names.PROCESS_ID] = str(self._instruments.process_id)
-        hidden = masked(payload) if payload else None
+        hide = masked_frames if event_type is EventType.RESPONSE_PARTIAL else masked
+        hidden = hide(payload) if payload else None
         if hidden is not None:
             payload, noted[names.MASKED] = hidden, True
         sha256 = wire.sha256 if wire is not None and wire.is_payload and hidden is None else None
@@ -173,6 +176,31 @@ class Ledger:
             ),
         )
         return sequence
+
+    @property
+    def checkpoints(self) -> int | None:
+        """How many records of checkpoints the call has left; None when there are none."""
+        return self._checkpoints or None
+
+    def checkpoint(self, deltas: Sequence[Delta]) -> None:
+        """Records what has passed of a stream that is open, on a span of its own."""
+        self._forget_settled()
+        span = self._instruments.tracer.start_span(names.CHECKPOINT, self._context)
+        for delta in deltas:
+            self._checkpoints += 1
+            scalars = {
+                names.CHECKPOINT_SIDES: delta.sides,
+                names.CHECKPOINT_OFFSET: delta.offset,
+                names.CHUNKS: delta.chunks,
+            }
+            self.stage(span, EventType.RESPONSE_PARTIAL, delta.raw, wire=Wire.of(delta.raw), scalars=scalars)
+        self._end_span(span, None)
+
+    def _forget_settled(self) -> None:
+        """Else an hour of checkpoints would leave their receipts lying about."""
+        for receipt in self._receipts:
+            self._refused.update(receipt.reasons)
+        self._receipts = [receipt for receipt in self._receipts if receipt.refused is None]
 
     def decisions(self, span: Span, decisions: list[Decision], side: Side, final: bytes | None) -> None:
         """Puts one record for each policy on a span.
@@ -264,6 +292,7 @@ class Ledger:
             names.RECORDS_EMITTED: self._sequence + 1,
             names.RECORDS_REFUSED: refused.total() or None,
             names.REFUSED_REASONS: [f"{reason}={count}" for reason, count in refused.items()] or None,
+            names.CHECKPOINTS: self.checkpoints,
             names.POLICIES: tuple(f"{step.name}@{step.version}" for step in chain.steps) or None,
             names.ERROR_MESSAGE: message,
         }

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +28,7 @@ from luthien.pipeline.answer import Answer
 from luthien.pipeline.client import Client, ClientGone
 from luthien.pipeline.headers import kept_request_headers
 from luthien.pipeline.ledger import Instruments, Ledger
+from luthien.pipeline.open_calls import OpenCalls
 from luthien.pipeline.stream import PolicyBlock, StreamPass
 from luthien.policies.chain import Chain
 from luthien.policies.policy import CallContext
@@ -40,6 +41,11 @@ _log = logging.getLogger(__name__)
 # How long to wait for the provider's EOF after its end marker, so that its connection can be used again.
 _EOF_S = 0.5
 
+# How long a client may take to hear that the gateway stops.
+FAREWELL_S = 2.0
+_RETRY_AFTER_S = 2
+
+_Headers = list[tuple[bytes, bytes]]
 _Error = tuple[str, str]
 """A stable name of what went wrong, and a message."""
 
@@ -52,10 +58,14 @@ class Orchestrator:
     chain: Chain
     instruments: Instruments
     max_body_bytes: int
+    checkpoint_s: float
+    """How often an open stream records what has passed."""
+    open_calls: OpenCalls = field(default_factory=OpenCalls)
 
     async def run(self, call_id: UUID, wire_format: WireFormat, client: Client) -> None:
-        """Takes one exchange to its end. Only a cancellation from outside leaves it by an exception."""
-        await _Exchange(self, call_id, wire_format, client).run()
+        """Takes one exchange to its end. Cancelled, that is at most `FAREWELL_S` away, and the client is told."""
+        with self.open_calls.one():
+            await _Exchange(self, call_id, wire_format, client).run()
 
 
 class _Exchange:
@@ -71,10 +81,14 @@ class _Exchange:
         self._request: Json = {}
         self._answer: Answer | None = None
         self._is_closed = False
+        self._ending: tuple[int, _Headers, bytes] | None = None
 
     async def run(self) -> None:
         try:
-            await self._run_to_an_end()
+            try:
+                await self._run_to_an_end()
+            except asyncio.CancelledError:
+                await self._stop()
         finally:
             if not self._is_closed:  # what ends an exchange broke, or was stopped, itself
                 self._close_now(Outcome.POLICY_ERROR, None, ("gateway_error", "the exchange did not come to its end"))
@@ -86,9 +100,6 @@ class _Exchange:
                 await self._call_provider(await self._ask_about_request(body))
         except ClientGone:
             self._abandon(("client_disconnected", "the client hung up"))
-        except asyncio.CancelledError:
-            self._abandon(("gateway_stopped", "the gateway was stopped before the response was whole"))
-            raise
         except PolicyBlock as block:
             await self._refuse(block)
         except CallError as error:
@@ -202,10 +213,8 @@ class _Exchange:
         self._end_response(body, Wire.of(body), status, is_changed=body != answer.payload)
         self._ledger.timings.client_first_chunk_s = self._ledger.elapsed_s
         outcome = Outcome.COMPLETED if refused is None else Outcome.UPSTREAM_ERROR
-        await self._close(outcome, status, refused)
         headers = [*returned_headers(response), (b"content-length", str(len(body)).encode())]
-        await self._client.start(status, headers)
-        await self._client.send(body, last=True)
+        await self._close(outcome, status, refused, (status, headers, body))
 
     async def _ask_about_response(self, body: bytes) -> bytes:
         try:
@@ -231,7 +240,13 @@ class _Exchange:
             await self._client.send(raw)
 
         stream = answer.stream = StreamPass(
-            self._format, self._run.stream(), self._ledger.timings, give, self._shared.max_body_bytes
+            self._format,
+            self._run.stream(),
+            self._ledger.timings,
+            give,
+            self._shared.max_body_bytes,
+            self._ledger.checkpoint,
+            self._shared.checkpoint_s,
         )
         self._ledger.begin(names.POLICY_RESPONSE)
         terminal = await stream.run(data)
@@ -241,10 +256,8 @@ class _Exchange:
         # Only the end marker is still held. It is given when the record of all before it is safe.
         stream.sides.released(terminal.raw, (terminal,))
         self._end_stream(stream, status, is_whole=True)
-        await self._close(Outcome.COMPLETED if failure is None else Outcome.UPSTREAM_ERROR, status, failure)
-        if not self._client.started:
-            await self._client.start(status, headers)
-        await self._client.send(terminal.raw, last=True)
+        outcome = Outcome.COMPLETED if failure is None else Outcome.UPSTREAM_ERROR
+        await self._close(outcome, status, failure, (status, headers, terminal.raw))
         await _drain(data)
 
     def _end_stream(self, stream: StreamPass, status: int, *, is_whole: bool) -> None:
@@ -283,15 +296,54 @@ class _Exchange:
                 names.CHANGED: is_changed,
                 names.GENERATED: is_generated or None,
                 names.CHUNKS: chunks,
+                names.CHECKPOINTS: self._ledger.checkpoints,
                 names.HTTP_STATUS: status,
             },
         )
         self._ledger.end(names.POLICY_RESPONSE)
 
-    async def _close(self, outcome: Outcome, status: int | None, error: _Error | None = None) -> None:
-        """Ends the record and makes it safe; from here on only bytes are handed over."""
+    async def _close(
+        self, outcome: Outcome, status: int | None, error: _Error | None, ending: tuple[int, _Headers, bytes]
+    ) -> None:
+        """Ends the record, makes it safe, and hands over the end of the response.
+
+        That is the status and headers, unless the response has begun, and the last bytes.
+        """
         self._close_now(outcome, status, error)
+        self._ending = ending
         await self._ledger.safe()
+        await self._give_ending()
+
+    async def _give_ending(self) -> None:
+        """Hands over what is left of the end of the response; interrupted, it may be called again."""
+        if self._ending is None:
+            return
+        status, headers, data = self._ending
+        if not self._client.started:
+            await self._client.start(status, headers)
+        await self._client.send(data, last=True)
+        self._ending = None
+
+    async def _stop(self) -> None:
+        """The gateway stops, and what is open with it: the client is told, if it listens.
+
+        However often this is cancelled, it goes on, and it is over soon.
+        """
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None  # noqa: S101 - async code runs in a task
+        message = "the gateway was stopped before the response was whole"
+        ends = loop.time() + FAREWELL_S
+        with suppress(ClientGone, TimeoutError):
+            while loop.time() < ends:
+                while task.cancelling():
+                    task.uncancel()
+                with suppress(asyncio.CancelledError):
+                    async with asyncio.timeout_at(ends):
+                        if self._is_closed:
+                            await self._give_ending()
+                        else:
+                            await self._tell(Outcome.POLICY_ERROR, 503, "gateway_stopped", message)
+                    return
 
     def _close_now(self, outcome: Outcome, status: int | None, error: _Error | None) -> None:
         self._client.seal()
@@ -305,6 +357,11 @@ class _Exchange:
         stream, status = self._end_answer_early(error[0])
         if stream is not None and self._client.started:
             self._end_stream(stream, status or 200, is_whole=False)
+        else:
+            if stream is not None:
+                stream.policies.decide(None)
+            span = self._ledger.open_span(names.POLICY_RESPONSE)
+            self._ledger.decisions(span, self._run.decisions, Side.RESPONSE, None)
         self._close_now(Outcome.CLIENT_DISCONNECTED, status, error)
 
     def _end_answer_early(self, error: str | None) -> tuple[StreamPass | None, int | None]:
@@ -327,7 +384,8 @@ class _Exchange:
         if isinstance(error, UpstreamError) and self._answer is not None and self._answer.stream is not None:
             # What the policies hold is decided as it stands, now that no more will come.
             try:
-                await self._answer.stream.finish()
+                async with self._client.attentive():
+                    await self._answer.stream.finish()
             except PolicyBlock as block:
                 await self._refuse(block)
                 return
@@ -350,21 +408,20 @@ class _Exchange:
             frame = b"" if is_told else self._format.error_frame(status, code, message)
             stream.sides.released(frame, () if is_told else (parse_frame(frame, frame),))
             self._end_stream(stream, begun_with or 200, is_whole=False)
-            await self._close(outcome, begun_with, (code, message))
             with suppress(ClientGone):
-                await self._client.send(frame, last=True)
+                await self._close(outcome, begun_with, (code, message), (begun_with or 200, [], frame))
             return
         if stream is not None:
             stream.policies.decide(None)
         body = self._format.error_body(status, code, message)
         self._end_response(body, Wire.of(body), status, is_changed=False, is_generated=True)
-        await self._close(outcome, status, (code, message))
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        if outcome is Outcome.POLICY_ERROR:
+        if status == 503:
+            headers.append((b"retry-after", str(_RETRY_AFTER_S).encode()))
+        elif outcome is Outcome.POLICY_ERROR:
             headers.append((b"x-should-retry", b"false"))
         with suppress(ClientGone):
-            await self._client.start(status, headers)
-            await self._client.send(body, last=True)
+            await self._close(outcome, status, (code, message), (status, headers, body))
 
 
 _OUTCOMES: dict[type[CallError], Outcome] = {

@@ -5,11 +5,26 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from luthien.formats import jsontext
 from luthien.formats.format import Json, WireFormat
 from luthien.formats.sse import Chunk
 from luthien.telemetry.spans import Wire
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """The bytes that passed since the last delta was taken.
+
+    `sides` is original, final, or both when the same bytes passed on both. `offset` is where they begin among all
+    that passed there, in bytes; `chunks` counts all chunks that passed.
+    """
+
+    sides: str
+    offset: int
+    raw: bytes
+    chunks: int
 
 
 class StreamSide:
@@ -20,19 +35,32 @@ class StreamSide:
         self._assembler = wire_format.assembler()
         self._hash = hashlib.sha256()
         self._size_bytes = 0
+        self._unsaved = bytearray()
 
     def __deepcopy__(self, memo: dict[int, object]) -> StreamSide:
         twin = copy.copy(self)
         twin.__dict__ |= {"_assembler": copy.deepcopy(self._assembler, memo), "_hash": self._hash.copy()}
+        twin.__dict__["_unsaved"] = self._unsaved.copy()
         return twin
 
     def passed(self, raw: bytes, chunks: Sequence[Chunk]) -> None:
         """These bytes went over the wire, and these chunks are what they say."""
         self._hash.update(raw)
         self._size_bytes += len(raw)
+        self._unsaved += raw
         self.chunks += len(chunks)
         for chunk in chunks:
             self._assembler.add(chunk)
+
+    @property
+    def unsaved_bytes(self) -> int:
+        """How much has passed since the last delta was taken."""
+        return len(self._unsaved)
+
+    def take_delta(self, sides: str) -> Delta:
+        """What has passed since the last delta was taken; belongs to the caller from now on."""
+        raw, self._unsaved = bytes(self._unsaved), bytearray()
+        return Delta(sides, self._size_bytes - len(raw), raw, self.chunks)
 
     @property
     def wire(self) -> Wire:
@@ -78,6 +106,21 @@ class StreamSides:
             self._catch_up()
         else:
             self._final.passed(raw, chunks)
+
+    @property
+    def unsaved_bytes(self) -> int:
+        """How much the larger of the next deltas would hold."""
+        return max(self.original.unsaved_bytes, self.final.unsaved_bytes)
+
+    def take_deltas(self) -> list[Delta]:
+        """What has passed since this was called last: nothing, a delta for both sides, or one for each."""
+        if self._final is None:
+            deltas = [self.original.take_delta("both")]
+        else:
+            original, final = self.original.take_delta("original"), self._final.take_delta("final")
+            is_same = (original.offset, original.raw) == (final.offset, final.raw)
+            deltas = [replace(original, sides="both")] if is_same else [original, final]
+        return [delta for delta in deltas if delta.raw]
 
     def diverge(self) -> None:
         """From here on the client gets something else than the provider sent, or nothing more."""

@@ -8,11 +8,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from luthien.errors import UpstreamError
 from luthien.formats.format import WireFormat
 from luthien.formats.sse import Chunk, FrameReader, FrameTooLarge
+from luthien.pipeline.checkpoints import Checkpoints
 from luthien.pipeline.ledger import MAX_GAPS, Timings
-from luthien.pipeline.sides import StreamSides
+from luthien.pipeline.sides import Delta, StreamSides
 from luthien.policies.chain import Block, StreamRun
 
 Give = Callable[[bytes], Awaitable[None]]
+Keep = Callable[[Sequence[Delta]], None]
 
 
 class PolicyBlock(Exception):
@@ -30,10 +32,19 @@ class StreamPass:
         give: hands bytes to the client, and waits while it reads slowly; that is how back-pressure reaches the
             provider, from whom nothing is read meanwhile.
         max_frame_bytes: how long one frame may become.
+        keep: records a checkpoint, without waiting.
+        checkpoint_s: how often.
     """
 
     def __init__(
-        self, wire_format: WireFormat, policies: StreamRun, timings: Timings, give: Give, max_frame_bytes: int
+        self,
+        wire_format: WireFormat,
+        policies: StreamRun,
+        timings: Timings,
+        give: Give,
+        max_frame_bytes: int,
+        keep: Keep,
+        checkpoint_s: float,
     ) -> None:
         self.sides = StreamSides(wire_format, may_change=not policies.is_empty)
         self.policies = policies
@@ -43,6 +54,7 @@ class StreamPass:
         self._timings = timings
         self._give = give
         self._reader = FrameReader(max_frame_bytes)
+        self._checkpoints = Checkpoints(self.sides, checkpoint_s, keep)
         self._last_chunk = time.perf_counter()
 
     async def run(self, data: AsyncGenerator[bytes, None]) -> Chunk:
@@ -53,16 +65,18 @@ class StreamPass:
             PolicyFailure: a policy broke.
             PolicyBlock: a policy blocked.
         """
-        while True:
-            chunks, terminal = self._split(await self._next(data))
-            if self.policies.is_empty:
-                await self.release(chunks)
-            else:
-                for chunk in chunks:
-                    await self.release(await self.policies.feed(chunk))
-                    self._check_block()
-            if terminal is not None:
-                return terminal
+        with self._checkpoints.made():
+            while True:
+                chunks, terminal = self._split(await self._next(data))
+                if self.policies.is_empty:
+                    await self.release(chunks)
+                else:
+                    for chunk in chunks:
+                        await self.release(await self.policies.feed(chunk))
+                        self._check_block()
+                if terminal is not None:
+                    return terminal
+                self._checkpoints.passed()
 
     async def finish(self) -> None:
         """Nothing more will come: gives what the policies still hold. Raises as `run` does."""

@@ -58,8 +58,8 @@ class Receipt:
 
     @property
     def reasons(self) -> Mapping[str, int]:
-        """How many were refused for which reason, as far as it is known."""
-        return self._reasons
+        """How many were refused for which reason; none while it is not known."""
+        return self._reasons or ({"unknown": self._refused} if self._refused else _NO_REASONS)
 
     def settle(self, refused: int = 0, reasons: Mapping[str, int] = _NO_REASONS) -> None:
         """Says so; what was said first stays."""

@@ -116,6 +116,41 @@ ON CONFLICT (call_id) DO UPDATE SET
     records_tombstoned = known.records_tombstoned + EXCLUDED.records_tombstoned,
     records_not_crash_proof = known.records_not_crash_proof + EXCLUDED.records_not_crash_proof
 
+-- name: supersede
+-- Checkpoints whose side is recorded whole lose their payloads. Run when the rows of the calls are locked: of two
+-- writers that have records of one call, the later one sees what the other has stored. The calls are named for each
+-- table, so that only their days are looked into.
+WITH concerned AS (
+    SELECT unnest(%(ended)s::uuid[]) AS call_id
+    UNION
+    SELECT call_id
+    FROM conversation_calls
+    WHERE call_id = ANY(%(open)s) AND (response_changed IS NOT NULL OR outcome IS NOT NULL)
+), final AS MATERIALIZED (
+    SELECT call_id, event_type, COALESCE(payload_ref, sequence) AS sequence
+    FROM concerned
+    JOIN conversation_events AS stage USING (call_id)
+    WHERE stage.call_id = ANY(%(calls)s) AND event_type IN ('response_original', 'response_final')
+), whole AS (
+    SELECT call_id, array_agg(final.event_type) AS stages
+    FROM final
+    JOIN conversation_events AS holder USING (call_id, sequence)
+    WHERE holder.call_id = ANY(%(calls)s) AND holder.payload IS NOT NULL
+    GROUP BY call_id
+)
+UPDATE conversation_events AS partial
+SET payload = NULL, payload_is_jsonb_safe = false
+FROM whole
+WHERE partial.call_id = whole.call_id
+    AND partial.call_id = ANY(%(calls)s)
+    AND partial.event_type = 'response_partial'
+    AND partial.payload IS NOT NULL
+    AND whole.stages @> CASE partial.attributes ->> 'luthien.checkpoint.sides'
+        WHEN 'original' THEN ARRAY['response_original']
+        WHEN 'final' THEN ARRAY['response_final']
+        ELSE ARRAY['response_original', 'response_final']
+    END
+
 -- name: notify
 -- Empty: it only wakes readers up, who then look for themselves.
 NOTIFY luthien_records

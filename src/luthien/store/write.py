@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 from uuid import UUID
@@ -12,7 +12,7 @@ from uuid import UUID
 import psycopg
 from psycopg.types.json import Jsonb
 
-from luthien.exchange import StageRecord
+from luthien.exchange import EventType, StageRecord
 from luthien.store.calls import CALL_COLUMNS, as_text, as_time, call_rows, is_integer
 from luthien.store.jsonb import is_jsonb_safe
 from luthien.store.sql import query
@@ -66,6 +66,7 @@ def write_batch(conn: Connection, records: Sequence[StageRecord], *, is_patient:
             known = {(row[0], row[1]): row[2:] for row in cursor.execute(query("known_events"))}
             conflicting = [record for record in records if known.get(_key(record)) != _identity(record)]
         _merge_calls(cursor, inserted.values())
+        _supersede(cursor, inserted.values())
         for record in conflicting:
             quarantine(conn, record, "conflict", "another record has this call's sequence number")
         if inserted:
@@ -165,6 +166,15 @@ def _merge_calls(cursor: psycopg.Cursor[Any], records: Iterable[StageRecord]) ->
         for row in rows:
             copy.write_row([row.get(column) for column in CALL_COLUMNS])
     cursor.execute(query("merge_calls"))
+
+
+def _supersede(cursor: psycopg.Cursor[Any], records: Collection[StageRecord]) -> None:
+    """Checkpoints lose their payloads when the stages they led to are stored, whichever of them comes first."""
+    opened = {record.call_id for record in records if record.event_type == EventType.RESPONSE_PARTIAL}
+    ended = {record.call_id for record in records if "luthien.checkpoints" in record.attributes}
+    if opened or ended:
+        calls = {"open": [*opened], "ended": [*ended], "calls": [*opened | ended]}
+        cursor.execute(query("supersede"), calls)
 
 
 def _rest(record: StageRecord) -> str:

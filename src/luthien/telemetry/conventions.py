@@ -54,6 +54,9 @@ RECEIVE: Final = _name("luthien.receive", "span", "Reading and parsing the clien
 POLICY_REQUEST: Final = _name("luthien.policy.request", "span", "Policies on the request", "", OURS)
 POLICY_RESPONSE: Final = _name("luthien.policy.response", "span", "Policies on the response", "", OURS)
 CHAT: Final = _name("chat {model}", "span", "The call to the provider", "", GEN_AI)
+CHECKPOINT: Final = _name(
+    "luthien.stream.checkpoint", "span", "Recording what has passed of an open stream", "", OURS
+)
 
 # The stage event
 STAGE_EVENT: Final = _name("luthien.stage", "event", "One record of a call", "", OURS)
@@ -77,6 +80,13 @@ CHANGED: Final = _attribute("luthien.changed", "Whether policies changed this si
 GENERATED: Final = _attribute("luthien.generated", "Whether the gateway itself made this payload")
 MASKED: Final = _attribute("luthien.credentials_masked", "Whether credentials in the body were masked")
 CHUNKS: Final = _attribute("luthien.chunks", "Frames of a stream", unit="{chunk}")
+CHECKPOINT_SIDES: Final = _attribute(
+    "luthien.checkpoint.sides", "Whose bytes a checkpoint holds: original, final, or both when they are the same"
+)
+CHECKPOINT_OFFSET: Final = _attribute(
+    "luthien.checkpoint.offset", "Where they begin among all that passed on that side", unit="By"
+)
+CHECKPOINTS: Final = _attribute("luthien.checkpoints", "Checkpoints that the call left so far", unit="{record}")
 RECORDS_EMITTED: Final = _attribute("luthien.records.emitted", "Records the call left", unit="{record}")
 RECORDS_REFUSED: Final = _attribute("luthien.records.refused", "Records not taken in", unit="{record}")
 REFUSED_REASONS: Final = _kept("luthien.records.refused.reasons", "Why they were not taken in, as reason=count")

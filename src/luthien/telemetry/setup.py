@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -41,10 +42,16 @@ class Telemetry:
 
     def shutdown(self, deadline_s: float) -> bool:
         """Exports what is left; False when the deadline came first. The SDK's own limits do not hold."""
-        finished = [_within(self.tracer_provider.shutdown, deadline_s, "spans")]
+        stops: dict[str, Callable[[], object]] = {"spans": self.tracer_provider.shutdown}
         if isinstance(self.meter_provider, SdkMeterProvider):
-            finished.append(_within(self.meter_provider.shutdown, deadline_s, "metrics"))
-        return all(finished)
+            stops["metrics"] = self.meter_provider.shutdown
+        ends = time.monotonic() + deadline_s
+        threads = {what: _started(stop, what) for what, stop in stops.items()}
+        for what, thread in threads.items():
+            thread.join(max(0.0, ends - time.monotonic()))
+            if thread.is_alive():
+                _log.warning("the last %s were not exported within %.1f s", what, deadline_s)
+        return not any(thread.is_alive() for thread in threads.values())
 
 
 def start_telemetry(settings: Settings, sink: RecordSink, process_id: UUID | None = None) -> Telemetry:
@@ -133,10 +140,7 @@ def _metric_exporter(settings: Settings) -> MetricExporter:
     return OTLPMetricExporter(compression=None if settings.otlp_compression else Compression.Gzip, **options)
 
 
-def _within(stop: Callable[[], object], deadline_s: float, what: str) -> bool:
+def _started(stop: Callable[[], object], what: str) -> threading.Thread:
     thread = threading.Thread(target=stop, name=f"luthien-stop-{what}", daemon=True)
     thread.start()
-    thread.join(deadline_s)
-    if thread.is_alive():
-        _log.warning("the last %s were not exported within %.1f s", what, deadline_s)
-    return not thread.is_alive()
+    return thread

@@ -109,7 +109,7 @@ def test_a_call_whose_process_was_killed_is_interrupted_until_its_end_turns_up(
             eventually(lambda: shown(address, call_id), lambda call: call.get("records", {}).get("stored") == 2)
             assert state(address, call_id) == listed(address, call_id) == "pending"
             said = shown(address, call_id)
-            assert said["verdict"].startswith("incomplete: response_original and response_final are not there yet")
+            assert said["verdict"].startswith("incomplete: response_original and response_final are still to come")
             assert said["stages"]["response_final"]["state"] == "awaited"
             first.process.send_signal(signal.SIGKILL)
             first.wait()

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -341,6 +342,96 @@ def test_a_client_that_hangs_up_in_mid_stream(
         assert final["wire_bytes"] == sum(len(frame) for frame in frames)
     else:
         assert states(call)[-1] == "not_reached"
+
+
+class Thoughtful(Policy):
+    """Holds a stream, and thinks about how it ends, or about a plain response, until it is told to stop."""
+
+    seen = threading.Event()
+    thinking = threading.Event()
+    stopped = threading.Event()
+
+    async def on_chunk(self, chunk: Chunk) -> Sequence[Chunk]:
+        self.seen.set()
+        return ()
+
+    async def on_stream_end(self) -> Sequence[Chunk]:
+        await self._think()
+        return ()
+
+    async def on_response(self, response: Response) -> Verdict:
+        await self._think()
+        return Verdict.allow()
+
+    async def _think(self) -> None:
+        self.thinking.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.stopped.set()
+
+
+@pytest.fixture
+def thoughtful(
+    record_database: str, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Gateway]:
+    """A gateway with a policy that is done at once before the one that never is."""
+    monkeypatch.setitem(BUILTIN, "stern", Stern)
+    monkeypatch.setitem(BUILTIN, "thoughtful", Thoughtful)
+    Thoughtful.seen.clear()
+    Thoughtful.thinking.clear()
+    Thoughtful.stopped.clear()
+    with running_gateway(record_database, provider.url, [{"policy": "stern"}, {"policy": "thoughtful"}]) as gateway:
+        yield gateway
+
+
+@pytest.mark.parametrize("then_cut", [False, True])
+def test_a_client_that_hangs_up_while_policies_end_a_broken_stream(
+    thoughtful: Gateway, provider: ScriptedProvider, then_cut: bool
+) -> None:
+    """The policies are stopped, and what each of them has seen is recorded although nothing was released."""
+    provider.will(streams(*openai_stream("a")[:-1], then_cut=then_cut, pause_s=0.02))
+    with connection(thoughtful, OPENAI, openai_request(stream=True)) as client:
+        assert Thoughtful.thinking.wait(20)
+        hang_up(client, rudely=False)
+        assert Thoughtful.stopped.wait(20)
+    call = thoughtful.call(thoughtful.newest_call_id())
+    assert ended(call) == ("client_disconnected", "client_disconnected")
+    assert states(call) == ["recorded", "recorded", "recorded", "not_reached"]
+    assert decided(call) == [("stern", "request"), ("stern", "response"), ("thoughtful", "response")]
+
+
+def test_a_client_that_hangs_up_in_mid_stream_before_anything_was_released(
+    thoughtful: Gateway, provider: ScriptedProvider
+) -> None:
+    play, closed = holding(provider, *openai_stream("a")[:2])
+    provider.will(play)
+    with connection(thoughtful, OPENAI, openai_request(stream=True)) as client:
+        assert Thoughtful.seen.wait(20)
+        hang_up(client, rudely=False)
+    assert eventually(closed.is_set, bool)
+    call = thoughtful.call(thoughtful.newest_call_id())
+    assert states(call) == ["recorded", "recorded", "recorded", "not_reached"]
+    assert decided(call) == [("stern", "request"), ("stern", "response"), ("thoughtful", "response")]
+
+
+def test_a_client_that_hangs_up_between_two_policies_on_a_plain_response(
+    thoughtful: Gateway, provider: ScriptedProvider
+) -> None:
+    """What the first has decided is recorded."""
+    provider.will(answers(openai_response()))
+    with connection(thoughtful, OPENAI, openai_request()) as client:
+        assert Thoughtful.thinking.wait(20)
+        hang_up(client, rudely=False)
+        assert Thoughtful.stopped.wait(20)
+    call = thoughtful.call(thoughtful.newest_call_id())
+    assert ended(call) == ("client_disconnected", "client_disconnected")
+    assert states(call) == ["recorded", "recorded", "recorded", "not_reached"]
+    assert decided(call) == [("stern", "request"), ("stern", "response")]
+
+
+def decided(call: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(each["policy"], each["side"]) for each in call["decisions"]]
 
 
 def test_a_client_that_hangs_up_before_a_plain_response(gateway: Gateway, provider: ScriptedProvider) -> None:

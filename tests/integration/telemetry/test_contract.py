@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from ipaddress import IPv4Network
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 from opentelemetry.context import Context, get_current
+from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from luthien.errors import ConfigError
-from luthien.exchange import EventType, StageRecord, new_call_id
+from luthien.exchange import EventType, Outcome, StageRecord, new_call_id
+from luthien.formats.registry import OPENAI_CHAT
+from luthien.pipeline.ledger import Instruments, Ledger
+from luthien.pipeline.sides import Delta
+from luthien.policies.chain import Chain
 from luthien.record.queue import Receipt, RecordQueue
 from luthien.record.spool import Spool
 from luthien.settings import Settings
@@ -165,6 +172,48 @@ def test_no_payload_leaves_over_otlp(start: StartGateway, provider: ScriptedProv
     stage_events = [event for span in receiver.spans for event in span.events if event.name == names.STAGE_EVENT]
     assert len(stage_events) > 30
     assert {key for event in stage_events for key in attributes_of(event.attributes)} <= names.EXPORTED_ATTRIBUTES
+
+
+def test_a_checkpoint_is_a_short_span_of_its_own_without_its_payload(
+    start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver
+) -> None:
+    provider.will(streams(*openai_stream("answer-", "mark reason-", "mark"), pause_s=0.05))
+    with start(REWRITE, checkpoint_s=0.01) as gateway:
+        gateway.call(gateway.post(OPENAI, openai_request(stream=True)))
+    [exchange] = [span for span in receiver.spans if span.name == names.EXCHANGE]
+    checkpoints = [span for span in receiver.spans if span.name == names.CHECKPOINT]
+    assert len(checkpoints) > 1
+    assert {span.parent_span_id for span in checkpoints} == {exchange.span_id}
+    events = [attributes_of(event.attributes) for span in checkpoints for event in span.events]
+    assert {event[names.STAGE] for event in events} == {"response_partial"}
+    assert {event[names.CHECKPOINT_SIDES] for event in events} <= {"original", "final", "both"}
+    assert next(event[names.CHECKPOINT_OFFSET] for event in events) == 0
+    assert [mark for mark in PAYLOAD_MARKS if mark in b"".join(receiver.bodies)] == []
+
+
+async def test_the_receipts_of_an_hour_of_checkpoints_do_not_pile_up() -> None:
+    """And what was refused of them is counted in the end."""
+    refusing = Receipt.settled(1)
+
+    class Sink:
+        def submit(self, records: Sequence[StageRecord]) -> Receipt:
+            submitted.extend(records)
+            return refusing
+
+    submitted: list[StageRecord] = []
+    provider = TracerProvider()
+    provider.add_span_processor(ForkingSpanProcessor(None, Sink()))
+    instruments = Instruments.of(provider.get_tracer("t"), NoOpMeterProvider().get_meter("t"), 1.0, uuid4())
+    ledger = Ledger(instruments, new_call_id(), OPENAI_CHAT)
+    for number in range(720):
+        ledger.checkpoint([Delta("both", 10 * number, b": 12345678", number)])
+        assert len(ledger._receipts) <= 2
+    await ledger.safe()
+    ledger.close(Outcome.COMPLETED, 200, Chain())
+    provider.shutdown()
+    assert [each.sequence for each in submitted] == list(range(721))
+    assert submitted[-1].attributes[names.RECORDS_REFUSED] == 720
+    assert submitted[-1].attributes[names.CHECKPOINTS] == 720
 
 
 def test_what_is_not_on_the_allow_list_is_not_exported(receiver: OtlpReceiver) -> None:
@@ -599,17 +648,18 @@ def test_the_spans_end_before_the_terminal_frame_is_given(
     ]
 
 
-def test_a_client_that_hangs_up_while_bytes_are_given_leaves_a_response_final(
+def test_a_gateway_that_stops_while_bytes_are_given_leaves_a_response_final(
     start: StartGateway, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cancellation arrives at the very await that hands bytes over."""
+    """The cancellation arrives at the very await that hands bytes over, and those bytes are not given."""
     from luthien.pipeline.client import Client
 
     send = Client.send
     sent: list[bytes] = []
 
     async def stuck(client: Client, data: bytes, *, last: bool = False) -> None:
-        if sent:
+        if len(sent) == 1:
+            sent.append(b"")
             task = asyncio.current_task()
             assert task is not None
             task.cancel()
@@ -620,12 +670,15 @@ def test_a_client_that_hangs_up_while_bytes_are_given_leaves_a_response_final(
     monkeypatch.setattr(Client, "send", stuck)
     provider.will(streams(openai_chunk({"content": "given"}), openai_chunk({"content": "lost"}), DONE, pause_s=0.05))
     with start() as gateway:
-        with pytest.raises(Exception, match=r"."):
-            gateway.post(OPENAI, openai_request(stream=True))
-        call = gateway.call(gateway.newest_call_id())
-    assert (call["outcome"], call["error"]["type"]) == ("client_disconnected", "gateway_stopped")
-    final = call["stages"]["response_final"]["payload"]["choices"][0]["message"]["content"]
-    assert final == "given"
+        response = gateway.post(OPENAI, openai_request(stream=True))
+        call = gateway.call(response)
+    assert "gateway_stopped" in response.text
+    assert "lost" not in response.text
+    assert DONE not in response.content
+    assert (call["outcome"], call["error"]["type"]) == ("policy_error", "gateway_stopped")
+    final = call["stages"]["response_final"]
+    assert final["payload"]["choices"][0]["message"]["content"] == "given"
+    assert final["wire_sha256"] == hashlib.sha256(response.content).hexdigest()
 
 
 def test_an_endpoint_that_is_away_changes_nothing_for_calls(

@@ -20,6 +20,7 @@ CHAT = {
     "model": "m",
     "messages": [{"role": "user", "content": "one"}, {"role": "user", "content": "two"}],
 }
+FATES = ["recorded", "missing", "awaited", "partial"]
 REPLY = {"id": "r", "choices": [{"message": {"content": "hello there"}}]}
 
 
@@ -45,7 +46,9 @@ def tell(
     options = {} if pairing is None else {"pairing": pairing}
 
     def recorded(*stages: EventType) -> bool:
-        return all(states.get(stage) not in (None, "missing", "awaited", "not_reached") for stage in stages)
+        return all(
+            states.get(stage) not in (None, "missing", "awaited", "partial", "not_reached") for stage in stages
+        )
 
     request = diff_payloads(json.dumps(before).encode(), json.dumps(after).encode(), **options)
     response = diff_payloads(json.dumps(REPLY).encode(), json.dumps(reply).encode())
@@ -213,6 +216,17 @@ class TestStoppedCalls:
 
 
 class TestIncompleteRecords:
+    def test_a_stage_of_which_only_checkpoints_are_there(self) -> None:
+        assert tell(states=without(response_final="partial")) == (
+            "incomplete: response_final is partial, so what changed cannot be said"
+        )
+        assert tell(
+            states=without(request_final="missing", response_original="partial", response_final="partial")
+        ) == (
+            "incomplete: request_final is missing and response_original and response_final are partial, "
+            "so what changed cannot be said"
+        )
+
     def test_a_missing_stage(self) -> None:
         assert tell(states=without(response_final="missing")) == (
             "incomplete: response_final is missing, so what changed cannot be said"
@@ -250,7 +264,7 @@ class TestIncompleteRecords:
     def test_a_call_that_runs(self) -> None:
         states = without(response_original="awaited", response_final="awaited")
         assert tell(chat("ONE", "two"), states=states, record=State.PENDING) == (
-            "incomplete: response_original and response_final are not there yet, so what else changed cannot be said;"
+            "incomplete: response_original and response_final are still to come, so what else changed cannot be said;"
             " replace_text changed 1 of 2 messages"
         )
 
@@ -258,6 +272,17 @@ class TestIncompleteRecords:
         assert tell(states=without(response_final="missing"), record=State.INTERRUPTED) == (
             "incomplete: response_final is missing, since the process ended before the call did, so what changed"
             " cannot be said"
+        )
+
+    def test_a_stream_of_which_checkpoints_have_a_part(self) -> None:
+        states = without(response_original="partial", response_final="missing")
+        assert tell(states=states, record=State.INTERRUPTED) == (
+            "incomplete: response_final is missing and response_original is partial, since the process ended before"
+            " the call did, so what changed cannot be said"
+        )
+        states = without(response_original="partial", response_final="partial")
+        assert tell(states=states, record=State.PENDING) == (
+            "incomplete: response_original and response_final are partial so far, so what changed cannot be said"
         )
 
     def test_a_side_that_was_not_compared(self) -> None:
@@ -269,7 +294,7 @@ class TestIncompleteRecords:
 
 
 @given(
-    st.dictionaries(st.sampled_from(STAGES), st.sampled_from(["recorded", "missing", "awaited"]), max_size=4),
+    st.dictionaries(st.sampled_from(STAGES), st.sampled_from(FATES), max_size=4),
     st.integers(0, 2),
     st.booleans(),
     st.sampled_from(State),

@@ -10,8 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthien.pipeline.credentials import MASK, masked
-from tests.wire import Json, anthropic_request, openai_request, openai_response
+from luthien.formats.registry import FORMATS
+from luthien.formats.sse import FrameReader
+from luthien.pipeline.credentials import MASK, masked, masked_frames
+from tests.wire import (
+    Json,
+    anthropic_event,
+    anthropic_request,
+    anthropic_stream,
+    openai_chunk,
+    openai_request,
+    openai_response,
+    openai_stream,
+    sse,
+)
 
 KEYS = ["authorization", "authorization_token", "api_key", "api-key", "x-api-key", "access_token"]
 
@@ -157,3 +169,56 @@ class TestKept:
     def test_what_has_no_key_that_matters_is_never_changed(self, body: Any) -> None:
         before = copy.deepcopy(body)
         assert after(body) == before
+
+
+SERVERS = [{"type": "url", "url": "https://h", "authorization_token": "sk-secret"}]
+
+
+class TestMaskedFrames:
+    """A stream's frames are masked one by one: what they add up to is masked as a whole."""
+
+    def test_frames_without_any_are_kept_as_they_came(self) -> None:
+        raw = b"".join([*openai_stream("tools", '"authorization"'), *anthropic_stream("mcp_servers"), b": ping\n\n"])
+        assert masked_frames(raw) is None
+
+    @pytest.mark.parametrize(
+        "frame",
+        [
+            openai_chunk({"content": "a"}, mcp_servers=SERVERS),
+            sse({"type": "response.created", "response": {"tools": SERVERS}}),
+            anthropic_event({"type": "message_start", "message": {"id": "m", "mcp_servers": SERVERS}}),
+            anthropic_event({"type": "message_delta", "delta": {"mcp_servers": SERVERS}}),
+        ],
+    )
+    def test_only_the_frame_that_has_one_is_changed(self, frame: bytes) -> None:
+        before, after_it = openai_chunk({"content": "\\u0061 [\u007b"}), openai_chunk({"content": "b"})
+        hidden = masked_frames(before + frame + after_it)
+        assert hidden is not None
+        assert b"sk-secret" not in hidden
+        assert hidden.startswith(before)
+        assert hidden.endswith(after_it)
+        kept = [chunk.json for chunk in FrameReader(1 << 20).feed(frame.replace(b"sk-secret", MASK.encode()))]
+        assert [chunk.json for chunk in FrameReader(1 << 20).feed(hidden)][1:-1] == kept
+
+    @pytest.mark.parametrize("cut", [b"\n\n", b""])
+    def test_what_cannot_be_read_and_may_hold_one_is_masked_as_a_whole(self, cut: bytes) -> None:
+        raw = b'data: {"tools": [{"authorization": "sk-secret"' + cut
+        assert masked_frames(raw) == f": {MASK}\n\n".encode()
+
+    @given(st.lists(st.sampled_from(["message", "response", "delta", "tools", "mcp_servers", "x"]), max_size=3))
+    def test_what_is_masked_of_the_whole_is_masked_of_its_parts(self, path: list[str]) -> None:
+        """Whatever the assembler of a format puts together, a checkpoint shows no more than the whole does."""
+        value: Any = SERVERS
+        for key in reversed(path):
+            value = {key: value}
+        if not isinstance(value, dict):
+            return
+        for kind in ("message_start", "message_delta", "content_block_start", None):
+            frame = sse(value if kind is None else {"type": kind} | value)
+            for wire_format in FORMATS:
+                assembler = wire_format.assembler()
+                for chunk in FrameReader(1 << 20).feed(frame):
+                    assembler.add(chunk)
+                whole = json.dumps(assembler.result()).encode()
+                if "sk-secret" not in (masked(whole) or whole).decode() and b"sk-secret" in whole:
+                    assert b"sk-secret" not in (masked_frames(frame) or frame)
