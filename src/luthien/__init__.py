@@ -11,6 +11,7 @@ One call, from the door to the debug page, in the order of the folders:
     record/     the queue behind the processor and the thread that writes it to Postgres
     store/      SQL: migrations, writing, reading, an embedded server
     debug/      the diff and the pages
+    doctor/     what `luthien doctor` looks at
 
 app.py puts them together; cli.py starts them; settings.py alone reads the environment.
 """

@@ -27,7 +27,7 @@ from luthien.pipeline.open_calls import OpenCalls
 from luthien.pipeline.orchestrator import FAREWELL_S, Orchestrator
 from luthien.policies.chain import Chain
 from luthien.policies.registry import load_chain
-from luthien.record.chores import partitions_ahead
+from luthien.record.chores import DefaultPartitions, partitions_ahead, retention
 from luthien.record.folder import spool_root
 from luthien.record.processes import forget_processes, heartbeat, notices
 from luthien.record.queue import DiscardingSink, RecordQueue, RecordSink
@@ -38,7 +38,7 @@ from luthien.record.writer import BatchLimits, RecordWriter
 from luthien.settings import Settings, read_settings
 from luthien.store.read import RecordReader
 from luthien.telemetry.logs import configure_logging
-from luthien.telemetry.metrics import observe_record
+from luthien.telemetry.metrics import observe_default_partitions, observe_record
 from luthien.telemetry.setup import Telemetry, start_telemetry
 from luthien.upstream.client import UpstreamClient
 
@@ -103,11 +103,12 @@ class App:
         settings = self._settings
         async with AsyncExitStack() as stack:
             source = _source(settings, self._dsn)
-            writer = RecordWriter(source, self._dsn, _limits(settings))
+            writer = RecordWriter(source, self._dsn, _limits(settings), keep=settings.keep)
+            default_partitions = DefaultPartitions()
             if settings.record:
                 await anyio.to_thread.run_sync(source.start)
                 # It stops after the writer, so that what it says last is said of all records.
-                upkeep = Upkeep(self._dsn, _chores(settings, source))
+                upkeep = Upkeep(self._dsn, [*_chores(settings, source), default_partitions.chore()])
                 upkeep.start()
                 stack.push_async_callback(anyio.to_thread.run_sync, upkeep.stop, _UPKEEP_S)
                 writer.start()
@@ -120,6 +121,7 @@ class App:
                 raise
             stack.push_async_callback(anyio.to_thread.run_sync, telemetry.shutdown, _TELEMETRY_S)
             observe_record(telemetry.meter, source, lambda: telemetry.processor.lost_spans)
+            observe_default_partitions(telemetry.meter, lambda: default_partitions.rows)
             _instrument(api, telemetry)
             stack.callback(FastAPIInstrumentor.uninstrument_app, api)
 
@@ -172,7 +174,8 @@ def _source(settings: Settings, dsn: str) -> Spool | RecordQueue:
 
 
 def _chores(settings: Settings, source: RecordSource) -> list[Chore]:
-    return [heartbeat(source), notices(source), partitions_ahead(), forget_processes()]
+    chores = [heartbeat(source), notices(source), partitions_ahead(), forget_processes()]
+    return chores if settings.keep is None else [*chores, retention(settings.keep)]
 
 
 def _instruments(telemetry: Telemetry, settings: Settings, source: RecordSource) -> Instruments:

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import psycopg
 import typer
 from pydantic import SecretStr
 
 from luthien import __version__
 from luthien.app import build_app
 from luthien.debug.signin import new_token
-from luthien.errors import ConfigError, LuthienError
+from luthien.doctor.examination import examined, known_dsn
+from luthien.doctor.finding import Finding, Level
+from luthien.doctor.words import size
+from luthien.errors import ConfigError, LuthienError, StoreError
 from luthien.server import Server, WorkerConfig, Workers, address_of, listen, server_options, sign_in_link
-from luthien.settings import Settings, read_settings
+from luthien.settings import Settings, read_settings, whole_days
+from luthien.store.migrate import connect
 from luthien.store.migrate import migrate as apply_migrations
+from luthien.store.retention import StoredDay, expired_days, first_kept_day, strays
+from luthien.store.retention import prune as run_prune
+from luthien.store.retention import repair as run_repair
 from luthien.telemetry.logs import configure_logging
+
+_PRUNE_ATTEMPTS = 40
+"""Ten seconds and more for each day."""
 
 cli = typer.Typer(
     name="luthien",
@@ -86,9 +100,109 @@ def migrate() -> None:
 
 
 @cli.command()
+def prune(
+    keep: Annotated[
+        str | None, typer.Option(help="How long calls are kept, as 30d; LUTHIEN_KEEP if not given.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be dropped.")] = False,
+) -> None:
+    """Drop the days of the record that are older than that, and nothing younger. Calls go on meanwhile."""
+    settings = read_settings()
+    kept = _kept(keep, settings)
+    with _operating(settings, "luthien prune") as conn:
+        if dry_run:
+            days = expired_days(conn, kept)
+            for day in days:
+                _say(f"would drop {_described(day)}")
+            _say(_summary("would be dropped", days, kept))
+            return
+        pruned = run_prune(
+            conn, kept, attempts=_PRUNE_ATTEMPTS, dropped=lambda day: _say(f"dropped {_described(day)}")
+        )
+        _say(_summary("dropped", pruned.dropped, kept))
+        if pruned.strays:
+            _say(f"{pruned.strays:,} rows dropped from the default partitions")
+        if pruned.put_off:
+            days_in_use = ", ".join(str(day.day) for day in pruned.put_off)
+            raise StoreError(f"{days_in_use}: somebody kept these tables in use; run `luthien prune` again")
+
+
+@cli.command()
+def repair() -> None:
+    """Move what is in the default partitions, where nothing should be, into the partitions of its days."""
+    settings = read_settings()
+    with _operating(settings, "luthien repair") as conn:
+        before = sum(each.rows for each in strays(conn))
+        left = run_repair(conn, settings.keep)
+    moved = max(0, before - sum(each.rows for each in left))
+    _say(f"{moved:,} rows moved from the default partitions" if before else "the default partitions are empty")
+    if left:
+        lines = [f"  {each.table}, {each.day or 'no date'}: {each.rows:,} rows" for each in left]
+        reasons = "older than LUTHIEN_KEEP, of a day that was detached, or in use: then run `luthien repair` again"
+        raise StoreError("\n".join(["these rows stay where they are:", *lines, f"They are {reasons}"]))
+
+
+@cli.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Look at everything and say how it is and what to do; changes nothing. Status 1 when there is a problem."""
+    findings: list[Finding] = []
+    for finding in examined():
+        findings.append(finding)
+        if not as_json:
+            _say(str(finding))
+    if as_json:
+        _say(json.dumps([asdict(finding) for finding in findings], indent=2))
+    raise typer.Exit(1 if any(finding.level is Level.PROBLEM for finding in findings) else 0)
+
+
+@cli.command()
 def version() -> None:
     """Print the version."""
     _say(__version__)
+
+
+def _kept(keep: str | None, settings: Settings) -> timedelta:
+    if keep is not None:
+        try:
+            return whole_days(keep)
+        except ValueError as error:
+            raise ConfigError(f"--keep {error}") from None
+    if settings.keep is None:
+        raise ConfigError("how long are calls to be kept? Say --keep 30d, or set LUTHIEN_KEEP")
+    return settings.keep
+
+
+def _described(day: StoredDay) -> str:
+    return f"{day.day}: about {day.calls:,} calls, {size(day.size_bytes)}"
+
+
+def _summary(what: str, days: Sequence[StoredDay], keep: timedelta) -> str:
+    if not days:
+        return f"nothing is older than {keep.days} days"
+    calls, size_bytes = sum(day.calls for day in days), sum(day.size_bytes for day in days)
+    return f"{len(days)} days {what}, about {calls:,} calls, {size(size_bytes)}; kept from {first_kept_day(keep)}"
+
+
+@contextmanager
+def _operating(settings: Settings, name: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection to the record, whose errors are said in words."""
+    dsn = known_dsn(settings)
+    if dsn is None:
+        raise ConfigError("which database? DATABASE_URL is not set, and no `luthien up` runs here")
+    with connect(dsn, name) as conn:
+        try:
+            yield conn
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction):
+            raise StoreError("the database's schema is behind: run `luthien migrate`") from None
+        except psycopg.errors.InsufficientPrivilege as error:
+            said = error.diag.message_primary
+            raise StoreError(
+                f"{said}: use the role that migrated the database, or GRANT EXECUTE to this one"
+            ) from None
+        except psycopg.Error as error:
+            raise StoreError(f"Postgres says: {error.diag.message_primary or error}") from error
 
 
 @contextmanager

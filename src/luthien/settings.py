@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
 
 import platformdirs
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from luthien.errors import ConfigError
 
 Network = IPv4Network | IPv6Network
+
+_MOST_DAYS = 10_000
+_HOURS = {"h": 1, "d": 24, "w": 24 * 7}
+
+
+def whole_days(text: str) -> timedelta:
+    """How long the record is kept, as `30d`, `4w` or `48h`; ValueError unless it is one or more whole days."""
+    match = re.fullmatch(r"(\d{1,6})([hdw])", text.strip())
+    if match is None:
+        raise ValueError("must be a number of days, as in 30d")
+    days, rest = divmod(int(match[1]) * _HOURS[match[2]], 24)
+    if rest or not days:
+        raise ValueError("must be one or more whole days, as in 30d: the record is dropped a day at a time")
+    if days > _MOST_DAYS:
+        raise ValueError(f"must be at most {_MOST_DAYS} days; calls are kept for ever if nothing is said")
+    return timedelta(days=days)
+
+
+def _whole_days(value: object) -> object:
+    return whole_days(value) if isinstance(value, str) else value
 
 
 def _default_data_dir() -> Path:
@@ -77,6 +99,8 @@ class Settings(BaseSettings):
     """How many bytes of records are written at once."""
     batch_max_age_ms: Annotated[float, Field(ge=0)] = 100.0
     """How long a record may wait for others to be written with, in milliseconds."""
+    keep: Annotated[timedelta | None, BeforeValidator(_whole_days)] = None
+    """How long calls are kept, as `30d`; older days are dropped. Without it nothing ever is."""
     log_level: str = "INFO"
     """The lowest level that is logged: DEBUG, INFO, WARNING, ERROR."""
     log_format: Annotated[str, Field(pattern="^(json|text)$")] = "json"
@@ -149,7 +173,10 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = [f"  {_variable(item['loc'])}: {item['msg']}" for item in error.errors(include_input=False)]
+        lines = [
+            f"  {_variable(item['loc'])}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors(include_input=False)
+        ]
         raise ConfigError("\n".join(["these settings are wrong:", *lines])) from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,9 @@ class TestEnvironment:
             ("LUTHIEN_READ_TIMEOUT_S", "1.5", "read_timeout_s", 1.5),
             ("LUTHIEN_BATCH_MAX_AGE_MS", "0", "batch_max_age_ms", 0.0),
             ("LUTHIEN_LOG_FORMAT", "text", "log_format", "text"),
+            ("LUTHIEN_KEEP", "30d", "keep", timedelta(days=30)),
+            ("LUTHIEN_KEEP", "2w", "keep", timedelta(days=14)),
+            ("LUTHIEN_KEEP", " 48h ", "keep", timedelta(days=2)),
             ("LUTHIEN_TRUSTED_NETWORKS", "10.0.0.0/8, ::1", "trusted_networks", (
                 IPv4Network("10.0.0.0/8"), IPv6Network("::1/128"))),
             ("LUTHIEN_TRUSTED_NETWORKS", "none", "trusted_networks", ()),
@@ -148,6 +152,12 @@ class TestMistakes:
             ("LUTHIEN_RECORD", "perhaps", "valid boolean"),
             ("LUTHIEN_LOG_FORMAT", "xml", "json|text"),
             ("LUTHIEN_TRUSTED_NETWORKS", "localhost", "valid IPv4 network"),
+            ("LUTHIEN_KEEP", "12h", "one or more whole days"),
+            ("LUTHIEN_KEEP", "36h", "one or more whole days"),
+            ("LUTHIEN_KEEP", "10001d", "at most 10000 days"),
+            ("LUTHIEN_KEEP", "0d", "one or more whole days"),
+            ("LUTHIEN_KEEP", "-1d", "a number of days, as in 30d"),
+            ("LUTHIEN_KEEP", "30", "a number of days, as in 30d"),
         ],
     )
     def test_a_wrong_value_is_refused_with_the_name_of_its_variable(

@@ -12,7 +12,11 @@ from typing import Any
 
 _BOM = "\ufeff"
 _MARK = re.compile(r'"(?:[^"\\]|\\.)*+"|(?P<opens>[\[{])|[\]}]', re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _TOO_DEEP = "nested too deeply to be read"
+
+MAX_VALUES = 2_000_000
+"""How many lists, objects and members of such a text may have: two bytes of it can cost a hundred in memory."""
 
 
 class InvalidJson(ValueError):
@@ -23,11 +27,14 @@ def parse(text: bytes | str, *, max_depth: int | None = None) -> Any:
     """The value of a JSON text. `NaN` and `Infinity` are read as well, since some providers send them.
 
     Raises:
-        InvalidJson: not JSON, not UTF-8, or nested deeper than `max_depth` or than the parser goes.
+        InvalidJson: not JSON, not UTF-8, nested deeper than `max_depth` or than the parser goes, or of more than
+            `MAX_VALUES` values.
     """
     try:
         # Decoded here, because the parser would also take UTF-16 and UTF-32.
         decoded = text if isinstance(text, str) else text.decode("utf-8", "surrogatepass")
+        if len(decoded) > MAX_VALUES and _count_values(decoded) > MAX_VALUES:
+            raise InvalidJson(f"more than {MAX_VALUES} values")
         if max_depth is None or not _is_deeper(decoded, max_depth):
             return json.loads(decoded.removeprefix(_BOM))
     except json.JSONDecodeError as error:
@@ -36,6 +43,8 @@ def parse(text: bytes | str, *, max_depth: int | None = None) -> Any:
         raise InvalidJson(f"byte {error.start} is not valid UTF-8") from None
     except RecursionError:
         raise InvalidJson(_TOO_DEEP) from None
+    except InvalidJson:
+        raise
     except ValueError as error:
         raise InvalidJson(str(error)) from None
     raise InvalidJson(_TOO_DEEP)
@@ -58,6 +67,17 @@ def render(value: Any) -> bytes:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:
         return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _count_values(text: str) -> int:
+    """Roughly: what opens lists and objects, and the commas. A second look leaves out what strings are made of."""
+    count = text.count("[") + text.count("{") + text.count(",")
+    return _count_values_outside_strings(text) if count > MAX_VALUES else count
+
+
+def _count_values_outside_strings(text: str) -> int:
+    bare = _STRING.sub("", text)
+    return bare.count("[") + bare.count("{") + bare.count(",")
 
 
 def _is_deeper(text: str, depth: int) -> bool:

@@ -100,6 +100,10 @@ class StreamSides:
         else:
             self.original.passed(raw, chunks)
 
+    def ended(self) -> None:
+        """The provider has sent all it had to, its end marker too."""
+        self._catch_up()
+
     def released(self, raw: bytes, chunks: Sequence[Chunk]) -> None:
         """The client was given these: all that had arrived, unless policies come between."""
         if self._final is None:

@@ -75,6 +75,7 @@ class StreamPass:
                         await self.release(await self.policies.feed(chunk))
                         self._check_block()
                 if terminal is not None:
+                    self.sides.ended()
                     return terminal
                 self._checkpoints.passed()
 

@@ -19,6 +19,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from uuid import UUID
@@ -174,6 +175,44 @@ class Folder:
     def close(self) -> None:
         """Closes the lock's file: the lock is given back when no process has it open any more."""
         self._lock.close()
+
+
+@dataclass(frozen=True, slots=True)
+class FolderState:
+    """A folder as it was found: whether its process lives, what is in it, and since when (Unix time)."""
+
+    path: Path
+    is_alive: bool
+    segments: int
+    size_bytes: int
+    since_ms: int | None
+
+
+def look_at(root: Path) -> list[FolderState]:
+    """The folders of all processes, without taking any of them over. Raises OSError."""
+    return [state for path in sorted(root.iterdir()) if path.is_dir() and (state := _state(path))]
+
+
+def _state(path: Path) -> FolderState | None:
+    try:
+        is_alive = _is_locked(path / _LOCK)
+        segments = [each for each in path.iterdir() if _SEGMENT.fullmatch(each.name)]
+        size = sum(each.stat().st_size for each in segments)
+    except FileNotFoundError:  # it went while we looked
+        return None
+    return FolderState(
+        path, is_alive, len(segments), size, min((int(each.name[:13]) for each in segments), default=None)
+    )
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether somebody has that lock. Shared, so that two who look see the same; and given back at once."""
+    with path.open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def spool_root(spool_dir: Path, dsn: str) -> Path:

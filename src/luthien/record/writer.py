@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import psycopg
 from opentelemetry.instrumentation.utils import suppress_instrumentation
@@ -16,7 +17,8 @@ from psycopg_pool import ConnectionPool
 from luthien.exchange import StageRecord, call_time_ms
 from luthien.record.source import RecordSource
 from luthien.store.deadline import SILENCE_S, WatchedConnection, connection_options
-from luthien.store.partitions import PartitionKeeper, day_of
+from luthien.store.partitions import PartitionKeeper, day_of, day_range
+from luthien.store.retention import first_kept_day
 from luthien.store.write import is_about_content, is_too_slow, prepare, quarantine, write_batch
 
 _log = logging.getLogger(__name__)
@@ -44,12 +46,22 @@ class RecordWriter:
     Both belong to the process that called `start`: a forked child has neither, and must make a writer of its own.
 
     Args:
+        keep: how long calls are kept, in whole days; records of older ones, as an old spool has them, are not stored.
         silence_s: how long the database may be silent before the connection is given up.
     """
 
-    def __init__(self, source: RecordSource, dsn: str, limits: BatchLimits, *, silence_s: float = SILENCE_S) -> None:
+    def __init__(
+        self,
+        source: RecordSource,
+        dsn: str,
+        limits: BatchLimits,
+        *,
+        keep: timedelta | None = None,
+        silence_s: float = SILENCE_S,
+    ) -> None:
         self._source = source
         self._limits = limits
+        self._keep = keep
         self._silence_s = silence_s
         self._partitions = PartitionKeeper()
         self._draining = threading.Event()
@@ -129,13 +141,24 @@ class RecordWriter:
         """Settles the records of a batch one by one or all at once; when it raises, some may be left."""
         with self._pool.connection() as conn:
             try:
-                plausible = self._plausible(conn, batch)
+                plausible = self._plausible(conn, self._kept(batch))
                 self._partitions.ensure(conn, {day_of(record.call_id) for record in plausible})
                 self._write_isolating(conn, plausible)
             except BaseException:
                 # The next attempt begins with a new one: this may be broken, read-only, or lack its tables.
                 conn.close()
                 raise
+
+    def _kept(self, batch: Sequence[StageRecord]) -> Sequence[StageRecord]:
+        """The batch without what is older than retention: storing it would bring a dropped day back."""
+        if self._keep is None:
+            return batch
+        oldest_id = day_range(first_kept_day(self._keep))[0]
+        expired = [record for record in batch if record.call_id < oldest_id]
+        if expired:
+            _log.warning("%d records are of days that are not kept any more, and are not stored", len(expired))
+            self._source.settle(expired, dropped=len(expired), reason="expired")
+        return [record for record in batch if record.call_id >= oldest_id]
 
     def _plausible(self, conn: WatchedConnection, batch: Sequence[StageRecord]) -> list[StageRecord]:
         """The batch without those records whose call ids no call can have; these are set aside."""

@@ -54,6 +54,17 @@ def embedded_postgres(data_dir: Path, *, run_as: str = "nobody", progress: Progr
         yield dsn
 
 
+def running_dsn(data_dir: Path, *, run_as: str = "nobody") -> str | None:
+    """The DSN of the Postgres that somebody runs in `data_dir`; None when nobody does, or that may not be read."""
+    try:
+        account = unprivileged_account(run_as)
+        cluster = Cluster(server_home(data_dir, account), account, silent)
+        running = postmaster.read(cluster.data)
+        return cluster.dsn(running.port) if running and running.is_ready else None
+    except (OSError, EmbeddedPostgresError):
+        return None
+
+
 @contextlib.contextmanager
 def _share_or_own(data_dir: Path, run_as: str, progress: Progress) -> Iterator[str]:
     account = unprivileged_account(run_as)

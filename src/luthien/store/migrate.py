@@ -97,7 +97,7 @@ def migrate(
     before each step that may take long.
     """
     known = read_migrations(folder or migrations_folder())
-    with _connect(dsn) as conn:
+    with connect(dsn, "luthien migrate") as conn:
         _check_server(conn)
         _take_lock(conn, progress, lock_wait_s)
         entries = _read_books(conn)
@@ -138,11 +138,10 @@ def _packaged() -> tuple[Migration, ...]:
     return read_migrations(migrations_folder())
 
 
-def _connect(dsn: str) -> _Connection:
+def connect(dsn: str, name: str) -> _Connection:
+    """A connection for a command, which may take its time; raises MigrationError."""
     try:
-        conn = psycopg.connect(
-            dsn, autocommit=True, client_encoding="UTF8", fallback_application_name="luthien migrate"
-        )
+        conn = psycopg.connect(dsn, autocommit=True, client_encoding="UTF8", fallback_application_name=name)
     except psycopg.ProgrammingError as error:
         # Not chained: libpq may quote the whole address, with its password.
         message = "the database's address is not one that Postgres's library understands"

@@ -166,6 +166,7 @@ SET statement_timeout = '10s';
 SET TIME ZONE 'UTC'
 
 -- name: list_calls
+-- Bounded on both sides, so that it does not touch every day there is (decision 9).
 SELECT
     listed.*,
     luthien_is_alive(process.seen_at, process.ended_at, pg_postmaster_start_time()) AS process_is_alive,
@@ -179,7 +180,7 @@ FROM (
         upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id,
         records_refused, stages_stored, records_tombstoned, records_not_crash_proof
     FROM conversation_calls
-    WHERE call_id < %(before)s
+    WHERE call_id >= %(since)s AND call_id < %(before)s
     ORDER BY call_id DESC
     LIMIT %(limit)s
 ) AS listed
@@ -192,6 +193,7 @@ CROSS JOIN LATERAL (
         COALESCE(bool_or(event_type = 'call_outcome'), false) AS is_end_set_aside
     FROM conversation_quarantine
     WHERE conversation_quarantine.call_id = listed.call_id
+        AND conversation_quarantine.call_id >= %(since)s AND conversation_quarantine.call_id < %(before)s
 ) AS aside
 ORDER BY listed.call_id DESC
 
@@ -219,7 +221,7 @@ CROSS JOIN LATERAL (
         count(DISTINCT sequence)::int4 AS records_set_aside,
         COALESCE(bool_or(event_type = 'call_outcome'), false) AS is_end_set_aside
     FROM conversation_quarantine
-    WHERE conversation_quarantine.call_id = listed.call_id
+    WHERE conversation_quarantine.call_id = %(call_id)s
 ) AS aside
 ORDER BY listed.call_id DESC
 
@@ -277,3 +279,57 @@ SELECT call_id FROM conversation_calls ORDER BY call_id LIMIT 1
 DELETE FROM conversation_processes
 WHERE NOT luthien_is_alive(seen_at, ended_at, pg_postmaster_start_time())
 AND COALESCE(ended_at, seen_at) < LEAST(%(oldest)s, now() - interval '1 day')
+
+-- name: stored_days
+-- The numbers of calls are Postgres's guesses: counting would read what is about to be dropped.
+SELECT
+    right(relname, 8),
+    coalesce(sum(CASE WHEN reltuples >= 0 THEN reltuples ELSE pg_stat_get_live_tuples(pg_class.oid) END)
+        FILTER (WHERE tables.name = 'conversation_calls'), 0)::bigint,
+    coalesce(sum(pg_total_relation_size(pg_class.oid)), 0)::bigint
+FROM luthien_tables() AS tables
+JOIN pg_inherits ON inhparent = tables.oid
+JOIN pg_class ON pg_class.oid = inhrelid
+WHERE relname ~ ('^' || tables.name || '_[0-9]{8}$')
+GROUP BY 1
+ORDER BY 1
+
+-- name: drop_day
+SELECT luthien_drop_day(%s, %s)
+
+-- name: drop_strays
+SELECT luthien_drop_strays(%s, %s)
+
+-- name: strays
+SELECT parent, day, rows FROM luthien_strays()
+
+-- name: doctor_server
+SELECT
+    clock_timestamp(), current_setting('server_version'),
+    pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean
+
+-- name: doctor_rights
+SELECT
+    ARRAY(
+        SELECT name::text
+        FROM unnest(ARRAY['conversation_calls', 'conversation_events', 'conversation_quarantine']) AS name
+        WHERE NOT (has_table_privilege(name, 'SELECT') AND has_table_privilege(name, 'INSERT'))
+            OR name <> 'conversation_quarantine' AND NOT has_table_privilege(name, 'UPDATE')
+    ),
+    has_function_privilege('luthien_create_day(date)', 'EXECUTE'),
+    has_function_privilege('luthien_drop_day(date, integer)', 'EXECUTE')
+        AND has_function_privilege('luthien_drop_strays(integer, integer)', 'EXECUTE')
+
+-- name: doctor_quarantine
+-- Reasons, how often, and how many seconds ago for the last time, the newest first. Not the errors: they may quote a
+-- record.
+SELECT reason, count(*), extract(epoch FROM now() - max(quarantined_at))::float8
+FROM conversation_quarantine
+GROUP BY reason
+ORDER BY max(quarantined_at) DESC
+
+-- name: doctor_processes
+SELECT
+    ended_at IS NULL AND seen_at > now() - interval '60 seconds', ended_how, stats ->> 'trouble', stats -> 'dropped'
+FROM conversation_processes
+WHERE seen_at > now() - interval '7 days'

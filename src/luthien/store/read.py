@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +15,7 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from luthien.errors import StoreError
-from luthien.exchange import StageRecord
+from luthien.exchange import StageRecord, call_time_ms
 from luthien.store.deadline import AsyncWatchedConnection, WatchedConnection
 from luthien.store.migrate import pending
 from luthien.store.sql import query
@@ -22,6 +24,9 @@ CallRow = dict[str, Any]
 """One row of `conversation_calls`, by column, and what the database knows of the call's process, if it matters."""
 
 NEWEST = UUID(int=2**128 - 1)
+
+# A list looks into the last two days, then into the month before, then at everything (decision 9).
+_WINDOWS_MS = (2 * 86_400_000, 32 * 86_400_000)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -99,7 +104,13 @@ class RecordReader:
         Raises:
             StoreError: the database is away.
         """
-        return await self._rows("list_calls", {"before": before or NEWEST, "limit": limit})
+        rows: list[CallRow] = []
+        for since, until in windows(before or NEWEST):
+            found = await self._rows("list_calls", {"since": since, "before": until, "limit": limit - len(rows)})
+            rows += found
+            if len(rows) >= limit:
+                break
+        return rows
 
     async def call(self, call_id: UUID) -> StoredCall | None:
         """All that is stored of a call; None when nothing is. Raises as `calls` does."""
@@ -124,6 +135,21 @@ class RecordReader:
             raise StoreError("the database has not the tables it should have: run `luthien migrate`") from error
         except psycopg.Error as error:
             raise StoreError("the database is away; calls are still served and recorded") from error
+
+
+def windows(before: UUID, now_ms: int | None = None) -> Iterator[tuple[UUID, UUID]]:
+    """The ranges of ids that a list before an id asks for one after the other, until it is full: all of the past.
+
+    Each is from its first id up to its second, which is not in it any more.
+    """
+    newest_ms = min(call_time_ms(before), time.time_ns() // 1_000_000 if now_ms is None else now_ms)
+    for window_ms in _WINDOWS_MS:
+        since = UUID(int=max(0, newest_ms - window_ms) << 80)
+        if since < before:
+            yield since, before
+        before = since
+    if before.int:
+        yield UUID(int=0), before
 
 
 async def _configure(conn: _Connection) -> None:

@@ -184,6 +184,9 @@ RECORD_NOT_CRASH_PROOF: Final = _metric(
     "luthien.record.not_crash_proof", "Records that waited in memory only, by reason", unit="{record}"
 )
 RECORD_ADOPTED: Final = _metric("luthien.record.adopted", "Records of dead processes", unit="{record}")
+RECORD_DEFAULT_PARTITION: Final = _metric(
+    "luthien.record.default_partition.rows", "Rows that have no day's partition yet; should be 0", unit="{row}"
+)
 SPOOL_BYTES: Final = _metric("luthien.record.spool.size", "Bytes on the disk", unit="By")
 SPOOL_LIMIT: Final = _metric("luthien.record.spool.limit", "Bytes that it may use on the disk", unit="By")
 RECORD_OLDEST: Final = _metric("luthien.record.oldest_unsaved_age", "Age of the oldest waiting", unit="s")

@@ -76,3 +76,14 @@ def observe_record(meter: Meter, source: RecordSource, lost_spans: Callable[[], 
     gauge(names.RECORD_UNSAVED, lambda: source.stats().unsaved)
     gauge(names.RECORD_UNSAVED_BYTES, lambda: source.stats().unsaved_bytes)
     gauge(names.RECORD_OLDEST, source.oldest_unsaved_age_s)
+
+
+def observe_default_partitions(meter: Meter, rows: Callable[[], int | None]) -> None:
+    """Publishes how many rows are where none should be, as soon as that is known."""
+
+    def observe(_: CallbackOptions) -> Iterable[Observation]:
+        found = rows()
+        if found is not None:
+            yield Observation(found)
+
+    meter.create_observable_gauge(callbacks=[observe], **_convention(names.RECORD_DEFAULT_PARTITION))

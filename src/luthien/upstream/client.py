@@ -75,7 +75,7 @@ class UpstreamClient:
     """All providers. One per process; HTTP/1.1 with keep-alive.
 
     httpx's transports are used without its client: nothing here is to follow a redirect, keep a cookie or add a
-    header. What the client would have done for `HTTPS_PROXY` and its like is done by `_proxy_for`.
+    header. What the client would have done for `HTTPS_PROXY` and its like is done by `proxy_for`.
     """
 
     def __init__(self, settings: Settings, config: Config) -> None:
@@ -104,7 +104,7 @@ class UpstreamClient:
         endpoint = self._endpoints.get((provider, path))
         if endpoint is None:
             url = httpx.URL(self._config.upstream_url(provider) + path)
-            endpoint = self._endpoints[provider, path] = Endpoint(url, self._transport(_proxy_for(url)))
+            endpoint = self._endpoints[provider, path] = Endpoint(url, self._transport(proxy_for(url)))
         return endpoint
 
     def _transport(self, proxy: str | None) -> httpx.AsyncHTTPTransport:
@@ -140,7 +140,7 @@ class UpstreamClient:
             await response.aclose()
 
 
-def _proxy_for(url: httpx.URL) -> str | None:
+def proxy_for(url: httpx.URL) -> str | None:
     """The proxy that the environment names for this address, as other HTTP clients understand it."""
     if proxy_bypass(url.host):
         return None

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import psycopg
+import pytest
 
-from luthien.record.chores import partitions_ahead
+from luthien.record.chores import DefaultPartitions, partitions_ahead, retention
 from luthien.record.upkeep import Chore, Connection, Upkeep
-from tests.playbook import eventually
+from luthien.store.partitions import PartitionKeeper
+from luthien.store.retention import repair, stored_days
+from tests.playbook import ScriptedProvider, eventually, running_gateway
+from tests.records import call_at
 
 
 @contextmanager
@@ -98,3 +103,41 @@ def test_the_next_days_have_their_partitions_before_any_call(record_database: st
             return name is not None
 
         assert eventually(is_made, bool)
+
+
+def test_days_that_are_older_than_retention_are_dropped(record_database: str) -> None:
+    today = datetime.now(UTC).date()
+    with psycopg.connect(record_database, autocommit=True) as conn:
+        PartitionKeeper().ensure(conn, [today - timedelta(days=number) for number in (0, 2, 3, 4)])
+        with (
+            keeping_up(record_database, retention(timedelta(days=2))),
+            keeping_up(record_database, retention(timedelta(days=2))),
+        ):
+            left = eventually(lambda: [each.day for each in stored_days(conn)], lambda days: len(days) == 2)
+    assert left == [today - timedelta(days=2), today]
+
+
+def test_a_row_in_a_default_partition_is_counted_and_said_once(
+    record_database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = DefaultPartitions()
+    often = replace(watch.chore(), every_s=0.02)
+    with psycopg.connect(record_database, autocommit=True) as conn, keeping_up(record_database, often):
+        assert eventually(lambda: watch.rows, lambda rows: rows is not None) == 0
+        conn.execute("INSERT INTO conversation_calls (call_id) VALUES (%s)", (call_at(1_000_000_000.0),))
+        assert eventually(lambda: watch.rows, bool) == 1
+        assert repair(conn, None) == []
+        assert eventually(lambda: watch.rows, lambda rows: rows == 0) == 0
+    assert caplog.messages == ["the default partitions have 1 rows that should be in a day's: run `luthien repair`"]
+
+
+def test_a_gateway_that_is_told_how_long_to_keep_calls_does(record_database: str, provider: ScriptedProvider) -> None:
+    today = datetime.now(UTC).date()
+    with psycopg.connect(record_database, autocommit=True) as conn:
+        PartitionKeeper().ensure(conn, [today - timedelta(days=3)])
+        with running_gateway(record_database, provider.url):
+            eventually(lambda: [each.day for each in stored_days(conn)], lambda days: len(days) == 4)
+        assert stored_days(conn)[0].day == today - timedelta(days=3)
+        with running_gateway(record_database, provider.url, keep=timedelta(days=2)):
+            left = eventually(lambda: [each.day for each in stored_days(conn)], lambda days: len(days) == 3)
+    assert left == [today + timedelta(days=number) for number in range(3)]

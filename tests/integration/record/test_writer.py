@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -174,6 +175,18 @@ class TestTheWriter:
         assert "put off" in caplog.text
         places = "SELECT DISTINCT tableoid::regclass::text FROM conversation_events"
         assert fetch(database, places) == [("conversation_events_default",)]
+
+    def test_counts_what_is_older_than_retention_and_stores_the_rest(self, record_database: str) -> None:
+        """The spool of a process that died long ago brings no dropped day back."""
+        now = time.time()
+        old, kept = call_at(now - 3 * 86_400), call_at(now - 2 * 86_400)
+        with writing(record_database, keep=timedelta(days=2)) as (queue, _):
+            queue.submit([*whole_call(old), *whole_call(kept)])
+            stats = all_settled(queue)
+        assert (stats.stored, stats.dropped) == (7, {"expired": 7})
+        assert {call_id for call_id, _ in stored_keys(record_database)} == {kept}
+        day = time.strftime("%Y%m%d", time.gmtime(now - 3 * 86_400))
+        assert fetch(record_database, f"SELECT to_regclass('conversation_calls_{day}')") == [(None,)]
 
 
 class TestAPoisonRecord:

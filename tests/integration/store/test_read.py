@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -18,7 +20,7 @@ from luthien.store import read
 from luthien.store.migrate import migrate, migrations_folder, read_migrations
 from luthien.store.read import RecordReader
 from luthien.store.write import prepare, write_batch
-from tests.records import record, whole_call
+from tests.records import call_at, record, whole_call
 from tests.tcp_proxy import proxy_to
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
@@ -36,6 +38,33 @@ def store(dsn: str, *records: StageRecord) -> None:
     with psycopg.connect(dsn, autocommit=True) as conn:
         prepare(conn)
         write_batch(conn, records)
+
+
+class TestAList:
+    DAY_S = 86_400.0
+
+    @pytest.mark.parametrize("limit", [1, 2, 3, 5, 100])
+    async def test_gives_every_call_once_newest_first_whatever_its_age_and_the_size_of_a_page(
+        self, record_database: str, reader: RecordReader, limit: int
+    ) -> None:
+        now = time.time()
+        ages = [0.0, 0.1, 1, 2, 2.001, 3, 31.9, 32, 33, 34, 34.001, 400, 5000]
+        newest_first = [call_at(now - age * self.DAY_S) for age in ages] + [UUID(int=3), UUID(int=0)]
+        store(record_database, *(record(call_id) for call_id in random.Random(8).sample(newest_first, len(ages) + 2)))
+        listed: list[UUID] = []
+        before: UUID | None = None
+        while rows := await reader.calls(before, limit):
+            assert len(rows) <= limit
+            listed += [row["call_id"] for row in rows]
+            before = listed[-1]
+        assert listed == newest_first
+
+    async def test_shows_a_call_whose_process_has_a_clock_that_is_ahead(
+        self, record_database: str, reader: RecordReader
+    ) -> None:
+        ahead = record(call_at(time.time() + self.DAY_S))
+        store(record_database, ahead)
+        assert [row["call_id"] for row in await reader.calls(None, 50)] == [ahead.call_id]
 
 
 class TestACall:

@@ -17,6 +17,7 @@ from psycopg.conninfo import make_conninfo
 from luthien.exchange import Outcome, new_call_id
 from luthien.store.migrate import migrate
 from luthien.store.partitions import PartitionKeeper, day_range
+from luthien.store.read import windows
 from luthien.store.sql import query
 
 LAST_DAY = date(2026, 11, 22)
@@ -127,40 +128,64 @@ class TestTheViewForPeople:
 
 
 class TestPlans:
+    """Of the very statements that the pages run."""
+
     NEWEST = UUID(int=2**128 - 1)
     PAGE = "SELECT * FROM conversation_calls WHERE call_id < %s ORDER BY call_id DESC LIMIT 50"
+    NOON_MS = (day_range(LAST_DAY)[0].int >> 80) + 12 * 3_600_000
+
+    def list_calls(self, conn: psycopg.Connection[Any], before: UUID) -> list[list[dict[str, Any]]]:
+        """The plans of the statements of one page, in the order in which they are asked."""
+        return [
+            under_limit(plan(conn, query("list_calls"), since=since, before=until, limit=51))
+            for since, until in windows(before, self.NOON_MS)
+        ]
 
     @pytest.mark.parametrize(
-        ("table", "query"),
+        ("table", "statement"),
         [
-            ("conversation_calls", "SELECT * FROM conversation_calls WHERE call_id = %s"),
-            ("conversation_events", "SELECT * FROM conversation_events WHERE call_id = %s ORDER BY sequence"),
-            ("conversation_events", "SELECT payload FROM conversation_events WHERE call_id = %s AND sequence = 1"),
-            ("conversation_events", "SELECT * FROM conversation_events_json WHERE call_id = %s"),
-            ("conversation_quarantine", "SELECT * FROM conversation_quarantine WHERE call_id = %s"),
+            ("conversation_calls", query("get_call")),
+            ("conversation_events", query("get_events")),
+            ("conversation_events", "SELECT * FROM conversation_events_json WHERE call_id = %(call_id)s"),
+            ("conversation_quarantine", "SELECT * FROM conversation_quarantine WHERE call_id = %(call_id)s"),
         ],
     )
     def test_a_look_up_by_id_touches_one_partition(
-        self, week: psycopg.Connection[Any], table: str, query: str
+        self, week: psycopg.Connection[Any], table: str, statement: str
     ) -> None:
         call_id = UUID(int=day_range(DAYS[3])[0].int + 12345)
-        nodes = plan(week, query, call_id)
-        assert relations(nodes) == [f"{table}_20261119"]
+        nodes = plan(week, statement, call_id=call_id)
+        assert relations(nodes, table) == [f"{table}_20261119"]
+        assert touched(nodes) == {"20261119"}
         assert not read_whole(nodes)
 
-    @pytest.mark.parametrize(("before", "days"), [(NEWEST, DAYS), (day_range(DAYS[2])[0], DAYS[3:])])
-    def test_a_page_of_the_newest_calls_walks_the_primary_keys_and_sorts_nothing(
-        self, week: psycopg.Connection[Any], before: UUID, days: list[date]
-    ) -> None:
-        nodes = plan(week, self.PAGE, before)
-        assert {node["Node Type"] for node in nodes} == {"Limit", "Merge Append", "Index Scan"}
-        assert indexes(nodes) == {"pkey"}
-        assert relations(nodes) == [*(f"conversation_calls_{day:%Y%m%d}" for day in reversed(days)), DEFAULT]
+    def test_the_first_page_touches_the_last_days_only(self, week: psycopg.Connection[Any]) -> None:
+        nodes, *_ = self.list_calls(week, self.NEWEST)
+        days = [f"{day:%Y%m%d}" for day in reversed(DAYS[:3])]
+        assert relations(nodes, "conversation_calls") == [f"conversation_calls_{day}" for day in [*days, "default"]]
+        assert touched(nodes) == {*days, "default"}
+        assert "Merge Append" in {node["Node Type"] for node in nodes}
 
-    def test_a_page_of_calls_reads_no_payload(self, week: psycopg.Connection[Any]) -> None:
-        nodes = plan(week, self.PAGE, self.NEWEST)
-        assert not [column for node in nodes for column in node.get("Output", ()) if "payload" in column]
-        assert not [relation for relation in relations(nodes) if not relation.startswith("conversation_calls")]
+    def test_a_later_page_takes_its_days_one_after_the_other(self, week: psycopg.Connection[Any]) -> None:
+        """Without the default partition there is nothing to merge: a day is not opened before it is needed."""
+        nodes, *_ = self.list_calls(week, UUID(int=day_range(DAYS[3])[0].int + 12345))
+        assert touched(nodes) == {f"{day:%Y%m%d}" for day in DAYS[3:6]}
+        kinds = {node["Node Type"] for node in nodes}
+        assert "Append" in kinds
+        assert "Merge Append" not in kinds
+
+    @pytest.mark.parametrize("before", [NEWEST, day_range(DAYS[2])[0]])
+    def test_no_page_of_calls_sorts_or_reads_a_day_whole_or_a_payload(
+        self, week: psycopg.Connection[Any], before: UUID
+    ) -> None:
+        for nodes in self.list_calls(week, before):
+            if touched(nodes) == {"default"}:  # of an empty table Postgres takes whatever it likes
+                continue
+            assert not read_whole(nodes)
+            assert not [node for node in nodes if "Sort" in node["Node Type"]]
+            assert indexes(nodes) == {"pkey"}
+            assert not [column for node in nodes for column in node.get("Output", ()) if "payload" in column]
+            assert not relations(nodes, "conversation_events")
 
     @pytest.mark.parametrize(
         ("column", "value", "index"),
@@ -172,35 +197,22 @@ class TestPlans:
     def test_the_calls_of_a_session_or_a_rare_outcome_walk_their_own_index_and_sort_nothing(
         self, week: psycopg.Connection[Any], column: str, value: str, index: str
     ) -> None:
-        query = self.PAGE.replace("WHERE", f"WHERE {column} = %s AND")
-        nodes = plan(week, query, value, self.NEWEST)
+        statement = self.PAGE.replace("WHERE", f"WHERE {column} = %s AND")
+        nodes = plan(week, statement, value, self.NEWEST)
         assert {node["Node Type"] for node in nodes} == {"Limit", "Merge Append", "Index Scan"}
         assert indexes(nodes) == {index}
 
-    @pytest.mark.parametrize(("before", "days"), [(NEWEST, DAYS), (day_range(DAYS[2])[0], DAYS[3:])])
-    def test_the_list_as_the_page_asks_for_it_looks_further_only_for_the_calls_it_shows(
-        self, week: psycopg.Connection[Any], before: UUID, days: list[date]
+    def test_the_list_looks_further_only_for_the_calls_it_shows_and_only_into_their_days(
+        self, week: psycopg.Connection[Any]
     ) -> None:
-        """They are found first, as above; only what is made of them is sorted, and only processes are read whole."""
-        week.execute("UPDATE conversation_calls SET process_id = gen_random_uuid() WHERE outcome = 'blocked'")
-        week.execute("""
-            INSERT INTO conversation_processes (process_id)
-            SELECT DISTINCT process_id FROM conversation_calls WHERE process_id IS NOT NULL
-        """)
-        week.execute("ANALYZE")
-        nodes = plan(week, LIST, before=before, limit=50)
-        found = [node for node in nodes if node["Node Type"] == "Limit"]
-        for node in found:
-            found.extend(node.get("Plans", ()))
-        assert {node["Node Type"] for node in found} == {"Limit", "Merge Append", "Index Scan"}
-        assert {each for each in read_whole(nodes) if not each.endswith("_default")} <= {"conversation_processes"}
-        calls = [each for each in relations(nodes) if each.startswith("conversation_calls")]
-        assert calls == [*(f"conversation_calls_{day:%Y%m%d}" for day in reversed(days)), DEFAULT]
-        assert not [each for each in relations(nodes) if each.startswith("conversation_events")]
+        """Each is looked up in the quarantine, in one partition; processes are few, and may be read whole."""
+        before = day_range(DAYS[2])[0]
+        since, until = next(iter(windows(before, self.NOON_MS)))
+        nodes = plan(week, query("list_calls"), analyze=True, since=since, before=until, limit=50)
+        assert touched(nodes) == touched(under_limit(nodes))
+        assert not read_whole(nodes)
+        assert not relations(nodes, "conversation_events")
         assert not [column for node in nodes for column in node.get("Output", ()) if "payload" in column]
-
-    def test_each_listed_call_touches_one_partition_of_the_quarantine(self, week: psycopg.Connection[Any]) -> None:
-        nodes = plan(week, LIST, analyze=True, before=day_range(DAYS[2])[0], limit=50)
         loops = {
             node["Relation Name"]: node["Actual Loops"]
             for node in nodes
@@ -245,24 +257,36 @@ class TestProcesses:
             )
 
 
-DEFAULT = "conversation_calls_default"
-LIST = query("list_calls")
+def under_limit(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The nodes that find the calls; what is above them is done to those found."""
+    found = [node for node in nodes if node["Node Type"] == "Limit"]
+    for node in found:
+        found.extend(node.get("Plans", ()))
+    return found
 
 
 def plan(
-    conn: psycopg.Connection[Any], query: str, *parameters: object, analyze: bool = False, **named: object
+    conn: psycopg.Connection[Any], statement: str, *parameters: object, analyze: bool = False, **named: object
 ) -> list[dict[str, Any]]:
     """The nodes of the plan that Postgres chooses, the outermost first; with `analyze`, of a run."""
     options = b"FORMAT JSON, VERBOSE" + (b", ANALYZE" if analyze else b"")
-    [(plans,)] = conn.execute(b"EXPLAIN (" + options + b") " + query.encode(), named or parameters)
+    [(plans,)] = conn.execute(b"EXPLAIN (" + options + b") " + statement.encode(), parameters or named)
     nodes = [plans[0]["Plan"]]
     for node in nodes:
         nodes.extend(node.get("Plans", ()))
     return nodes
 
 
-def relations(nodes: list[dict[str, Any]]) -> list[str]:
-    return sorted(node["Relation Name"] for node in nodes if "Relation Name" in node)
+def relations(nodes: list[dict[str, Any]], table: str) -> list[str]:
+    """The partitions of a table that a plan may open, whether or not it will."""
+    names = [node["Relation Name"] for node in nodes if "Relation Name" in node]
+    return sorted(name for name in names if re.fullmatch(rf"{table}_(\d{{8}}|default)", name))
+
+
+def touched(nodes: list[dict[str, Any]]) -> set[str]:
+    """The days, of whichever tables, that a plan may open."""
+    names = relations(nodes, "conversation_[a-z]+")
+    return {name.rpartition("_")[2] for name in names if name != "conversation_processes"}
 
 
 def indexes(nodes: list[dict[str, Any]]) -> set[str]:
@@ -272,4 +296,6 @@ def indexes(nodes: list[dict[str, Any]]) -> set[str]:
 
 
 def read_whole(nodes: list[dict[str, Any]]) -> list[str]:
-    return [node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"]
+    """The partitions that are read from one end to the other; there are few processes, and none of a day."""
+    whole = relations([node for node in nodes if node["Node Type"] == "Seq Scan"], "conversation_[a-z]+")
+    return [name for name in whole if name != "conversation_processes"]

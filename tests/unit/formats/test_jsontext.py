@@ -141,3 +141,14 @@ def depth_of(value: Any) -> int:
     if isinstance(value, list):
         return 1 + max(map(depth_of, value), default=0)
     return 0
+
+
+@pytest.mark.parametrize("part", ["[],", "{},", "0,", '"",'])
+def test_a_text_of_too_many_values_is_refused_before_it_costs_a_hundred_times_its_size(part: str) -> None:
+    with pytest.raises(InvalidJson, match="more than 2000000 values"):
+        parse("[" + part * 3_000_000 + "0]")
+
+
+def test_what_is_in_a_string_is_one_value_however_it_looks() -> None:
+    text = "[{," * 3_000_000 + '\\"'
+    assert parse(render({"csv": text})) == {"csv": text}

@@ -1,19 +1,23 @@
-"""Every metric is documented, and nothing else is."""
+"""What is measured of the record is published under the names of the conventions, once it is known."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from luthien.telemetry.conventions import CONVENTIONS
-
-DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
+from luthien.telemetry.metrics import observe_default_partitions
 
 
-def test_each_metric_has_its_row_with_its_unit() -> None:
-    rows = re.findall(
-        r"^\| `([\w.]+)` \| (?:counter|gauge|histogram) \| (\S+) \|", DOCUMENT.read_text(), re.MULTILINE
-    )
-    metrics = {name: each.unit for (kind, name), each in CONVENTIONS.items() if kind == "metric"}
-    assert dict(rows) == metrics
-    assert len(rows) == len(metrics)
+def test_the_rows_of_the_default_partitions_are_published_when_they_have_been_counted() -> None:
+    found: list[int | None] = [None]
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    observe_default_partitions(provider.get_meter("test"), lambda: found[0])
+    assert reader.get_metrics_data() is None
+    found[0] = 3
+    data = reader.get_metrics_data()
+    assert data is not None
+    [metric] = [each for of in data.resource_metrics for scope in of.scope_metrics for each in scope.metrics]
+    assert metric.name == "luthien.record.default_partition.rows"
+    assert [point.value for point in metric.data.data_points] == [3]  # type: ignore[union-attr]
+    provider.shutdown()
