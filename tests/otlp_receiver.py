@@ -25,6 +25,8 @@ class OtlpReceiver:
         self.encodings: set[str | None] = set()
         self.spans: list[Span] = []
         self.metrics: list[Metric] = []
+        self.instances: set[AttributeValue] = set()
+        """`service.instance.id` of every resource."""
         self.endpoint = ""
 
     def receive(self, path: str, body: bytes, encoding: str | None) -> None:
@@ -34,10 +36,12 @@ class OtlpReceiver:
         if path == "/v1/traces":
             request = ExportTraceServiceRequest.FromString(decoded)
             for resource in request.resource_spans:
+                self.instances.add(attributes_of(resource.resource.attributes)["service.instance.id"])
                 for scope in resource.scope_spans:
                     self.spans += scope.spans
         elif path == "/v1/metrics":
             for metrics in ExportMetricsServiceRequest.FromString(decoded).resource_metrics:
+                self.instances.add(attributes_of(metrics.resource.attributes)["service.instance.id"])
                 for scope_metrics in metrics.scope_metrics:
                     self.metrics += scope_metrics.metrics
 

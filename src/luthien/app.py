@@ -29,7 +29,9 @@ from luthien.policies.chain import Chain
 from luthien.policies.registry import load_chain
 from luthien.record.chores import DefaultPartitions, partitions_ahead, retention
 from luthien.record.folder import spool_root
+from luthien.record.processes import forget_processes, heartbeat, notices
 from luthien.record.queue import DiscardingSink, RecordQueue, RecordSink
+from luthien.record.source import RecordSource
 from luthien.record.spool import Spool, SpoolLimits
 from luthien.record.upkeep import Chore, Upkeep
 from luthien.record.writer import BatchLimits, RecordWriter
@@ -105,14 +107,15 @@ class App:
             default_partitions = DefaultPartitions()
             if settings.record:
                 await anyio.to_thread.run_sync(source.start)
-                writer.start()
-                stack.push_async_callback(anyio.to_thread.run_sync, writer.stop, _RECORD_S)
-                upkeep = Upkeep(self._dsn, [*_chores(settings), default_partitions.chore()])
+                # It stops after the writer, so that what it says last is said of all records.
+                upkeep = Upkeep(self._dsn, [*_chores(settings, source), default_partitions.chore()])
                 upkeep.start()
                 stack.push_async_callback(anyio.to_thread.run_sync, upkeep.stop, _UPKEEP_S)
+                writer.start()
+                stack.push_async_callback(anyio.to_thread.run_sync, writer.stop, _RECORD_S)
             sink: RecordSink = source if settings.record else DiscardingSink()
             try:
-                telemetry = start_telemetry(settings, sink)
+                telemetry = start_telemetry(settings, sink, source.process_id)
             except ConfigError as error:
                 _log.critical("%s", error)
                 raise
@@ -128,11 +131,11 @@ class App:
             await reader.open()
             stack.push_async_callback(reader.close)
 
-            instruments = Instruments.of(telemetry.tracer, telemetry.meter, settings.receipt_deadline_ms / 1000)
+            instruments = _instruments(telemetry, settings, source)
             orchestrator = Orchestrator(
                 upstream, self._chain, instruments, settings.max_body_bytes, settings.checkpoint_s
             )
-            self._running = Running(orchestrator, Lookup(reader, source))
+            self._running = Running(orchestrator, Lookup(reader, source, source.process_id))
             stack.push_async_callback(_end_calls, orchestrator.open_calls)
             yield
             self._running = None
@@ -170,9 +173,14 @@ def _source(settings: Settings, dsn: str) -> Spool | RecordQueue:
     return Spool(root, limits, sync=settings.spool_sync)
 
 
-def _chores(settings: Settings) -> list[Chore]:
-    chores = [partitions_ahead()]
+def _chores(settings: Settings, source: RecordSource) -> list[Chore]:
+    chores = [heartbeat(source), notices(source), partitions_ahead(), forget_processes()]
     return chores if settings.keep is None else [*chores, retention(settings.keep)]
+
+
+def _instruments(telemetry: Telemetry, settings: Settings, source: RecordSource) -> Instruments:
+    deadline_s = settings.receipt_deadline_ms / 1000
+    return Instruments.of(telemetry.tracer, telemetry.meter, deadline_s, source.process_id)
 
 
 def _limits(settings: Settings) -> BatchLimits:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from luthien.debug.completeness import Completeness, Evidence, State
 from luthien.debug.diff import diff_payloads
-from luthien.debug.lookup import is_whole
+from luthien.debug.losses import UNREADABLE, Records
 from luthien.debug.ops import Diff
 from luthien.debug.partial import Partial, partial_of
 from luthien.debug.values import parse
-from luthien.debug.verdict import Completeness, Decision, StageState, verdict_sentence
+from luthien.debug.verdict import Basis, Decision, StageState, verdict_sentence
 from luthien.exchange import STAGES, EventType, Side, StageRecord
 from luthien.store.read import CallRow, StoredCall
 
@@ -26,13 +26,15 @@ _MAX_SHOWN = 5_000_000
 class StageView:
     """One stage: whether it was recorded, and what; `payload` also when another record holds the bytes.
 
-    Of a stage whose record is missing, `partial` is what checkpoints have, and `payload` what that says.
+    `reason` says why it is missing, as far as that is known. Of a stage whose record is missing, `partial` is what
+    checkpoints have, and `payload` what that says.
     """
 
     name: EventType
     state: StageState
     record: StageRecord | None = None
     payload: bytes | None = None
+    reason: str | None = None
     partial: Partial | None = None
 
     @property
@@ -74,7 +76,7 @@ class CallView:
 
     call_id: UUID
     row: CallRow
-    completeness: str
+    completeness: Completeness
     verdict: str
     stages: dict[EventType, StageView]
     decisions: list[PolicyView]
@@ -85,7 +87,7 @@ class CallView:
         """For diff.json: both diffs, or null where a stage is not there to compare."""
         return {
             "call_id": str(self.call_id),
-            "completeness": self.completeness,
+            "completeness": self.completeness.as_dict(),
             "verdict": self.verdict,
             "request": self.request.as_dict() if self.request else None,
             "response": self.response.as_dict() if self.response else None,
@@ -95,7 +97,7 @@ class CallView:
         """For the page's JSON twin, to be written with `values.dumps`."""
         return {
             **row_as_dict(self.row),
-            "completeness": self.completeness,
+            "completeness": self.completeness.as_dict(),
             "verdict": self.verdict,
             "decisions": [
                 {
@@ -146,57 +148,56 @@ def row_as_dict(row: CallRow) -> dict[str, object]:
             "upstream_first_chunk": row["upstream_first_chunk_ms"],
             "client_first_chunk": row["client_first_chunk_ms"],
         },
-        "records": {"emitted": row["records_emitted"], "stored": row["records_stored"]},
+        "records": {
+            "emitted": row["records_emitted"],
+            "stored": row["records_stored"],
+            "refused": row["records_refused"] or 0,
+        },
     }
 
 
-def view_call(call: StoredCall, *, is_pending: bool) -> CallView:
-    """Compares the stages of a call and says in a sentence what came of it."""
-    stages = {name: _stage(name, call) for name in STAGES}
+def view_call(call: StoredCall, evidence: Evidence) -> CallView:
+    """Compares the stages of a call and says in a sentence what came of it, and how much of it is there."""
+    records = Records(call)
+    completeness = records.completeness(evidence)
+    stages = {name: _stage(name, records, completeness.state) for name in STAGES}
     request = _compare(stages[EventType.REQUEST_ORIGINAL], stages[EventType.REQUEST_FINAL])
     response = _compare(stages[EventType.RESPONSE_ORIGINAL], stages[EventType.RESPONSE_FINAL])
     decisions = [_decision(each) for each in call.records if each.event_type == EventType.POLICY_DECISION]
     row = call.row
+    states = {name: stage.state for name, stage in stages.items()}
+    named = sum(state in ("missing", "partial") for state in states.values())
+    lost = sum(loss.records for loss in completeness.losses) - named
     sentence = verdict_sentence(
         request,
         response,
         before=_document(stages[EventType.REQUEST_ORIGINAL]),
         after=_document(stages[EventType.REQUEST_FINAL]),
         decisions=[Decision(each.policy, each.side, each.action, each.changed) for each in decisions],
-        completeness=Completeness(
-            {name: stage.state for name, stage in stages.items()},
-            lost_records=max(0, (row["records_emitted"] or 0) - row["records_stored"]),
-            redacted=_redacted(row, stages, request, response),
-        ),
+        basis=Basis(states, max(0, lost), _redacted(row, stages, request, response), completeness.state),
     )
-    completeness = "complete" if is_whole(row) else "pending" if is_pending else "partial"
     return CallView(row["call_id"], row, completeness, sentence, stages, decisions, request, response)
 
 
-def _stage(name: EventType, call: StoredCall) -> StageView:
-    record = next((each for each in call.records if each.event_type == name), None)
+def _stage(name: EventType, records: Records, state: State) -> StageView:
+    record = records.of_stage(name)
     if record is None:
-        return StageView(name, "not_reached") if is_whole(call.row) else _missing(name, call)
-    payload = record.payload
-    if record.payload_ref is not None:
-        held = next((each.payload for each in call.records if each.sequence == record.payload_ref), None)
-        # Both stages are lost when the one that holds the bytes is: what is there must be what was sent.
-        payload = held if held is not None and _is(held, record.payload_sha256) else None
-    if payload is None or not _is(payload, record.payload_sha256):
-        return _missing(name, call, record)
+        return StageView(name, "not_reached") if records.are_all_there else _missing(name, records, state)
+    payload = records.payload_of(record)
+    if payload is None:
+        return _missing(name, records, state, record)
     generated = record.attributes.get("luthien.generated") is True
     return StageView(name, "gateway_generated" if generated else "recorded", record, payload)
 
 
-def _missing(name: EventType, call: StoredCall, record: StageRecord | None = None) -> StageView:
-    partial = partial_of(name, call.records, call.row["wire_format"])
-    if partial is None:
-        return StageView(name, "missing", record)
-    return StageView(name, "partial", record, partial.payload, partial)
-
-
-def _is(payload: bytes, sha256: bytes | None) -> bool:
-    return hashlib.sha256(payload).digest() == sha256
+def _missing(name: EventType, records: Records, state: State, record: StageRecord | None = None) -> StageView:
+    """What there is of a stage that is not, or not yet, recorded whole."""
+    reason = records.reason_of_stage(name) if record is None else records.flaw_of(record)
+    partial = partial_of(name, records.all, records.wire_format)
+    if partial is not None:
+        return StageView(name, "partial", record, partial.payload, reason, partial)
+    is_awaited = state is State.PENDING and reason in (None, UNREADABLE)
+    return StageView(name, "awaited" if is_awaited else "missing", record, reason=reason)
 
 
 def _compare(original: StageView, final: StageView) -> Diff | None:
@@ -253,6 +254,7 @@ def _stage_as_dict(stage: StageView) -> dict[str, Any]:
     if partial is not None:
         return {
             "state": stage.state,
+            "reason": stage.reason,
             "note": stage.note,
             "as_of_ns": partial.as_of_ns,
             "stream_bytes": len(partial.raw),
@@ -260,9 +262,10 @@ def _stage_as_dict(stage: StageView) -> dict[str, Any]:
             "payload": _shown(stage),
         }
     if record is None:
-        return {"state": stage.state}
+        return {"state": stage.state, "reason": stage.reason}
     return {
         "state": stage.state,
+        "reason": stage.reason,
         "sequence": record.sequence,
         "recorded_at_ns": record.recorded_at_ns,
         "span_id": record.span_id,

@@ -1,26 +1,37 @@
-"""Finding a call: in the database, on its way there, or nowhere."""
+"""Finding a call: in the database, on its way there, or nowhere; and what can still come of it."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
 from uuid import UUID
 
+from luthien.debug.completeness import Completeness, Evidence, completeness_of
 from luthien.exchange import call_time_ms
 from luthien.record.source import RecordSource
 from luthien.store.read import CallRow, RecordReader, StoredCall
 
 _GRACE_MS = 60_000
-# How far ahead of ours another process's clock may be.
+# How far another process's clock, or the database's, may be from ours.
 _SKEW_MS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A call of which something is stored. `is_pending`: more of it may still come."""
+    """A call of which something is stored, and what is known of the rest."""
 
     call: StoredCall
-    is_pending: bool
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A call in a list."""
+
+    row: CallRow
+    completeness: Completeness
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,36 +39,85 @@ class Pending:
     """A call of which nothing is stored yet, and of which something may still be."""
 
 
-class Lookup:
-    """Where the pages find calls. One order decides: Postgres, then this process's unsaved records, then time."""
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """What waits in this process, at one moment; asked before the database, so that nothing falls in between."""
 
-    def __init__(self, reader: RecordReader, source: RecordSource) -> None:
+    calls: frozenset[UUID]
+    taken_over: frozenset[UUID]
+    now: datetime
+    oldest_age: timedelta
+
+
+class Lookup:
+    """Where the pages find calls. One order decides: Postgres, then this process's unsaved records, then time.
+
+    Args:
+        process_id: who we are, if calls are recorded here.
+    """
+
+    def __init__(self, reader: RecordReader, source: RecordSource, process_id: UUID | None = None) -> None:
         self._reader = reader
         self._source = source
+        self._process_id = process_id
 
-    async def calls(self, before: UUID | None, limit: int) -> list[CallRow]:
+    async def calls(self, before: UUID | None, limit: int) -> list[Listed]:
         """Calls older than `before`, newest first. Raises StoreError."""
-        return await self._reader.calls(before, limit)
+        waiting = self._waiting()
+        rows = await self._reader.calls(before, limit)
+        return [
+            Listed(row, completeness_of(self._evidence(row, waiting), ended_how=row["process_ended_how"]))
+            for row in rows
+        ]
 
     async def call(self, call_id: UUID) -> Found | Pending | None:
         """What is known of a call; None when there is no such call. Raises StoreError."""
-        # Asked first: a record that is stored between the two questions is seen by the second.
-        is_on_its_way = self._may_be_unsaved(call_id)
+        waiting = self._waiting()
         call = await self._reader.call(call_id)
         if call is None:
-            return Pending() if is_on_its_way else None
-        return Found(call, is_pending=is_on_its_way and not is_whole(call.row))
+            return Pending() if call_id in waiting.calls or _is_young(call_id, waiting) else None
+        return Found(call, self._evidence(call.row, waiting))
 
-    def _may_be_unsaved(self, call_id: UUID) -> bool:
-        """Whether a record of the call waits here, or may wait in another process, which we cannot ask.
+    def _waiting(self) -> _Waiting:
+        oldest_age = timedelta(seconds=self._source.oldest_unsaved_age_s())
+        calls, taken_over = self._source.unsaved_calls(), self._source.taken_over()
+        return _Waiting(calls, taken_over, datetime.fromtimestamp(time.time(), UTC), oldest_age)
 
-        What has waited longest here says how far behind the database is.
+    def _evidence(self, row: CallRow, waiting: _Waiting) -> Evidence:
+        return Evidence(
+            emitted=row["records_emitted"],
+            stored=row["records_stored"],
+            stages_stored=row["stages_stored"],
+            tombstoned=row["records_tombstoned"],
+            set_aside=row["records_set_aside"],
+            refused=row["records_refused"] or 0,
+            end_is_lost=row["is_end_set_aside"] and row["records_emitted"] is None,
+            process=self._process_of(row),
+            may_come=self._may_come(row, waiting),
+        )
+
+    def _process_of(self, row: CallRow) -> Literal["alive", "dead", "unknown"]:
+        if row["process_id"] is not None and row["process_id"] == self._process_id:
+            return "alive"
+        is_alive = row["process_is_alive"]
+        return "unknown" if is_alive is None else "alive" if is_alive else "dead"
+
+    def _may_come(self, row: CallRow, waiting: _Waiting) -> bool:
+        """Whether records of the call may be on their way: here, or in another process, which we cannot ask.
+
+        A process says until when all that it took in is saved: what a call that ended before then lacks is lost.
         """
-        if self._source.unsaved(call_id):
+        if row["call_id"] in waiting.calls or row["process_id"] in waiting.taken_over:
             return True
-        now_ms = time.time_ns() // 1_000_000
-        behind_ms = self._source.oldest_unsaved_age_s() * 1000
-        return now_ms - behind_ms - _GRACE_MS < call_time_ms(call_id) <= now_ms + _SKEW_MS
+        process = self._process_of(row)
+        if process == "unknown":
+            return _is_young(row["call_id"], waiting)
+        if process == "dead" or row["ended_at"] is None:
+            return False
+        is_ours = row["process_id"] == self._process_id
+        saved_until = waiting.now - waiting.oldest_age if is_ours else row["process_saved_until"]
+        skew = timedelta(milliseconds=0 if is_ours else _SKEW_MS)
+        return saved_until is None or saved_until - skew <= row["ended_at"]
 
     async def not_ready_because(self) -> str | None:
         """Why calls cannot be recorded properly; None when they can. Raises StoreError."""
@@ -65,7 +125,11 @@ class Lookup:
         return f"the database lacks {', '.join(pending)}: run `luthien migrate`" if pending else None
 
 
-def is_whole(row: CallRow) -> bool:
-    """Whether everything that the call emitted is stored."""
-    emitted = row["records_emitted"]
-    return emitted is not None and row["records_stored"] >= emitted
+def _is_young(call_id: UUID, waiting: _Waiting) -> bool:
+    """Whether another process may still have all of a call.
+
+    What has waited longest here says how far behind the database is.
+    """
+    now_ms = waiting.now.timestamp() * 1000
+    behind_ms = waiting.oldest_age.total_seconds() * 1000
+    return now_ms - behind_ms - _GRACE_MS < call_time_ms(call_id) <= now_ms + _SKEW_MS

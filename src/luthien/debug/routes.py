@@ -15,7 +15,8 @@ from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from luthien.debug.call_view import CallView, row_as_dict, stage_named, view_call
-from luthien.debug.lookup import Found, Lookup, is_whole
+from luthien.debug.completeness import NOTHING_YET, State, reason_in_words
+from luthien.debug.lookup import Found, Listed, Lookup
 from luthien.debug.shown import duration, pretty, size, visible
 from luthien.debug.signin import SignIn, is_same_origin
 from luthien.debug.values import dumps
@@ -38,7 +39,7 @@ _HEADERS = {
 _templates = Environment(
     loader=PackageLoader("luthien.debug"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
 )
-_templates.filters.update(visible=visible, pretty=pretty, size=size, duration=duration)
+_templates.filters.update(reason=reason_in_words, visible=visible, pretty=pretty, size=size, duration=duration)
 
 
 def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
@@ -86,14 +87,13 @@ def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
         before: UUID | None = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
     ) -> Response:
-        rows = await lookup().calls(before, limit + 1)
-        rows, has_more = rows[:limit], len(rows) > limit
-        older = str(rows[-1]["call_id"]) if has_more else None
+        found = await lookup().calls(before, limit + 1)
+        listed, has_more = found[:limit], len(found) > limit
+        older = str(listed[-1].row["call_id"]) if has_more else None
         if _wants_json(request):
             following = f"/debug/calls.json?before={older}&limit={limit}" if older else None
-            return _json({"calls": [row_as_dict(row) for row in rows], "next": following})
-        shown = [(row, is_whole(row)) for row in rows]
-        return _page("calls.html", {"calls": shown, "older": older, "limit": limit, "before": before})
+            return _json({"calls": [_as_listed(each) for each in listed], "next": following})
+        return _page("calls.html", {"calls": listed, "older": older, "limit": limit, "before": before})
 
     @router.get("/debug/calls/{call_id}/diff.json")
     async def diff(call_id: str) -> Response:
@@ -104,7 +104,7 @@ def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
         found, name = await _find(lookup(), call_id), stage_named(STAGES, stage)
         if not isinstance(found, Found) or name is None:
             return _unknown(call_id, found is not None and name is not None)
-        view = await asyncio.to_thread(view_call, found.call, is_pending=found.is_pending)
+        view = await asyncio.to_thread(view_call, found.call, found.evidence)
         shown = view.stages[name]
         payload = shown.raw
         if payload is None:
@@ -123,11 +123,12 @@ def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
             return _page("message.html", {"title": "No such call", "text": plain_id}, status=404)
         if not isinstance(found, Found):
             return _not_yet(_page("pending.html", {"call_id": plain_id}, status=202))
-        view = await asyncio.to_thread(view_call, found.call, is_pending=found.is_pending)
+        view = await asyncio.to_thread(view_call, found.call, found.evidence)
+        is_pending = view.completeness.state is State.PENDING
         page = await asyncio.to_thread(
-            _page, "call.html", {"view": view, "row": view.row}, status=202 if found.is_pending else 200
+            _page, "call.html", {"view": view, "row": view.row}, status=202 if is_pending else 200
         )
-        return _not_yet(page) if found.is_pending else page
+        return _not_yet(page) if is_pending else page
 
     @router.get("/v2/debug/request/{call_id}")
     async def seed_name(call_id: UUID) -> Response:
@@ -172,15 +173,20 @@ async def _with_view(lookup: Lookup, call_id: str, show: Callable[[CallView], di
     found = await _find(lookup, call_id)
     if not isinstance(found, Found):
         return _unknown(call_id, found is not None)
-    text = await asyncio.to_thread(lambda: dumps(show(view_call(found.call, is_pending=found.is_pending))))
-    status = 202 if found.is_pending else 200
-    response = Response(text, status_code=status, media_type="application/json")
-    return _not_yet(response) if found.is_pending else response
+    view = await asyncio.to_thread(view_call, found.call, found.evidence)
+    text = await asyncio.to_thread(lambda: dumps(show(view)))
+    is_pending = view.completeness.state is State.PENDING
+    response = Response(text, status_code=202 if is_pending else 200, media_type="application/json")
+    return _not_yet(response) if is_pending else response
+
+
+def _as_listed(listed: Listed) -> dict[str, object]:
+    return {**row_as_dict(listed.row), "completeness": listed.completeness.as_dict()}
 
 
 def _unknown(call_id: str, is_pending: bool) -> Response:
     if is_pending:
-        return _not_yet(_json({"call_id": call_id, "completeness": "pending"}, status=202))
+        return _not_yet(_json({"call_id": call_id, "completeness": NOTHING_YET.as_dict()}, status=202))
     return _json({"error": f"there is no call {call_id}"}, status=404)
 
 

@@ -10,15 +10,19 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
+from luthien.debug.completeness import State
 from luthien.debug.ops import Diff, Op
+from luthien.debug.phrases import counted, listed
 from luthien.debug.values import tokens
 from luthien.exchange import STAGES, EventType, Side
 
-StageState: TypeAlias = Literal["recorded", "not_reached", "gateway_generated", "missing", "partial"]
+StageState: TypeAlias = Literal["recorded", "not_reached", "gateway_generated", "missing", "partial", "awaited"]
 
 _LISTS = {"messages": "message", "input": "input item", "tools": "tool"}
 _FIELDS = {"system": "the system prompt", "instructions": "the instructions"}
 _VERBS = {"change": "changed", "add": "added", "remove": "removed"}
+_INTERRUPTED = "the process ended before the call did"
+_UNFINISHED = {State.PENDING: "the record is not all there yet", State.INTERRUPTED: _INTERRUPTED}
 _NAMED_FIELDS = 3
 _NAME_CHARS = 40
 
@@ -33,16 +37,17 @@ class Decision(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Completeness:
-    """What there is of a call's record. A stage that `states` does not name is missing.
+class Basis:
+    """What the sentence rests on. A stage that `states` does not name is missing.
 
-    `lost_records` counts what the call emitted and nobody has. `redacted` are the sides whose payloads
+    `lost_records` counts what is lost besides those stages. `redacted` are the sides whose payloads
     differed on the wire although, after redaction, they may not differ in the record.
     """
 
     states: Mapping[EventType, StageState]
     lost_records: int = 0
     redacted: Collection[Side] = ()
+    record: State = State.COMPLETE
 
 
 def verdict_sentence(
@@ -52,21 +57,21 @@ def verdict_sentence(
     before: object,
     after: object,
     decisions: Sequence[Decision],
-    completeness: Completeness,
+    basis: Basis,
 ) -> str:
     """The sentence for one call; `before` and `after` are its parsed request documents.
 
     A diff is None where there is nothing to compare. Says for example "replace_text changed 1 of 2 messages;
     response: no change", or "incomplete: response_final is missing, so what changed cannot be said".
     """
-    teller = _Teller(decisions, completeness)
+    teller = _Teller(decisions, basis)
     first = teller.tell_request(request, before, after)
     second = teller.tell_response(response)
-    problems = _problems(completeness, request, response)
+    problems = _problems(basis, request, response)
     if problems:
         known = [side for side in (first, second) if side]
         what = "what else changed" if known else "what changed"
-        return "; ".join([f"incomplete: {_listed(problems)}, so {what} cannot be said", *known])
+        return "; ".join([f"incomplete: {listed(problems)}, so {what} cannot be said", *known])
     if first or second:
         end = second or ("" if teller.ends_with_request else "response: no change")
         return "; ".join(part for part in (first or "request: no change", end) if part)
@@ -76,24 +81,33 @@ def verdict_sentence(
     return "no policy changed this call"
 
 
-def _problems(completeness: Completeness, request: Diff | None, response: Diff | None) -> list[str]:
-    missing = [stage for stage in STAGES if completeness.states.get(stage, "missing") == "missing"]
-    partial = [stage for stage in STAGES if completeness.states.get(stage) == "partial"]
+def _problems(basis: Basis, request: Diff | None, response: Diff | None) -> list[str]:
+    missing = [stage for stage in STAGES if basis.states.get(stage, "missing") == "missing"]
+    awaited = [stage for stage in STAGES if basis.states.get(stage) == "awaited"]
+    partial = [stage for stage in STAGES if basis.states.get(stage) == "partial"]
+    since = f", since {_INTERRUPTED}" if basis.record is State.INTERRUPTED else ""
+    so_far = " so far" if basis.record is State.PENDING else since
     problems = [
-        f"{_listed(stages)} {'is' if len(stages) == 1 else 'are'} {what}"
-        for stages, what in ((missing, "missing"), (partial, "partial"))
+        f"{listed(stages)} {'is' if len(stages) == 1 else 'are'} {how}"
+        for stages, how in (
+            (missing, "missing" if partial else f"missing{since}"),
+            (partial, f"partial{so_far}"),
+            (awaited, "still to come"),
+        )
         if stages
     ]
-    if completeness.lost_records:
-        problems.append(f"{_counted(completeness.lost_records, 'record')} of this call got lost")
+    if basis.lost_records:
+        problems.append(f"{counted(basis.lost_records, 'record')} of this call got lost")
     for diff, side in ((request, Side.REQUEST), (response, Side.RESPONSE)):
-        if diff is None and not missing and _is_recorded(completeness, side):
+        if diff is None and not missing and not awaited and _is_recorded(basis, side):
             problems.append(f"the {side} was not compared")
+    if basis.record is not State.COMPLETE and not problems:
+        problems.append(_UNFINISHED.get(basis.record, f"the record is {basis.record}"))
     return problems
 
 
-def _is_recorded(completeness: Completeness, side: Side) -> bool:
-    return all(completeness.states.get(stage) == "recorded" for stage in STAGES if stage.value.startswith(side.value))
+def _is_recorded(basis: Basis, side: Side) -> bool:
+    return all(basis.states.get(stage) == "recorded" for stage in STAGES if stage.value.startswith(side.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,25 +115,25 @@ class _Teller:
     """Tells each side on its own: None is "no change, as far as is known"."""
 
     decisions: Sequence[Decision]
-    completeness: Completeness
+    basis: Basis
 
     @property
     def ends_with_request(self) -> bool:
         """Whether the provider was never asked, so that there is no response to speak of."""
-        return self.completeness.states.get(EventType.REQUEST_FINAL) == "not_reached"
+        return self.basis.states.get(EventType.REQUEST_FINAL) == "not_reached"
 
     def tell_request(self, diff: Diff | None, before: object, after: object) -> str | None:
         stopped = self._stopped(Side.REQUEST)
         if stopped:
             return stopped
-        if self.completeness.states.get(EventType.REQUEST_ORIGINAL) == "not_reached":
+        if self.basis.states.get(EventType.REQUEST_ORIGINAL) == "not_reached":
             return "the request was turned away before it was read"
         if self.ends_with_request:
             return "the request was not sent to the provider"
-        if diff is None or not _is_recorded(self.completeness, Side.REQUEST):
+        if diff is None or not _is_recorded(self.basis, Side.REQUEST):
             return None
         if not diff.ops:
-            return "request: changed, content redacted" if Side.REQUEST in self.completeness.redacted else None
+            return "request: changed, content redacted" if Side.REQUEST in self.basis.redacted else None
         subject = _names(self.decisions, {Side.REQUEST}) or "an unrecorded step"
         ops = [op for op in diff.ops if op.touches_value]
         return f"{subject} {_told(ops, before, after) if ops else 'changed only how the request is written'}"
@@ -130,15 +144,15 @@ class _Teller:
             return stopped
         if self.ends_with_request:
             return None
-        final = self.completeness.states.get(EventType.RESPONSE_FINAL)
+        final = self.basis.states.get(EventType.RESPONSE_FINAL)
         if final == "gateway_generated":
             return "response: the gateway answered in the provider's place"
         if final == "not_reached":
             return "response: none reached the client"
-        if diff is None or not _is_recorded(self.completeness, Side.RESPONSE):
+        if diff is None or not _is_recorded(self.basis, Side.RESPONSE):
             return None
         if not diff.ops:
-            hidden = Side.RESPONSE in self.completeness.redacted
+            hidden = Side.RESPONSE in self.basis.redacted
             return "response: changed, content redacted" if hidden else None
         names = _names(self.decisions, {Side.RESPONSE})
         told_before = _names(self.decisions, {Side.REQUEST})
@@ -146,7 +160,7 @@ class _Teller:
         ops = [op for op in diff.ops if op.touches_value]
         if not ops:
             return f"response: changed only in how it is written{by}"
-        return f"response: {_counted(len(ops), 'change')}{by}"
+        return f"response: {counted(len(ops), 'change')}{by}"
 
     def _stopped(self, side: Side) -> str | None:
         """That a policy blocked this side, or broke on it and nothing went on."""
@@ -154,7 +168,7 @@ class _Teller:
         for policy, where, action, _ in self.decisions:
             if where == side and action == "block":
                 return f"{policy} blocked the {side}"
-            if where == side and action == "error" and self.completeness.states.get(final) != "recorded":
+            if where == side and action == "error" and self.basis.states.get(final) != "recorded":
                 return f"{policy} broke on the {side}"
         return None
 
@@ -178,12 +192,12 @@ def _told(ops: Sequence[Op], before: object, after: object) -> str:
         changed, added, removed = _touched(inner)
         noun, bare = _LISTS[name], len(within) == 1 and bool(changed)
         if changed:
-            parts["change"].append(f"{len(changed)} of {_counted(_length(before, name) or 0, noun)}")
+            parts["change"].append(f"{len(changed)} of {counted(_length(before, name) or 0, noun)}")
         if added:
-            parts["add"].append(str(len(added)) if bare else _counted(len(added), noun))
+            parts["add"].append(str(len(added)) if bare else counted(len(added), noun))
         if removed:
-            parts["remove"].append(str(len(removed)) if bare else _counted(len(removed), noun))
-    return _clauses([f"{_VERBS[action]} {_listed(labels)}" for action, labels in parts.items() if labels])
+            parts["remove"].append(str(len(removed)) if bare else counted(len(removed), noun))
+    return _clauses([f"{_VERBS[action]} {listed(labels)}" for action, labels in parts.items() if labels])
 
 
 def _touched(ops: Iterable[Op]) -> tuple[set[int], set[int], set[int]]:
@@ -234,25 +248,17 @@ def _sorted(labels: Iterable[str]) -> list[str]:
     known = [label for label in labels if label.startswith("the ")]
     others = [label for label in labels if not label.startswith("the ")]
     if len(others) > _NAMED_FIELDS:
-        others = [_counted(len(others), "other field" if known else "field")]
+        others = [counted(len(others), "other field" if known else "field")]
     return known + others
 
 
 def _names(decisions: Iterable[Decision], sides: Collection[Side]) -> str:
     """The policies that say they changed something there, each once, in order."""
-    return _listed(list(dict.fromkeys(d.policy for d in decisions if d.changed and d.side in sides)))
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return listed(list(dict.fromkeys(d.policy for d in decisions if d.changed and d.side in sides)))
 
 
 def _clauses(clauses: Sequence[str]) -> str:
     """Clauses joined so that an "and" within one is not taken for the one between them."""
     if len(clauses) == 2 and " and " in clauses[0]:
         return f"{clauses[0]}, and {clauses[1]}"
-    return _listed(clauses)
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return listed(clauses)

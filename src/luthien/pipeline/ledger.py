@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,10 +58,12 @@ class Instruments:
     tracer: Tracer
     metrics: CallMetrics
     receipt_deadline_s: float
+    process_id: UUID
+    """Who serves the calls."""
 
     @classmethod
-    def of(cls, tracer: Tracer, meter: Meter, receipt_deadline_s: float) -> Instruments:
-        return cls(tracer, CallMetrics(meter), receipt_deadline_s)
+    def of(cls, tracer: Tracer, meter: Meter, receipt_deadline_s: float, process_id: UUID) -> Instruments:
+        return cls(tracer, CallMetrics(meter), receipt_deadline_s, process_id)
 
 
 class Ledger:
@@ -74,7 +77,8 @@ class Ledger:
         self._started = time.perf_counter()
         self._sequence = 0
         self._receipts: list[Receipt] = []
-        self._refused = 0
+        self._late: list[Receipt] = []
+        self._refused: Counter[str] = Counter()
         self._checkpoints = 0
         self._policy_s = 0.0
         self._model: str | None = None
@@ -126,7 +130,15 @@ class Ledger:
         for receipt in reversed(receipts):
             if not await receipt.wait(max(0.0, deadline - time.perf_counter())):
                 self._instruments.metrics.receipt_timeouts.add(1)
-            self._refused += receipt.refused or 0
+                self._late.append(receipt)
+            self._refused.update(receipt.reasons)
+
+    def _refused_so_far(self) -> Counter[str]:
+        """What is known without waiting; the last receipts come after the record that says this."""
+        known = Counter(self._refused)
+        for receipt in (*self._late, *self._receipts):
+            known.update(receipt.reasons)
+        return known
 
     def stage(
         self,
@@ -144,6 +156,8 @@ class Ledger:
         """
         sequence, self._sequence = self._sequence, self._sequence + 1
         noted = dict(scalars or {})
+        if sequence == 0 or event_type is EventType.CALL_OUTCOME:
+            noted[names.PROCESS_ID] = str(self._instruments.process_id)
         hide = masked_frames if event_type is EventType.RESPONSE_PARTIAL else masked
         hidden = hide(payload) if payload else None
         if hidden is not None:
@@ -184,7 +198,8 @@ class Ledger:
 
     def _forget_settled(self) -> None:
         """Else an hour of checkpoints would leave their receipts lying about."""
-        self._refused += sum(receipt.refused or 0 for receipt in self._receipts)
+        for receipt in self._receipts:
+            self._refused.update(receipt.reasons)
         self._receipts = [receipt for receipt in self._receipts if receipt.refused is None]
 
     def decisions(self, span: Span, decisions: list[Decision], side: Side, final: bytes | None) -> None:
@@ -263,6 +278,7 @@ class Ledger:
         error_type, message = error or (None, None)
         for part in [*reversed(self._open)]:
             self.end(part, error_type)
+        refused = self._refused_so_far()
         scalars = {
             names.OUTCOME: outcome.value,
             names.HTTP_STATUS: status,
@@ -274,7 +290,8 @@ class Ledger:
             names.UPSTREAM_FIRST_CHUNK_MS: _ms(timings.upstream_first_chunk_s),
             names.CLIENT_FIRST_CHUNK_MS: _ms(timings.client_first_chunk_s),
             names.RECORDS_EMITTED: self._sequence + 1,
-            names.RECORDS_REFUSED: self._refused or None,
+            names.RECORDS_REFUSED: refused.total() or None,
+            names.REFUSED_REASONS: [f"{reason}={count}" for reason, count in refused.items()] or None,
             names.CHECKPOINTS: self.checkpoints,
             names.POLICIES: tuple(f"{step.name}@{step.version}" for step in chain.steps) or None,
             names.ERROR_MESSAGE: message,

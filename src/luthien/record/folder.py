@@ -1,7 +1,7 @@
 """Where a spool lives on the disk: a folder for each process, a lock that dies with it, and segments of frames.
 
-    <root>/<random name>/lock                      locked (flock) for as long as the process lives
-    <root>/<random name>/<ms>-<number>-<marker>.v1    a segment: Unix time at its beginning, and its frames' marker
+    <root>/<process>-<random>/lock                       locked (flock) for as long as the process lives
+    <root>/<process>-<random>/<ms>-<number>-<marker>.v1  a segment: Unix time at its beginning, its frames' marker
 
 Whoever gets the lock of a folder owns what is in it. The kernel gives the lock back when its process dies, however
 that happens.
@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from uuid import UUID
 
 from psycopg.conninfo import conninfo_to_dict
 
@@ -31,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 _LOCK = "lock"
 _SEGMENT = re.compile(r"(?P<ms>\d{13})-\d{8}-(?P<marker>[0-9a-f]{16})\.v1")
+_OWNED = re.compile(r"(?P<owner>[0-9a-f]{32})-[0-9a-f]{8}")
 _LOCAL_HOSTS = frozenset({"", "localhost", "127.0.0.1", "::1"})
 # How often to look whether a segment is still there.
 _LOOK_S = 1.0
@@ -105,21 +107,23 @@ class Segment:
 
 
 class Folder:
-    """A folder of segments whose lock this process holds."""
+    """A folder of segments whose lock this process holds. `owner` is the id of the process that made it, if known."""
 
-    __slots__ = ("_lock", "path", "segments")
+    __slots__ = ("_lock", "owner", "path", "segments")
 
     def __init__(self, path: Path, lock: FileIO) -> None:
         self.path = path
+        named = _OWNED.fullmatch(path.name)
+        self.owner = UUID(named["owner"]) if named else None
         self._lock = lock
         self.segments: set[Segment] = set()
 
     @classmethod
-    def create(cls, root: Path, *, sync: bool = False) -> Folder:
-        """A folder of our own. Raises OSError."""
+    def create(cls, root: Path, owner: UUID, *, sync: bool = False) -> Folder:
+        """A folder of our own; the process `owner` is us. Raises OSError."""
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         while True:
-            path = root / secrets.token_hex(16)
+            path = root / f"{owner.hex}-{secrets.token_hex(4)}"
             path.mkdir(mode=0o700)
             # Another process may take it for a dead one's until it is locked; then we try again.
             with contextlib.suppress(FileNotFoundError):

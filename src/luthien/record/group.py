@@ -11,6 +11,8 @@ from luthien.record.frames import Unencodable, encode
 from luthien.record.inbox import Submission, for_payloads
 from luthien.record.marks import not_crash_proof, tombstone
 
+_FULL = "spool_full"
+
 Entry = tuple[float, StageRecord, Segment | None]
 """When it came, on the monotonic clock; the record; the segment that has it, None when only memory has."""
 
@@ -20,7 +22,7 @@ class Group:
     """What the spool's thread made of some submissions.
 
     `start` and `end` say which part of the segment holds those entries that are in it; `refused` counts for each
-    submission what was refused here.
+    submission what was refused here, by reason.
     """
 
     segment: Segment | None = None
@@ -29,7 +31,9 @@ class Group:
     entries: list[Entry] = field(default_factory=list)
     parts: list[bytes] = field(default_factory=list)
     """What is to be written."""
-    refused: list[int] = field(default_factory=list)
+    refused: list[dict[str, int]] = field(default_factory=list)
+    lost: list[tuple[StageRecord, str]] = field(default_factory=list)
+    """What nothing is kept of, and why."""
     dropped: list[str] = field(default_factory=list)
     """Why a record was refused, for each of them."""
     tombstones: int = 0
@@ -52,13 +56,13 @@ def for_segment(submissions: Sequence[Submission], segment: Segment, used_bytes:
                 refused += _put(group, record, submission.since_s, segment, room)
             except Unencodable:
                 group.keep_in_memory(record, submission.since_s, "unencodable")
-        group.refused.append(refused)
+        group.refused.append({_FULL: refused} if refused else {})
     return group
 
 
 def for_memory(submissions: Sequence[Submission], reason: str) -> Group:
     """What is to be done without a disk."""
-    group = Group(refused=[0] * len(submissions))
+    group = Group(refused=[{} for _ in submissions])
     for submission in submissions:
         for record in submission.records:
             group.keep_in_memory(record, submission.since_s, reason)
@@ -70,10 +74,11 @@ def _put(group: Group, record: StageRecord, since_s: float, segment: Segment, ro
     kept, frame = record, encode(record, segment.marker)
     is_refused = not room.take(frame, record)
     if is_refused:
-        group.dropped.append("spool_full")
-        kept = tombstone(record, "spool_full")
+        group.dropped.append(_FULL)
+        kept = tombstone(record, _FULL)
         frame = encode(kept, segment.marker)
         if record.payload is None or not room.take(frame, kept):
+            group.lost.append((record, _FULL))
             return True
         group.tombstones += 1
     group.parts += frame

@@ -11,6 +11,7 @@ from luthien.exchange import StageRecord
 from luthien.record.marks import tombstone
 from luthien.record.queue import Receipt
 from luthien.record.stats import RecordStats
+from luthien.record.untold import Untold
 
 _RESERVED_PERCENT = 5
 
@@ -41,12 +42,12 @@ class Load:
 
 @dataclass(slots=True)
 class Submission:
-    """Records that were handed in together. `refused`: how many more were, and lost at least their payloads."""
+    """Records that were handed in together. `refused`: how many lost at least their payloads, by reason."""
 
     since_s: float
     records: list[StageRecord]
     size_bytes: int
-    refused: int
+    refused: dict[str, int]
     receipt: Receipt
 
 
@@ -57,14 +58,18 @@ class Inbox:
         bounds: on all that is in memory.
         kept: what is in memory apart from this.
         stats: where refusals are counted.
+        untold: where records of which nothing is kept are noted.
         on_awaited: told that somebody waits for a receipt.
     """
 
-    def __init__(self, bounds: Load, kept: Load, stats: RecordStats, on_awaited: Callable[[], None]) -> None:
+    def __init__(
+        self, bounds: Load, kept: Load, stats: RecordStats, untold: Untold, on_awaited: Callable[[], None]
+    ) -> None:
         self._limit = bounds
         self._limit_of_payloads = Load(for_payloads(bounds.records), for_payloads(bounds.size_bytes))
         self._kept = kept
         self._stats = stats
+        self._untold = untold
         self._on_awaited = on_awaited
         self._load = Load()
         self.pending: deque[Submission] = deque()
@@ -89,13 +94,15 @@ class Inbox:
             obstacle: why nothing at all is taken in.
             shortage: why there is no room, if it is known; else the bound says.
         """
-        submission = Submission(time.monotonic(), [], 0, 0, Receipt(self._on_awaited))
+        submission = Submission(time.monotonic(), [], 0, {}, Receipt(self._on_awaited))
         for record in records:
             kept: StageRecord | None = record
             if reason := obstacle or self._refusal(record, submission, shortage):
                 self._stats.dropped[reason] += 1
-                submission.refused += 1
+                submission.refused[reason] = submission.refused.get(reason, 0) + 1
                 kept = None if obstacle else self._tombstone(record, reason, submission)
+                if kept is None:
+                    self._untold.lost(record, reason)
             if kept is not None:
                 submission.records.append(kept)
                 submission.size_bytes += kept.size_bytes

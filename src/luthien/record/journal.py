@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from uuid import UUID
 
 from luthien.record.folder import Folder, Segment
 
@@ -22,13 +23,17 @@ class Journal:
 
     Args:
         root: where the folders of all processes are.
+        process_id: who we are.
         segment_bytes: a segment is sealed when it has so many.
         sync: whether records survive a loss of power, too.
         on_sealed: told of each segment that is not written to any longer.
     """
 
-    def __init__(self, root: Path, segment_bytes: int, on_sealed: Callable[[Segment], None], *, sync: bool) -> None:
+    def __init__(
+        self, root: Path, process_id: UUID, segment_bytes: int, on_sealed: Callable[[Segment], None], *, sync: bool
+    ) -> None:
         self._root = root
+        self._process_id = process_id
         self._segment_bytes = segment_bytes
         self._on_sealed = on_sealed
         self._sync = sync
@@ -95,7 +100,7 @@ class Journal:
             with contextlib.suppress(FileNotFoundError):
                 return self._folder.new_segment(sync=self._sync)
             self._folder.close()  # somebody removed it
-        self._folder = Folder.create(self._root, sync=self._sync)
+        self._folder = Folder.create(self._root, self._process_id, sync=self._sync)
         return self._folder.new_segment(sync=self._sync)
 
     def _say_trouble(self, error: OSError) -> None:

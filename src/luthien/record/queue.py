@@ -10,13 +10,17 @@ import contextlib
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Protocol
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from luthien.exchange import StageRecord
 from luthien.record.stats import RecordStats
+from luthien.record.untold import Untold
+
+_NO_REASONS: Mapping[str, int] = MappingProxyType({})
 
 
 class Receipt:
@@ -28,22 +32,23 @@ class Receipt:
         on_awaited: called when somebody waits for it, once all that is ready in the event loop has had its turn.
     """
 
-    __slots__ = ("_callbacks", "_lock", "_on_awaited", "_refused")
+    __slots__ = ("_callbacks", "_lock", "_on_awaited", "_reasons", "_refused")
 
     def __init__(self, on_awaited: Callable[[], None] | None = None) -> None:
         self._on_awaited = on_awaited
         self._lock = threading.Lock()
         self._refused: int | None = None
+        self._reasons = _NO_REASONS
         self._callbacks: list[Callable[[], object]] = []
 
     @classmethod
-    def settled(cls, refused: int = 0) -> Receipt:
-        return _SAFE if refused == 0 else cls._of(refused)
+    def settled(cls, refused: int = 0, reasons: Mapping[str, int] = _NO_REASONS) -> Receipt:
+        return _SAFE if refused == 0 else cls._of(refused, reasons)
 
     @classmethod
-    def _of(cls, refused: int) -> Receipt:
+    def _of(cls, refused: int, reasons: Mapping[str, int] = _NO_REASONS) -> Receipt:
         receipt = cls()
-        receipt._refused = refused
+        receipt._refused, receipt._reasons = refused, reasons
         return receipt
 
     @property
@@ -51,12 +56,17 @@ class Receipt:
         """How many of the records were refused; None while it is not known."""
         return self._refused
 
-    def settle(self, refused: int = 0) -> None:
+    @property
+    def reasons(self) -> Mapping[str, int]:
+        """How many were refused for which reason; none while it is not known."""
+        return self._reasons or ({"unknown": self._refused} if self._refused else _NO_REASONS)
+
+    def settle(self, refused: int = 0, reasons: Mapping[str, int] = _NO_REASONS) -> None:
         """Says so; what was said first stays."""
         with self._lock:
             if self._refused is not None:
                 return
-            self._refused = refused
+            self._refused, self._reasons = refused, reasons
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             with contextlib.suppress(RuntimeError):  # that event loop is closed
@@ -118,6 +128,8 @@ class RecordQueue:
     """
 
     def __init__(self, max_records: int, max_bytes: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.process_id = uuid4()
+        self.untold = Untold()
         self._clock = clock
         self._max_records = max_records
         self._max_bytes = max_bytes
@@ -136,13 +148,14 @@ class RecordQueue:
 
     def submit(self, records: Sequence[StageRecord]) -> Receipt:
         now = self._clock()
-        refused = 0
+        refused: Counter[str] = Counter()
         with self._changed:
             was_empty = not self._waiting
             for record in records:
                 if reason := self._refusal(record):
                     self._stats.dropped[reason] += 1
-                    refused += 1
+                    refused[reason] += 1
+                    self.untold.lost(record, reason)
                     continue
                 self._waiting.append((now, record))
                 self._waiting_bytes += record.size_bytes
@@ -150,7 +163,7 @@ class RecordQueue:
             # The writer is woken up for the first record and for a full batch, not for all in between.
             if self._waiting and (was_empty or (self._awaited and self._is_batch(*self._awaited))):
                 self._changed.notify()
-        return Receipt.settled(refused)
+        return Receipt.settled(refused.total(), refused)
 
     def _refusal(self, record: StageRecord) -> str | None:
         if self._closed:
@@ -261,6 +274,20 @@ class RecordQueue:
         with self._changed:
             everything = [*self._in_flight, *self._waiting]
         return [record for _, record in everything if record.call_id == call_id]
+
+    @property
+    def trouble(self) -> str | None:
+        """None: memory has none."""
+        return None
+
+    def unsaved_calls(self) -> frozenset[UUID]:
+        """The calls that have unsaved records."""
+        with self._changed:
+            return frozenset(record.call_id for _, record in (*self._in_flight, *self._waiting))
+
+    def taken_over(self) -> frozenset[UUID]:
+        """None: a queue finds nothing of others."""
+        return frozenset()
 
     def oldest_unsaved_age_s(self) -> float:
         """How long, in seconds, the oldest unsaved record has waited; 0 when nothing waits."""

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from luthien.exchange import StageRecord
 from luthien.record.stats import RecordStats
+from luthien.record.untold import Untold
 
 
 class RecordSource(Protocol):
@@ -15,6 +16,16 @@ class RecordSource(Protocol):
 
     One thread takes and settles; any thread may ask.
     """
+
+    process_id: UUID
+    """Who records here."""
+    untold: Untold
+    """What the database has yet to be told of what was lost."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why records would not survive a crash now, although they should; None while all is well."""
+        ...
 
     def start(self) -> None:
         """Gets ready; before anything is taken."""
@@ -50,6 +61,14 @@ class RecordSource(Protocol):
 
     def unsaved(self, call_id: UUID) -> list[StageRecord]:
         """The records of a call that wait in this process's memory."""
+        ...
+
+    def unsaved_calls(self) -> frozenset[UUID]:
+        """The calls that have records in this process's memory."""
+        ...
+
+    def taken_over(self) -> frozenset[UUID]:
+        """The dead processes whose records are being taken over here."""
         ...
 
     def oldest_unsaved_age_s(self) -> float:

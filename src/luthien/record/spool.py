@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from luthien.exchange import StageRecord
 from luthien.record.folder import Folder, Segment
@@ -27,6 +27,7 @@ from luthien.record.journal import Journal
 from luthien.record.queue import Receipt
 from luthien.record.stats import RecordStats
 from luthien.record.unsaved import Unsaved
+from luthien.record.untold import Untold
 
 _log = logging.getLogger(__name__)
 
@@ -73,8 +74,15 @@ class Spool:
 
     def _begin(self) -> None:
         limits = self._limits
-        self._unsaved = Unsaved(limits.max_memory_records, limits.max_memory_bytes, self._remove, self._wake_up)
-        self._journal = Journal(self._root, limits.segment_bytes, self._unsaved.let_go, sync=self._sync)
+        self.process_id = uuid4()
+        """Who records here; the folder on the disk is called so, too."""
+        self.untold = Untold()
+        self._unsaved = Unsaved(
+            limits.max_memory_records, limits.max_memory_bytes, self.untold, self._remove, self._wake_up
+        )
+        self._journal = Journal(
+            self._root, self.process_id, limits.segment_bytes, self._unsaved.let_go, sync=self._sync
+        )
         self._adopted: list[Folder] = []
         self._wake = threading.Lock()
         self._wake.acquire()
@@ -102,7 +110,13 @@ class Spool:
                 self._adopted.append(folder)
                 self._unsaved.adopt(segments)
             else:
-                folder.release()
+                self._bury(folder)
+
+    def _bury(self, folder: Folder) -> None:
+        """Gives a dead process's folder back, now that nothing is in it."""
+        folder.release()
+        if folder.owner is not None:
+            self.untold.died(folder.owner)
 
     def _start_thread(self) -> None:
         self._starts_by_itself = False
@@ -128,11 +142,19 @@ class Spool:
     def unsaved(self, call_id: UUID) -> list[StageRecord]:
         return self._unsaved.of_call(call_id)
 
+    def unsaved_calls(self) -> frozenset[UUID]:
+        return self._unsaved.calls()
+
+    def taken_over(self) -> frozenset[UUID]:
+        return frozenset(folder.owner for folder in (*self._adopted,) if folder.owner is not None)
+
     def oldest_unsaved_age_s(self) -> float:
         return self._unsaved.oldest_age_s()
 
     def stats(self) -> RecordStats:
-        return self._unsaved.stats()
+        stats = self._unsaved.stats()
+        stats.spool_max_bytes = self._limits.max_bytes
+        return stats
 
     # The writer
 
@@ -185,7 +207,7 @@ class Spool:
         folder = segment.folder
         if folder in self._adopted and not folder.segments:
             self._adopted.remove(folder)
-            folder.release()
+            self._bury(folder)
         return True
 
     def _wake_up(self) -> None:
@@ -216,7 +238,8 @@ class Spool:
             group = for_memory(submissions, "spool_failed")
         self._unsaved.publish(submissions, group)
         for submission, refused in zip(submissions, group.refused, strict=True):
-            submission.receipt.settle(submission.refused + refused)
+            reasons = submission.refused | refused
+            submission.receipt.settle(sum(reasons.values()), reasons)
 
     def _journaled(self, submissions: Sequence[Submission]) -> Group:
         """Hands the records to the kernel; where that fails twice, they wait in memory."""

@@ -33,6 +33,8 @@ class RecordStats:
     """Records that waited in memory only, by reason."""
     spool_bytes: int = 0
     """On the disk, what was adopted included."""
+    spool_max_bytes: int = 0
+    """How much of the disk it may use."""
 
     def copy(self) -> RecordStats:
         return replace(self, dropped=Counter(self.dropped), not_crash_proof=Counter(self.not_crash_proof))

@@ -20,6 +20,7 @@ from luthien.record.inbox import Inbox, Load, Submission
 from luthien.record.queue import Receipt
 from luthien.record.stats import RecordStats
 from luthien.record.stretch import Backlog, ReadBack, Stretch
+from luthien.record.untold import Untold
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Unsaved:
 
     Args:
         max_records, max_bytes: bounds on what is in memory.
+        untold: where records of which nothing is kept are noted.
         on_free: removes a segment that nobody needs any more, and says whether it could.
         on_awaited: told that somebody waits for a receipt.
     """
@@ -41,15 +43,17 @@ class Unsaved:
         self,
         max_records: int,
         max_bytes: int,
+        untold: Untold,
         on_free: Callable[[Segment], bool],
         on_awaited: Callable[[], None],
     ) -> None:
+        self._untold = untold
         self._on_free = on_free
         self._changed = Condition()
         self._stats = RecordStats()
         self._bounds = Load(max_records, max_bytes)
         self._kept = Load()
-        self._inbox = Inbox(self._bounds, self._kept, self._stats, on_awaited)
+        self._inbox = Inbox(self._bounds, self._kept, self._stats, untold, on_awaited)
         self._waiting: deque[Entry] = deque()
         self._waiting_bytes = 0
         self._in_flight: list[Entry] = []
@@ -72,7 +76,7 @@ class Unsaved:
             submission = self._inbox.accept(records, "closed" if self._is_closed else None, trouble)
             is_worth_a_group = self._inbox.is_worth_a_group
         if not submission.records:
-            submission.receipt.settle(submission.refused)
+            submission.receipt.settle(sum(submission.refused.values()), submission.refused)
         return submission.receipt, is_worth_a_group
 
     # The spool's thread
@@ -107,6 +111,8 @@ class Unsaved:
 
     def _publish(self, submissions: Sequence[Submission], group: Group) -> None:
         self._inbox.remove(len(submissions))
+        for record, reason in group.lost:
+            self._untold.lost(record, reason)
         self._stats.appended += len(group.entries)
         if group.dropped:
             self._stats.dropped.update(group.dropped)
@@ -321,7 +327,8 @@ class Unsaved:
             self._kept.take_off(self._kept.records, self._kept.size_bytes)
             self._changed.notify_all()
         for submission in unsettled:
-            submission.receipt.settle(submission.refused + len(submission.records))
+            refused = Counter(submission.refused) + Counter({reason: len(submission.records)})
+            submission.receipt.settle(refused.total(), refused)
         self._give_back()
         return lost, left
 
@@ -332,6 +339,12 @@ class Unsaved:
         with self._changed:
             records = [record for _, record, _ in (*self._in_flight, *self._waiting)] + self._inbox.records
         return [record for record in records if record.call_id == call_id]
+
+    def calls(self) -> frozenset[UUID]:
+        """The calls that have records in memory."""
+        with self._changed:
+            records = [record for _, record, _ in (*self._in_flight, *self._waiting)] + self._inbox.records
+        return frozenset(record.call_id for record in records)
 
     def oldest_age_s(self) -> float:
         """As `RecordSource.oldest_unsaved_age_s`."""

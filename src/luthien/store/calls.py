@@ -14,6 +14,7 @@ from luthien.exchange import EventType, StageRecord, call_time_ms
 Row = dict[str, Any]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_STAGES = frozenset({EventType.POLICY_DECISION, EventType.CALL_OUTCOME})
 _BITS = {"int4": 31, "int8": 63}
 # An entry of an index has at most 2,704 bytes: whoever chose a longer one would keep the call out of the record.
 _MAX_SESSION_BYTES = 1024
@@ -48,6 +49,7 @@ _COLUMNS: dict[str, dict[str, str]] = {
         "luthien.first_chunk.upstream": "upstream_first_chunk_ms",
         "luthien.first_chunk.client": "client_first_chunk_ms",
         "luthien.records.emitted": "records_emitted",
+        "luthien.records.refused": "records_refused",
     },
 }
 
@@ -80,6 +82,11 @@ CALL_COLUMNS = {
     "client_first_chunk_ms": "float8",
     "records_emitted": "int4",
     "records_stored": "int4",
+    "process_id": "uuid",
+    "records_refused": "int4",
+    "stages_stored": "int4",
+    "records_tombstoned": "int4",
+    "records_not_crash_proof": "int4",
 }
 """The columns, in the order in which they are copied, and their types."""
 
@@ -96,16 +103,29 @@ def call_rows(records: Iterable[StageRecord]) -> list[Row]:
                 "started_at": _EPOCH + timedelta(milliseconds=call_time_ms(record.call_id)),
                 "decisions": 0,
                 "records_stored": 0,
+                "stages_stored": 0,
+                "records_tombstoned": 0,
+                "records_not_crash_proof": 0,
             }
-        row["records_stored"] += 1
+        _count(row, record)
         _contribute(row, record)
     return list(rows.values())
+
+
+def _count(row: Row, record: StageRecord) -> None:
+    is_tombstone = "luthien.record.refused" in record.attributes
+    row["records_stored"] += 1
+    row["records_tombstoned"] += is_tombstone
+    row["stages_stored"] += record.event_type not in _NO_STAGES and not is_tombstone
+    row["records_not_crash_proof"] += "luthien.record.not_crash_proof" in record.attributes
 
 
 def _contribute(row: Row, record: StageRecord) -> None:
     get = record.attributes.get
     for attribute, column in _COLUMNS.get(record.event_type, {}).items():
         row[column] = _fitting(get(attribute), CALL_COLUMNS[column])
+    if "service.instance.id" in record.attributes:
+        row["process_id"] = _as_uuid(get("service.instance.id"))
     if record.event_type == EventType.REQUEST_ORIGINAL:
         row["session_id"] = _clipped(row["session_id"])
     elif record.event_type == EventType.POLICY_DECISION:
@@ -125,6 +145,13 @@ def _fitting(value: Any, kind: str) -> Any:
     if kind == "float8":
         return value if isinstance(value, float) or is_integer(value, "int8") else None
     return value if is_integer(value, kind) else None
+
+
+def _as_uuid(value: object) -> UUID | None:
+    try:
+        return UUID(str(value))
+    except ValueError:
+        return None
 
 
 def _clipped(session_id: str | None) -> str | None:

@@ -24,7 +24,8 @@ CREATE TEMPORARY TABLE IF NOT EXISTS incoming_calls (
     error_type text, error_message text, policies jsonb, request_changed bool, response_changed bool,
     decisions int4, input_tokens int8, output_tokens int8, duration_ms float8, gateway_ms float8, policy_ms float8,
     upstream_ms float8, upstream_first_chunk_ms float8, client_first_chunk_ms float8, records_emitted int4,
-    records_stored int4
+    records_stored int4, process_id uuid, records_refused int4, stages_stored int4, records_tombstoned int4,
+    records_not_crash_proof int4
 ) ON COMMIT DELETE ROWS
 
 -- name: copy_events
@@ -60,7 +61,8 @@ COPY incoming_calls (
     call_id, trace_id, session_id, started_at, ended_at, wire_format, provider, model_requested, model_used,
     streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
     decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
-    upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored
+    upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id, records_refused,
+    stages_stored, records_tombstoned, records_not_crash_proof
 ) FROM STDIN (FORMAT BINARY)
 
 -- name: merge_calls
@@ -69,13 +71,15 @@ INSERT INTO conversation_calls AS known (
     call_id, trace_id, session_id, started_at, ended_at, wire_format, provider, model_requested, model_used,
     streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
     decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
-    upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored
+    upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id, records_refused,
+    stages_stored, records_tombstoned, records_not_crash_proof
 )
 SELECT
     call_id, trace_id, session_id, started_at, ended_at, wire_format, provider, model_requested, model_used,
     streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
     decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
-    upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored
+    upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id, records_refused,
+    stages_stored, records_tombstoned, records_not_crash_proof
 FROM incoming_calls
 ORDER BY call_id
 ON CONFLICT (call_id) DO UPDATE SET
@@ -105,7 +109,12 @@ ON CONFLICT (call_id) DO UPDATE SET
     upstream_first_chunk_ms = COALESCE(EXCLUDED.upstream_first_chunk_ms, known.upstream_first_chunk_ms),
     client_first_chunk_ms = COALESCE(EXCLUDED.client_first_chunk_ms, known.client_first_chunk_ms),
     records_emitted = COALESCE(EXCLUDED.records_emitted, known.records_emitted),
-    records_stored = known.records_stored + EXCLUDED.records_stored
+    records_stored = known.records_stored + EXCLUDED.records_stored,
+    process_id = COALESCE(EXCLUDED.process_id, known.process_id),
+    records_refused = COALESCE(EXCLUDED.records_refused, known.records_refused),
+    stages_stored = known.stages_stored + EXCLUDED.stages_stored,
+    records_tombstoned = known.records_tombstoned + EXCLUDED.records_tombstoned,
+    records_not_crash_proof = known.records_not_crash_proof + EXCLUDED.records_not_crash_proof
 
 -- name: supersede
 -- Checkpoints whose side is recorded whole lose their payloads. Run when the rows of the calls are locked: of two
@@ -159,23 +168,62 @@ SET TIME ZONE 'UTC'
 -- name: list_calls
 -- Bounded on both sides, so that it does not touch every day there is (decision 9).
 SELECT
-    call_id, trace_id, session_id, started_at, ended_at, wire_format, provider, model_requested, model_used,
-    streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
-    decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
-    upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored
-FROM conversation_calls
-WHERE call_id >= %(since)s AND call_id < %(before)s
-ORDER BY call_id DESC
-LIMIT %(limit)s
+    listed.*,
+    luthien_is_alive(process.seen_at, process.ended_at, pg_postmaster_start_time()) AS process_is_alive,
+    process.saved_until AS process_saved_until, process.ended_how AS process_ended_how,
+    aside.records_set_aside, aside.is_end_set_aside
+FROM (
+    SELECT
+        call_id, trace_id, session_id, started_at, ended_at, wire_format, provider, model_requested, model_used,
+        streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
+        decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
+        upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id,
+        records_refused, stages_stored, records_tombstoned, records_not_crash_proof
+    FROM conversation_calls
+    WHERE call_id >= %(since)s AND call_id < %(before)s
+    ORDER BY call_id DESC
+    LIMIT %(limit)s
+) AS listed
+LEFT JOIN conversation_processes AS process
+    ON process.process_id = listed.process_id
+    AND (listed.records_emitted IS NULL OR listed.records_stored < listed.records_emitted)
+CROSS JOIN LATERAL (
+    SELECT
+        count(DISTINCT sequence)::int4 AS records_set_aside,
+        COALESCE(bool_or(event_type = 'call_outcome'), false) AS is_end_set_aside
+    FROM conversation_quarantine
+    WHERE conversation_quarantine.call_id = listed.call_id
+        AND conversation_quarantine.call_id >= %(since)s AND conversation_quarantine.call_id < %(before)s
+) AS aside
+ORDER BY listed.call_id DESC
 
 -- name: get_call
 SELECT
-    call_id, trace_id, session_id, started_at, ended_at, wire_format, provider, model_requested, model_used,
-    streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
-    decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
-    upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored
-FROM conversation_calls
-WHERE call_id = %(call_id)s
+    listed.*,
+    luthien_is_alive(process.seen_at, process.ended_at, pg_postmaster_start_time()) AS process_is_alive,
+    process.saved_until AS process_saved_until, process.ended_how AS process_ended_how,
+    aside.records_set_aside, aside.is_end_set_aside
+FROM (
+    SELECT
+        call_id, trace_id, session_id, started_at, ended_at, wire_format, provider, model_requested, model_used,
+        streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
+        decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
+        upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id,
+        records_refused, stages_stored, records_tombstoned, records_not_crash_proof
+    FROM conversation_calls
+    WHERE call_id = %(call_id)s
+) AS listed
+LEFT JOIN conversation_processes AS process
+    ON process.process_id = listed.process_id
+    AND (listed.records_emitted IS NULL OR listed.records_stored < listed.records_emitted)
+CROSS JOIN LATERAL (
+    SELECT
+        count(DISTINCT sequence)::int4 AS records_set_aside,
+        COALESCE(bool_or(event_type = 'call_outcome'), false) AS is_end_set_aside
+    FROM conversation_quarantine
+    WHERE conversation_quarantine.call_id = %(call_id)s
+) AS aside
+ORDER BY listed.call_id DESC
 
 -- name: get_events
 SELECT
@@ -184,6 +232,53 @@ SELECT
 FROM conversation_events
 WHERE call_id = %(call_id)s
 ORDER BY sequence
+
+-- name: get_set_aside
+-- Not the payloads: they are for those who mend the record by hand.
+SELECT sequence, event_type, reason, error
+FROM conversation_quarantine
+WHERE call_id = %(call_id)s
+ORDER BY sequence, quarantined_at
+
+-- name: say_alive
+-- Whoever says so lives, whatever was said of it before.
+INSERT INTO conversation_processes AS known
+    (process_id, host, pid, version, saved_until, stats)
+VALUES
+    (%(process_id)s, %(host)s, %(pid)s, %(version)s, now() - make_interval(secs => %(unsaved_s)s), %(stats)s)
+ON CONFLICT (process_id) DO UPDATE SET
+    host = EXCLUDED.host,
+    pid = EXCLUDED.pid,
+    version = EXCLUDED.version,
+    seen_at = now(),
+    saved_until = EXCLUDED.saved_until,
+    ended_at = NULL,
+    ended_how = NULL,
+    stats = EXCLUDED.stats
+
+-- name: say_stopped
+UPDATE conversation_processes SET ended_at = now(), ended_how = 'stopped' WHERE process_id = %(process_id)s
+
+-- name: say_died
+-- It may have died before it could say anything.
+INSERT INTO conversation_processes AS known (process_id, ended_at, ended_how)
+VALUES (%(process_id)s, now(), 'died')
+ON CONFLICT (process_id) DO UPDATE SET ended_at = now(), ended_how = 'died' WHERE known.ended_at IS NULL
+
+-- name: note_call
+-- A call of which perhaps nothing else is stored.
+INSERT INTO conversation_calls (call_id, started_at, process_id)
+VALUES (%(call_id)s, %(started_at)s, %(process_id)s)
+ON CONFLICT (call_id) DO NOTHING
+
+-- name: oldest_call
+SELECT call_id FROM conversation_calls ORDER BY call_id LIMIT 1
+
+-- name: forget_processes
+-- Those that ended, or were last heard of, before the oldest call that is kept.
+DELETE FROM conversation_processes
+WHERE NOT luthien_is_alive(seen_at, ended_at, pg_postmaster_start_time())
+AND COALESCE(ended_at, seen_at) < LEAST(%(oldest)s, now() - interval '1 day')
 
 -- name: stored_days
 -- The numbers of calls are Postgres's guesses: counting would read what is about to be dropped.

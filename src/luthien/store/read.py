@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -21,7 +21,7 @@ from luthien.store.migrate import pending
 from luthien.store.sql import query
 
 CallRow = dict[str, Any]
-"""One row of `conversation_calls`, by column."""
+"""One row of `conversation_calls`, by column, and what the database knows of the call's process, if it matters."""
 
 NEWEST = UUID(int=2**128 - 1)
 
@@ -35,11 +35,22 @@ _NOT_MIGRATED = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn)
 
 
 @dataclass(frozen=True, slots=True)
+class SetAside:
+    """A record in quarantine, or one that was refused and of which the database was told; without its payload."""
+
+    sequence: int
+    event_type: str
+    reason: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class StoredCall:
-    """What the database has of one call: its row, and its records in order."""
+    """What the database has of one call: its row, its records in order, and those that were set aside."""
 
     row: CallRow
     records: list[StageRecord]
+    set_aside: list[SetAside] = field(default_factory=list)
 
 
 class _Connection(AsyncWatchedConnection):
@@ -108,7 +119,8 @@ class RecordReader:
         if not rows:
             return None
         events = await self._rows("get_events", {"call_id": call_id})
-        return StoredCall(rows[0], [_record(event) for event in events])
+        aside = await self._rows("get_set_aside", {"call_id": call_id})
+        return StoredCall(rows[0], [_record(event) for event in events], [_set_aside(row) for row in aside])
 
     async def pending_migrations(self) -> list[str]:
         """Migrations that the database still lacks. Raises as `calls` does."""
@@ -150,6 +162,10 @@ def _pending_migrations(dsn: str) -> list[str]:
             return pending(conn)
     except psycopg.Error as error:
         raise StoreError("the database is away") from error
+
+
+def _set_aside(row: CallRow) -> SetAside:
+    return SetAside(row["sequence"], row["event_type"] or "", row["reason"], row["error"] or "")
 
 
 def _record(event: CallRow) -> StageRecord:

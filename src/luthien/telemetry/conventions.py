@@ -89,6 +89,15 @@ CHECKPOINT_OFFSET: Final = _attribute(
 CHECKPOINTS: Final = _attribute("luthien.checkpoints", "Checkpoints that the call left so far", unit="{record}")
 RECORDS_EMITTED: Final = _attribute("luthien.records.emitted", "Records the call left", unit="{record}")
 RECORDS_REFUSED: Final = _attribute("luthien.records.refused", "Records not taken in", unit="{record}")
+REFUSED_REASONS: Final = _kept("luthien.records.refused.reasons", "Why they were not taken in, as reason=count")
+PROCESS_ID: Final = _name(
+    "service.instance.id",
+    "attribute",
+    "The process that serves the call: an attribute of its resource",
+    "",
+    OTEL,
+    False,
+)
 RECORD_REFUSED: Final = _kept("luthien.record.refused", "Why this record was kept without its payload")
 RECORD_IN_MEMORY: Final = _kept("luthien.record.not_crash_proof", "Why a crash could have lost it")
 POLICIES: Final = _kept("luthien.policies", "The chain, as name@version")
@@ -179,6 +188,7 @@ RECORD_DEFAULT_PARTITION: Final = _metric(
     "luthien.record.default_partition.rows", "Rows that have no day's partition yet; should be 0", unit="{row}"
 )
 SPOOL_BYTES: Final = _metric("luthien.record.spool.size", "Bytes on the disk", unit="By")
+SPOOL_LIMIT: Final = _metric("luthien.record.spool.limit", "Bytes that it may use on the disk", unit="By")
 RECORD_OLDEST: Final = _metric("luthien.record.oldest_unsaved_age", "Age of the oldest waiting", unit="s")
 RECORD_RECEIPT_TIMEOUTS: Final = _metric(
     "luthien.record.receipt_timeouts", "Receipts that came too late to wait for", unit="{receipt}"

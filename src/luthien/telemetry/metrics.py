@@ -72,6 +72,7 @@ def observe_record(meter: Meter, source: RecordSource, lost_spans: Callable[[], 
     counter(names.RECORD_ADOPTED, lambda stats: stats.adopted)
     meter.create_observable_counter(callbacks=[not_crash_proof], **_convention(names.RECORD_NOT_CRASH_PROOF))
     gauge(names.SPOOL_BYTES, lambda: source.stats().spool_bytes)
+    gauge(names.SPOOL_LIMIT, lambda: source.stats().spool_max_bytes)
     gauge(names.RECORD_UNSAVED, lambda: source.stats().unsaved)
     gauge(names.RECORD_UNSAVED_BYTES, lambda: source.stats().unsaved_bytes)
     gauge(names.RECORD_OLDEST, source.oldest_unsaved_age_s)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID, uuid4
 
 from opentelemetry.metrics import Meter, MeterProvider, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
@@ -21,6 +22,7 @@ from luthien import __version__
 from luthien.errors import ConfigError
 from luthien.record.queue import RecordSink
 from luthien.settings import Settings
+from luthien.telemetry import conventions as names
 from luthien.telemetry.processor import ForkingSpanProcessor
 from luthien.telemetry.sampler import RecordEverything, sampler_named
 
@@ -52,14 +54,20 @@ class Telemetry:
         return not any(thread.is_alive() for thread in threads.values())
 
 
-def start_telemetry(settings: Settings, sink: RecordSink) -> Telemetry:
+def start_telemetry(settings: Settings, sink: RecordSink, process_id: UUID | None = None) -> Telemetry:
     """Starts both providers, and refuses to go on when spans would not be recorded.
 
     Raises:
         ConfigError: a setting is wrong, or `OTEL_SDK_DISABLED` silences the tracer.
     """
     sampler = RecordEverything(sampler_named(settings.traces_sampler, settings.traces_sampler_arg))
-    resource = Resource.create({"service.name": settings.service_name, "service.version": __version__})
+    resource = Resource.create(
+        {
+            "service.name": settings.service_name,
+            "service.version": __version__,
+            names.PROCESS_ID: str(process_id or uuid4()),
+        }
+    )
     tracer_provider = TracerProvider(
         sampler=sampler, resource=resource, shutdown_on_exit=False, span_limits=unlimited()
     )

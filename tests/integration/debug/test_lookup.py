@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import LiteralString
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
-from luthien.debug.lookup import Found, Lookup, Pending, is_whole
+from luthien.debug.call_view import view_call
+from luthien.debug.completeness import State, state_of
+from luthien.debug.lookup import Found, Lookup, Pending
 from luthien.errors import StoreError
-from luthien.exchange import StageRecord, new_call_id
+from luthien.exchange import EventType, StageRecord, new_call_id
+from luthien.record.processes import heartbeat, notices
 from luthien.record.queue import RecordQueue
+from luthien.record.spool import Spool, SpoolLimits
 from luthien.store.read import RecordReader
 from luthien.store.write import prepare, write_batch
 from tests.records import call_at, record, whole_call
@@ -50,30 +57,56 @@ def store(dsn: str, *records: StageRecord) -> None:
         write_batch(conn, records)
 
 
+async def state(lookup: Lookup, call_id: UUID) -> State:
+    """As the page and the list have it, which agree."""
+    found = await lookup.call(call_id)
+    assert isinstance(found, Found)
+    [listed] = [each for each in await lookup.calls(None, 50) if each.row["call_id"] == call_id]
+    assert listed.completeness.state is state_of(found.evidence)
+    return listed.completeness.state
+
+
+def say(dsn: str, statement: LiteralString, *values: object) -> None:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(statement, values)
+
+
+LIVES = """INSERT INTO conversation_processes (process_id, saved_until) VALUES (%s, now() + %s * interval '1 second')
+    ON CONFLICT (process_id) DO UPDATE SET seen_at = now(), saved_until = EXCLUDED.saved_until"""
+ENDED = """INSERT INTO conversation_processes (process_id, ended_at, ended_how) VALUES (%s, now(), 'died')
+    ON CONFLICT (process_id) DO UPDATE SET ended_at = now(), ended_how = 'died'"""
+
+
+def served_by(process_id: UUID, records: list[StageRecord]) -> list[StageRecord]:
+    """The call as a process leaves it: its first and its last record say who served it."""
+    who = {"service.instance.id": str(process_id)}
+    ends = (0, len(records) - 1)
+    return [
+        replace(each, attributes={**each.attributes, **who}) if number in ends else each
+        for number, each in enumerate(records)
+    ]
+
+
 class TestACallThatIsStored:
-    async def test_whole_is_found_however_young_it_is(self, record_database: str, lookup: Lookup) -> None:
+    async def test_whole_is_complete_however_young_it_is(self, record_database: str, lookup: Lookup) -> None:
         records = whole_call()
         store(record_database, *records)
         found = await lookup.call(records[0].call_id)
         assert isinstance(found, Found)
-        assert not found.is_pending
         assert len(found.call.records) == 7
-        assert is_whole(found.call.row)
+        assert await state(lookup, records[0].call_id) is State.COMPLETE
 
     async def test_in_part_is_pending_while_more_may_come(self, record_database: str, lookup: Lookup) -> None:
         records = whole_call()
         store(record_database, *records[:6])
-        found = await lookup.call(records[0].call_id)
-        assert isinstance(found, Found)
-        assert found.is_pending
-        assert not is_whole(found.call.row)
+        assert await state(lookup, records[0].call_id) is State.PENDING
 
-    async def test_in_part_is_pending_no_more_when_it_is_old(self, record_database: str, lookup: Lookup) -> None:
+    async def test_in_part_and_of_no_known_process_is_partial_when_it_is_old(
+        self, record_database: str, lookup: Lookup
+    ) -> None:
         records = whole_call(call_at(time.time() - 120))
         store(record_database, *records[1:])
-        found = await lookup.call(records[0].call_id)
-        assert isinstance(found, Found)
-        assert not found.is_pending
+        assert await state(lookup, records[0].call_id) is State.PARTIAL
 
     async def test_in_part_is_pending_however_old_when_the_rest_waits_here(
         self, record_database: str, lookup: Lookup, queue: RecordQueue
@@ -82,15 +115,162 @@ class TestACallThatIsStored:
         records = whole_call(call_at(time.time() - 3600))
         store(record_database, *records[:6])
         queue.submit(records[6:])
+        assert await state(lookup, records[0].call_id) is State.PENDING
+
+    async def test_that_refers_to_a_record_on_its_way_has_lost_nothing(
+        self, record_database: str, lookup: Lookup
+    ) -> None:
+        records = whole_call()
+        final = replace(records[3], payload=None, payload_ref=0)
+        store(record_database, *records[1:3], final, *records[4:])
+        found = await lookup.call(final.call_id)
+        assert isinstance(found, Found)
+        view = view_call(found.call, found.evidence)
+        assert (view.completeness.state, view.completeness.losses) == (State.PENDING, ())
+        assert view.stages[EventType.REQUEST_ORIGINAL].state == "awaited"
+        assert view.stages[EventType.REQUEST_FINAL].state == "awaited"
+        store(record_database, records[0])
+        found = await lookup.call(final.call_id)
+        assert isinstance(found, Found)
+        view = view_call(found.call, found.evidence)
+        assert view.completeness.state is State.COMPLETE
+        assert view.stages[EventType.REQUEST_FINAL].payload == records[0].payload
+
+    async def test_is_complete_when_only_checkpoints_lack_payloads(
+        self, record_database: str, lookup: Lookup
+    ) -> None:
+        """A superseded checkpoint of a stream keeps its hash alone: that is no loss."""
+        records = whole_call()
+        records[1] = replace(records[1], event_type="response_partial", payload_sha256=b"x" * 32)
+        store(record_database, *records)
         found = await lookup.call(records[0].call_id)
         assert isinstance(found, Found)
-        assert found.is_pending
+        assert view_call(found.call, found.evidence).completeness.state is State.COMPLETE
 
     async def test_is_in_the_list(self, record_database: str, lookup: Lookup) -> None:
         first, second = record(), record()
         store(record_database, first, second)
-        assert [row["call_id"] for row in await lookup.calls(None, 1)] == [second.call_id]
-        assert [row["call_id"] for row in await lookup.calls(second.call_id, 5)] == [first.call_id]
+        assert [each.row["call_id"] for each in await lookup.calls(None, 1)] == [second.call_id]
+        assert [each.row["call_id"] for each in await lookup.calls(second.call_id, 5)] == [first.call_id]
+
+
+class TestACallOfAnotherProcess:
+    """Which this one knows only from what it says in the database."""
+
+    async def test_is_pending_while_it_runs_however_long(self, record_database: str, lookup: Lookup) -> None:
+        process, records = uuid4(), whole_call(call_at(time.time() - 7200))
+        store(record_database, *served_by(process, records)[:4])
+        say(record_database, LIVES, process, 0)
+        assert await state(lookup, records[0].call_id) is State.PENDING
+
+    async def test_is_interrupted_when_the_process_is_dead_until_a_late_end_overrides_it(
+        self, record_database: str, lookup: Lookup
+    ) -> None:
+        process = uuid4()
+        records = served_by(process, whole_call())
+        store(record_database, *records[:4])
+        say(record_database, ENDED, process)
+        assert await state(lookup, records[0].call_id) is State.INTERRUPTED
+        store(record_database, *records[4:])
+        assert await state(lookup, records[0].call_id) is State.COMPLETE
+
+    async def test_is_pending_again_when_the_process_is_heard_of_again(
+        self, record_database: str, lookup: Lookup, tmp_path: Path
+    ) -> None:
+        """It was taken for dead: who says that it lives, lives."""
+        spool = Spool(tmp_path, SpoolLimits(10**9, 1000, 10**9))
+        records = served_by(spool.process_id, whole_call())
+        store(record_database, *records[:4])
+        say(record_database, ENDED, spool.process_id)
+        assert await state(lookup, records[0].call_id) is State.INTERRUPTED
+        with psycopg.connect(record_database, autocommit=True) as conn:
+            heartbeat(spool).do(conn)
+        assert await state(lookup, records[0].call_id) is State.PENDING
+
+    async def test_lacks_what_its_process_may_still_have(self, record_database: str, lookup: Lookup) -> None:
+        """A process says until when it has saved all: a call that ended before then lacks what is lost."""
+        process, records = uuid4(), whole_call(call_at(time.time() - 7200))
+        store(record_database, *served_by(process, records)[1:])
+        say(record_database, LIVES, process, -30)
+        assert await state(lookup, records[0].call_id) is State.PENDING
+        say(record_database, LIVES, process, +30)
+        assert await state(lookup, records[0].call_id) is State.PARTIAL
+        say(record_database, LIVES, process, -30)
+        say(record_database, ENDED, process)
+        assert await state(lookup, records[0].call_id) is State.PARTIAL
+
+    async def test_whose_record_is_being_taken_over_here_is_pending(
+        self, record_database: str, tmp_path: Path
+    ) -> None:
+        limits = SpoolLimits(10**9, 1000, 10**9)
+        dead, heir = Spool(tmp_path, limits), Spool(tmp_path, limits)
+        records = served_by(dead.process_id, whole_call())
+        store(record_database, *records[:1])
+        dead.start()
+        dead.submit(records[1:])
+        dead.abandon("stopped")
+        say(record_database, ENDED, dead.process_id)
+        reader = RecordReader(record_database)
+        await reader.open()
+        lookup = Lookup(reader, heir, heir.process_id)
+        assert await state(lookup, records[0].call_id) is State.INTERRUPTED
+        heir.start()
+        assert await state(lookup, records[0].call_id) is State.PENDING
+        heir.abandon("stopped")
+        await reader.close()
+
+
+class TestACallOfThisProcess:
+    @pytest.fixture
+    def process(self) -> UUID:
+        return uuid4()
+
+    @pytest.fixture
+    async def lookup(self, record_database: str, queue: RecordQueue, process: UUID) -> AsyncIterator[Lookup]:
+        reader = RecordReader(record_database)
+        await reader.open()
+        yield Lookup(reader, queue, process)
+        await reader.close()
+
+    async def test_is_pending_while_it_runs_whatever_the_database_thinks(
+        self, record_database: str, lookup: Lookup, process: UUID
+    ) -> None:
+        """After an outage, our own heartbeat may be old."""
+        records = whole_call(call_at(time.time() - 7200))
+        store(record_database, *served_by(process, records)[:4])
+        assert await state(lookup, records[0].call_id) is State.PENDING
+        say(record_database, ENDED, process)
+        assert await state(lookup, records[0].call_id) is State.PENDING
+
+    async def test_lacks_what_came_before_the_oldest_that_waits(
+        self, record_database: str, lookup: Lookup, process: UUID, queue: RecordQueue, clock: Clock
+    ) -> None:
+        records = served_by(process, whole_call(call_at(time.time() - 7200)))
+        store(record_database, *records[1:])
+        assert await state(lookup, records[0].call_id) is State.PARTIAL
+        queue.submit([record()])
+        clock.now_s += 5
+        assert await state(lookup, records[0].call_id) is State.PENDING, "what has waited for 5 s may be of this call"
+
+    async def test_that_was_refused_whole_is_no_call_that_runs(
+        self, record_database: str, lookup: Lookup, process: UUID, tmp_path: Path
+    ) -> None:
+        """Not even the record of its end was kept: the process tells the database so."""
+        spool = Spool(tmp_path, SpoolLimits(10**9, 1000, 10**9))
+        spool.process_id = process
+        records = served_by(process, whole_call())
+        spool.close()
+        spool.submit(records)
+        with psycopg.connect(record_database, autocommit=True) as conn:
+            notices(spool).do(conn)
+            notices(spool).do(conn)
+        assert spool.untold.losses() == []
+        assert await state(lookup, records[0].call_id) is State.FAILED
+        found = await lookup.call(records[0].call_id)
+        assert isinstance(found, Found)
+        assert [(each.sequence, each.event_type, each.reason) for each in found.call.set_aside] == [
+            (each.sequence, each.event_type, "closed") for each in records
+        ]
 
 
 class TestACallThatIsNotStored:

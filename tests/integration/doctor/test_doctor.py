@@ -42,10 +42,11 @@ SECRETS = {
 _PROCESS = """
 import sys, time
 from pathlib import Path
+from uuid import uuid4
 from luthien.doctor import database
 from luthien.doctor.finding import Level
 from luthien.record.folder import Folder
-segment = Folder.create(Path(sys.argv[1])).new_segment()
+segment = Folder.create(Path(sys.argv[1]), uuid4()).new_segment()
 segment.append([b"x" * 5000])
 print(flush=True)
 time.sleep(600)

@@ -97,7 +97,7 @@ def test_completed(
         call = stern.call(response)
         assert ended(call) == ("completed", None)
         assert states(call) == ["recorded"] * 4
-        assert call["completeness"] == "complete"
+        assert call["completeness"]["state"] == "complete"
 
 
 @pytest.mark.parametrize("streaming", [False, True])

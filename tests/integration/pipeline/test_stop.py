@@ -132,7 +132,7 @@ def test_open_calls_finish_within_the_grace_period_or_are_ended_cleanly(
         assert states(refused) == ["recorded", "recorded", "not_reached", "gateway_generated"]
         assert states(cut) == ["recorded"] * 4
         assert cut["stages"]["response_final"]["wire_bytes"] == len(body)
-        assert [each["completeness"] for each in (refused, cut)] == ["complete"] * 2
+        assert [each["completeness"]["state"] for each in (refused, cut)] == ["complete"] * 2
 
 
 def peeked(client: socket.socket) -> bytes:

@@ -75,6 +75,9 @@ class TestConversationCalls:
         assert {name: value for name, value in row[0].items() if value is not None and name != "call_id"} == {
             "decisions": 0,
             "records_stored": 0,
+            "stages_stored": 0,
+            "records_tombstoned": 0,
+            "records_not_crash_proof": 0,
         }
 
 
@@ -134,7 +137,7 @@ class TestPlans:
     def list_calls(self, conn: psycopg.Connection[Any], before: UUID) -> list[list[dict[str, Any]]]:
         """The plans of the statements of one page, in the order in which they are asked."""
         return [
-            plan(conn, query("list_calls"), since=since, before=until, limit=51)
+            under_limit(plan(conn, query("list_calls"), since=since, before=until, limit=51))
             for since, until in windows(before, self.NOON_MS)
         ]
 
@@ -199,11 +202,75 @@ class TestPlans:
         assert {node["Node Type"] for node in nodes} == {"Limit", "Merge Append", "Index Scan"}
         assert indexes(nodes) == {index}
 
+    def test_the_list_looks_further_only_for_the_calls_it_shows_and_only_into_their_days(
+        self, week: psycopg.Connection[Any]
+    ) -> None:
+        """Each is looked up in the quarantine, in one partition; processes are few, and may be read whole."""
+        before = day_range(DAYS[2])[0]
+        since, until = next(iter(windows(before, self.NOON_MS)))
+        nodes = plan(week, query("list_calls"), analyze=True, since=since, before=until, limit=50)
+        assert touched(nodes) == touched(under_limit(nodes))
+        assert not read_whole(nodes)
+        assert not relations(nodes, "conversation_events")
+        assert not [column for node in nodes for column in node.get("Output", ()) if "payload" in column]
+        loops = {
+            node["Relation Name"]: node["Actual Loops"]
+            for node in nodes
+            if node.get("Relation Name", "").startswith("conversation_quarantine")
+        }
+        assert {relation: times for relation, times in loops.items() if times} == {
+            f"conversation_quarantine_{DAYS[3]:%Y%m%d}": 50
+        }
 
-def plan(conn: psycopg.Connection[Any], statement: str, *parameters: object, **named: object) -> list[dict[str, Any]]:
-    """The nodes of the plan that Postgres chooses, the outermost first."""
-    explain = b"EXPLAIN (FORMAT JSON, VERBOSE) " + statement.encode()
-    [(plans,)] = conn.execute(explain, parameters or named)
+
+class TestProcesses:
+    @pytest.mark.parametrize(
+        ("seen_s", "is_ended", "server_s", "alive"),
+        [
+            (1, False, 3600, True),
+            (59, False, 3600, True),
+            (61, False, 3600, False),
+            (1, True, 3600, False),
+            (61, True, 3600, False),
+            (None, False, 3600, None),
+            # The server was just started, and cannot have heard of anybody.
+            (3600, False, 59, True),
+            (3600, False, 61, False),
+            (3600, True, 1, False),
+            (None, False, 1, None),
+        ],
+    )
+    def test_live_while_they_are_heard_of(
+        self, conn: psycopg.Connection[Any], seen_s: int | None, is_ended: bool, server_s: int, alive: bool | None
+    ) -> None:
+        ago = "now() - %s * interval '1 second'"
+        row = conn.execute(
+            f"SELECT luthien_is_alive({ago}, CASE WHEN %s THEN now() END, {ago})".encode(),
+            (seen_s, is_ended, server_s),
+        ).fetchone()
+        assert row == (alive,)
+
+    def test_end_in_one_of_two_ways(self, conn: psycopg.Connection[Any]) -> None:
+        with pytest.raises(psycopg.errors.CheckViolation, match="ended_how"):
+            conn.execute(
+                "INSERT INTO conversation_processes (process_id, ended_how) VALUES (%s, 'bored')", (uuid4(),)
+            )
+
+
+def under_limit(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The nodes that find the calls; what is above them is done to those found."""
+    found = [node for node in nodes if node["Node Type"] == "Limit"]
+    for node in found:
+        found.extend(node.get("Plans", ()))
+    return found
+
+
+def plan(
+    conn: psycopg.Connection[Any], statement: str, *parameters: object, analyze: bool = False, **named: object
+) -> list[dict[str, Any]]:
+    """The nodes of the plan that Postgres chooses, the outermost first; with `analyze`, of a run."""
+    options = b"FORMAT JSON, VERBOSE" + (b", ANALYZE" if analyze else b"")
+    [(plans,)] = conn.execute(b"EXPLAIN (" + options + b") " + statement.encode(), parameters or named)
     nodes = [plans[0]["Plan"]]
     for node in nodes:
         nodes.extend(node.get("Plans", ()))
@@ -218,7 +285,8 @@ def relations(nodes: list[dict[str, Any]], table: str) -> list[str]:
 
 def touched(nodes: list[dict[str, Any]]) -> set[str]:
     """The days, of whichever tables, that a plan may open."""
-    return {name.rpartition("_")[2] for name in relations(nodes, "conversation_[a-z]+")}
+    names = relations(nodes, "conversation_[a-z]+")
+    return {name.rpartition("_")[2] for name in names if name != "conversation_processes"}
 
 
 def indexes(nodes: list[dict[str, Any]]) -> set[str]:
@@ -228,5 +296,6 @@ def indexes(nodes: list[dict[str, Any]]) -> set[str]:
 
 
 def read_whole(nodes: list[dict[str, Any]]) -> list[str]:
-    """The partitions that are read from one end to the other."""
-    return relations([node for node in nodes if node["Node Type"] == "Seq Scan"], "conversation_[a-z]+")
+    """The partitions that are read from one end to the other; there are few processes, and none of a day."""
+    whole = relations([node for node in nodes if node["Node Type"] == "Seq Scan"], "conversation_[a-z]+")
+    return [name for name in whole if name != "conversation_processes"]

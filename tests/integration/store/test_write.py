@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -22,6 +22,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
 from luthien.exchange import EventType, new_call_id
+from luthien.record.marks import not_crash_proof, tombstone
 from luthien.store.calls import as_time
 from luthien.store.jsonb import MAX_BYTES, MAX_MARKS, is_jsonb_safe
 from luthien.store.partitions import PartitionKeeper, day_of
@@ -163,6 +164,9 @@ class TestACall:
             "duration_ms": 12.5,
             "records_emitted": 7,
             "records_stored": 7,
+            "stages_stored": 4,
+            "records_tombstoned": 0,
+            "records_not_crash_proof": 0,
         }
 
     @given(data=st.data())
@@ -219,6 +223,7 @@ class TestACall:
             (EventType.RESPONSE_ORIGINAL, "gen_ai.usage.output_tokens", 2**63),
             (EventType.RESPONSE_ORIGINAL, "gen_ai.response.model", 7),
             (EventType.REQUEST_ORIGINAL, "luthien.streaming", "yes"),
+            (EventType.REQUEST_ORIGINAL, "service.instance.id", "no id"),
             (EventType.CALL_OUTCOME, "http.response.status_code", 2**31),
             (EventType.CALL_OUTCOME, "luthien.duration", True),
             (EventType.CALL_OUTCOME, "luthien.duration.policy", 10**400),
@@ -231,6 +236,7 @@ class TestACall:
         written = record(event_type=event_type, payload=None, attributes={attribute: value})
         assert write_batch(conn, [written]).stored == 1
         known = {"call_id", "trace_id", "started_at", "ended_at", "policies", "decisions", "records_stored"}
+        known |= {"stages_stored", "records_tombstoned", "records_not_crash_proof"}
         row = call_row(conn, written.call_id)
         assert {name for name, kept in row.items() if kept is not None} <= known
         assert conn.execute("SELECT attributes FROM conversation_events").fetchone() == ({attribute: value},)
@@ -254,6 +260,17 @@ class TestTheSameKey:
         {"recorded_at_ns": 1_763_812_345_000_000_000},
         {"payload_ref": 7},
     )
+
+    def test_does_not_count_twice_what_was_kept_in_part(self, conn: psycopg.Connection[Any]) -> None:
+        process, call = uuid4(), whole_call()
+        call[0] = tombstone(replace(call[0], attributes={"service.instance.id": str(process)}), "spool_full")
+        call[3] = not_crash_proof(call[3], "disk_full")
+        for _ in range(2):
+            write_batch(conn, call)
+        row = call_row(conn, call[0].call_id)
+        counts = ("records_stored", "stages_stored", "records_tombstoned", "records_not_crash_proof", "decisions")
+        assert [row[name] for name in counts] == [7, 3, 1, 1, 2]
+        assert row["process_id"] == process
 
     @pytest.mark.parametrize("other", OTHERS, ids=lambda other: next(iter(other)))
     @pytest.mark.parametrize("is_one_batch", [False, True], ids=["later", "in one batch"])

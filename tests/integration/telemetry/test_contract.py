@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from ipaddress import IPv4Network
 from typing import Any
+from uuid import uuid4
 
+import psycopg
 import pytest
 from opentelemetry.context import Context, get_current
 from opentelemetry.metrics import NoOpMeterProvider
@@ -47,6 +49,20 @@ from tests.wire import (
 OPENAI = "/v1/chat/completions"
 PAYLOAD_MARKS = (b"prompt-mark", b"answer-mark", b"rewritten-mark", b"reason-mark", b"sk-credential-mark")
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+RECORD_METRICS = (
+    names.RECORD_APPENDED,
+    names.RECORD_STORED,
+    names.RECORD_REPLAYED,
+    names.RECORD_RETRIED,
+    names.RECORD_DROPPED,
+    names.RECORD_TOMBSTONES,
+    names.RECORD_ADOPTED,
+    names.RECORD_UNSAVED,
+    names.RECORD_UNSAVED_BYTES,
+    names.RECORD_OLDEST,
+    names.SPOOL_BYTES,
+    names.SPOOL_LIMIT,
+)
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
 UNSAMPLED = TRACEPARENT[:-1] + "0"
 
@@ -187,7 +203,7 @@ async def test_the_receipts_of_an_hour_of_checkpoints_do_not_pile_up() -> None:
     submitted: list[StageRecord] = []
     provider = TracerProvider()
     provider.add_span_processor(ForkingSpanProcessor(None, Sink()))
-    instruments = Instruments.of(provider.get_tracer("t"), NoOpMeterProvider().get_meter("t"), 1.0)
+    instruments = Instruments.of(provider.get_tracer("t"), NoOpMeterProvider().get_meter("t"), 1.0, uuid4())
     ledger = Ledger(instruments, new_call_id(), OPENAI_CHAT)
     for number in range(720):
         ledger.checkpoint([Delta("both", 10 * number, b": 12345678", number)])
@@ -229,7 +245,7 @@ def test_nothing_is_exported_without_an_endpoint(
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
     provider.will(answers(openai_response()))
     with running_gateway(record_database, provider.url) as gateway:
-        assert gateway.call(gateway.post(OPENAI, openai_request()))["completeness"] == "complete"
+        assert gateway.call(gateway.post(OPENAI, openai_request()))["completeness"]["state"] == "complete"
 
 
 @pytest.mark.parametrize("sampler", ["always_off", "traceidratio", "parentbased_always_off"])
@@ -245,7 +261,7 @@ def test_the_sampler_thins_out_traces_and_never_the_record(
     provider.will(streams(*openai_stream("a")))
     with start() as gateway:
         call = gateway.call(gateway.post(OPENAI, openai_request(stream=True)))
-    assert call["completeness"] == "complete"
+    assert call["completeness"]["state"] == "complete"
     assert call["trace_id"]
     assert receiver.spans == []
 
@@ -257,7 +273,7 @@ def test_a_caller_that_is_not_sampled_is_recorded_all_the_same(
     with start() as gateway:
         response = gateway.post(OPENAI, openai_request(), headers={"traceparent": UNSAMPLED})
         call = gateway.call(response)
-    assert call["completeness"] == "complete"
+    assert call["completeness"]["state"] == "complete"
     assert call["trace_id"] == TRACE_ID
     assert receiver.spans == []
 
@@ -279,7 +295,7 @@ def test_no_environment_variable_truncates_a_record(
     provider.will(answers(openai_response("y" * 5000)))
     with start(REWRITE) as gateway:
         response = gateway.post(OPENAI, openai_request("x" * 5000))
-        assert gateway.call(response)["completeness"] == "complete"
+        assert gateway.call(response)["completeness"]["state"] == "complete"
         assert gateway.raw(response, "request_original") == provider.turns[0].body
         assert gateway.raw(response, "response_final") == response.content
 
@@ -416,7 +432,7 @@ def test_hostile_model_names_do_not_cost_an_export_batch(
     with start() as gateway:
         body = openai_request(max_tokens=2**70, temperature=1e308) | {"model": model}
         call = gateway.call(gateway.post(OPENAI, body))
-    assert call["completeness"] == "complete"
+    assert call["completeness"]["state"] == "complete"
     assert len(receiver.spans) == 6
     assert all(len(span.name) < 200 for span in receiver.spans)
 
@@ -446,6 +462,49 @@ def test_the_metrics_of_a_call(start: StartGateway, provider: ScriptedProvider, 
         for point in reported[names.TOKEN_USAGE].histogram.data_points
     }
     assert tokens == {"input": 9, "output": 2}
+
+
+def test_the_metrics_of_the_record(start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver) -> None:
+    """What became of every record, with units, and by reason where something was lost; each from a real exporter."""
+    provider.will(answers(openai_response()))
+    with start(spool_max_bytes=60_000) as gateway:
+        gateway.call(gateway.post(OPENAI, openai_request("x" * 80_000)))
+    reported = {metric.name: metric for metric in receiver.metrics}
+    assert {name: reported[name].unit for name in RECORD_METRICS} == {
+        name: names.CONVENTIONS["metric", name].unit for name in RECORD_METRICS
+    }
+
+    def value(name: str) -> float:
+        kind = reported[name].sum if reported[name].HasField("sum") else reported[name].gauge
+        [point] = kind.data_points
+        return float(point.as_int if point.HasField("as_int") else point.as_double)
+
+    assert value(names.RECORD_APPENDED) == value(names.RECORD_STORED) == 5
+    assert value(names.RECORD_TOMBSTONES) == 1
+    assert value(names.RECORD_RETRIED) == value(names.RECORD_UNSAVED) == value(names.RECORD_OLDEST) == 0
+    assert value(names.SPOOL_LIMIT) == 60_000
+    assert value(names.SPOOL_BYTES) < 60_000
+    dropped = {
+        attributes_of(point.attributes)[names.DROP_REASON]: point.as_int
+        for point in reported[names.RECORD_DROPPED].sum.data_points
+    }
+    assert dropped == {"spool_full": 1, "unreadable_span": 0}
+    assert all(
+        reported[name].sum.is_monotonic
+        for name in (names.RECORD_APPENDED, names.RECORD_STORED, names.RECORD_RETRIED, names.RECORD_DROPPED)
+    )
+
+
+def test_the_process_is_the_same_in_telemetry_and_in_the_record(
+    start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver, record_database: str
+) -> None:
+    provider.will(answers(openai_response()))
+    with start() as gateway:
+        gateway.call(gateway.post(OPENAI, openai_request()))
+    with psycopg.connect(record_database) as conn:
+        [[process_id]] = conn.execute("SELECT process_id::text FROM conversation_calls").fetchall()
+        [[known]] = conn.execute("SELECT process_id::text FROM conversation_processes").fetchall()
+    assert receiver.instances == {process_id} == {known}
 
 
 def test_a_span_started_in_another_thread_has_its_calls_id() -> None:
@@ -628,7 +687,7 @@ def test_an_endpoint_that_is_away_changes_nothing_for_calls(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     provider.will(answers(openai_response()))
     with running_gateway(record_database, provider.url, grace_s=1.0) as gateway:
-        assert gateway.call(gateway.post(OPENAI, openai_request()))["completeness"] == "complete"
+        assert gateway.call(gateway.post(OPENAI, openai_request()))["completeness"]["state"] == "complete"
 
 
 def test_the_table_of_conventions_says_what_each_name_means() -> None:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthien.debug.completeness import State
 from luthien.debug.diff import diff_payloads
-from luthien.debug.verdict import Completeness, Decision, StageState, verdict_sentence
+from luthien.debug.verdict import Basis, Decision, StageState, verdict_sentence
 from luthien.exchange import STAGES, EventType, Side
 
 WHOLE: Mapping[EventType, StageState] = dict.fromkeys(STAGES, "recorded")
@@ -19,6 +20,7 @@ CHAT = {
     "model": "m",
     "messages": [{"role": "user", "content": "one"}, {"role": "user", "content": "two"}],
 }
+FATES = ["recorded", "missing", "awaited", "partial"]
 REPLY = {"id": "r", "choices": [{"message": {"content": "hello there"}}]}
 
 
@@ -37,13 +39,16 @@ def tell(
     states: Mapping[EventType, StageState] = WHOLE,
     lost_records: int = 0,
     redacted: Collection[Side] = (),
+    record: State = State.COMPLETE,
     pairing: Any = None,
 ) -> str:
     """The sentence for a call whose request went from `before` to `after` and whose response to `reply`."""
     options = {} if pairing is None else {"pairing": pairing}
 
     def recorded(*stages: EventType) -> bool:
-        return all(states.get(stage) not in (None, "missing", "not_reached") for stage in stages)
+        return all(
+            states.get(stage) not in (None, "missing", "awaited", "partial", "not_reached") for stage in stages
+        )
 
     request = diff_payloads(json.dumps(before).encode(), json.dumps(after).encode(), **options)
     response = diff_payloads(json.dumps(REPLY).encode(), json.dumps(reply).encode())
@@ -57,7 +62,7 @@ def tell(
             *(Decision(policy, "response", "modify", changed=True) for policy in replied_by),
             *decisions,
         ],
-        completeness=Completeness(states, lost_records, redacted),
+        basis=Basis(states, lost_records, redacted, record),
     )
 
 
@@ -242,10 +247,46 @@ class TestIncompleteRecords:
     def test_lost_records(self) -> None:
         assert tell(lost_records=1) == ("incomplete: 1 record of this call got lost, so what changed cannot be said")
 
-    def test_a_side_that_was_not_compared(self) -> None:
-        sentence = verdict_sentence(
-            None, None, before=CHAT, after=CHAT, decisions=[], completeness=Completeness(WHOLE)
+    @pytest.mark.parametrize(
+        ("record", "problem"),
+        [
+            (State.PENDING, "the record is not all there yet"),
+            (State.PARTIAL, "the record is partial"),
+            (State.INTERRUPTED, "the process ended before the call did"),
+            (State.FAILED, "the record is failed"),
+        ],
+    )
+    def test_a_record_that_is_not_proved_complete_although_all_stages_are_there(
+        self, record: State, problem: str
+    ) -> None:
+        assert tell(record=record) == f"incomplete: {problem}, so what changed cannot be said"
+
+    def test_a_call_that_runs(self) -> None:
+        states = without(response_original="awaited", response_final="awaited")
+        assert tell(chat("ONE", "two"), states=states, record=State.PENDING) == (
+            "incomplete: response_original and response_final are still to come, so what else changed cannot be said;"
+            " replace_text changed 1 of 2 messages"
         )
+
+    def test_a_call_that_was_interrupted(self) -> None:
+        assert tell(states=without(response_final="missing"), record=State.INTERRUPTED) == (
+            "incomplete: response_final is missing, since the process ended before the call did, so what changed"
+            " cannot be said"
+        )
+
+    def test_a_stream_of_which_checkpoints_have_a_part(self) -> None:
+        states = without(response_original="partial", response_final="missing")
+        assert tell(states=states, record=State.INTERRUPTED) == (
+            "incomplete: response_final is missing and response_original is partial, since the process ended before"
+            " the call did, so what changed cannot be said"
+        )
+        states = without(response_original="partial", response_final="partial")
+        assert tell(states=states, record=State.PENDING) == (
+            "incomplete: response_original and response_final are partial so far, so what changed cannot be said"
+        )
+
+    def test_a_side_that_was_not_compared(self) -> None:
+        sentence = verdict_sentence(None, None, before=CHAT, after=CHAT, decisions=[], basis=Basis(WHOLE))
         assert sentence == (
             "incomplete: the request was not compared and the response was not compared, "
             "so what changed cannot be said"
@@ -253,15 +294,18 @@ class TestIncompleteRecords:
 
 
 @given(
-    st.dictionaries(st.sampled_from(STAGES), st.sampled_from(["recorded", "missing"]), max_size=4),
+    st.dictionaries(st.sampled_from(STAGES), st.sampled_from(FATES), max_size=4),
     st.integers(0, 2),
     st.booleans(),
+    st.sampled_from(State),
 )
 def test_no_change_is_only_said_of_complete_records(
-    states: dict[EventType, StageState], lost_records: int, has_changed: bool
+    states: dict[EventType, StageState], lost_records: int, has_changed: bool, record: State
 ) -> None:
-    sentence = tell(chat("ONE", "two") if has_changed else CHAT, states=states, lost_records=lost_records)
-    is_complete = not lost_records and all(states.get(stage) == "recorded" for stage in STAGES)
+    after = chat("ONE", "two") if has_changed else CHAT
+    sentence = tell(after, states=states, lost_records=lost_records, record=record)
+    is_complete = record is State.COMPLETE and not lost_records
+    is_complete = is_complete and all(states.get(stage) == "recorded" for stage in STAGES)
     assert sentence.startswith("incomplete: ") == (not is_complete)
     assert is_complete or ("no change" not in sentence and "no policy" not in sentence)
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -21,10 +22,11 @@ from tests.unit.record.records import record
 _OWNER = """
 import sys, time
 from pathlib import Path
+from uuid import uuid4
 from luthien.record.folder import Folder
 from luthien.record.frames import encode
 from tests.unit.record.records import record
-segment = Folder.create(Path(sys.argv[1])).new_segment()
+segment = Folder.create(Path(sys.argv[1]), uuid4()).new_segment()
 segment.append(encode(record(b"left behind"), segment.marker))
 print(segment.path, flush=True)
 time.sleep(600)
@@ -61,7 +63,7 @@ def _leave_dead(root: Path, count: int) -> set[str]:
     """Folders with a record in each, whose process is gone without a word."""
     names: set[str] = set()
     for _ in range(count):
-        folder = Folder.create(root)
+        folder = Folder.create(root, uuid4())
         segment = folder.new_segment()
         segment.append(encode(record(b"left behind"), segment.marker))
         segment.seal()
@@ -130,14 +132,14 @@ def test_a_folder_in_the_making_that_somebody_removes_is_made_again(
                 assert Folder.adopt_all(tmp_path) == []
 
     monkeypatch.setattr(Path, "mkdir", meddle)
-    folder = Folder.create(tmp_path)
+    folder = Folder.create(tmp_path, uuid4())
     assert made[1:] == [folder.path]
     assert [*tmp_path.iterdir()] == [folder.path]
     folder.close()
 
 
 def test_a_folder_is_removed_when_it_is_given_back_empty(tmp_path: Path) -> None:
-    folder = Folder.create(tmp_path / "spools")
+    folder = Folder.create(tmp_path / "spools", uuid4())
     segment = folder.new_segment()
     segment.seal()
     segment.remove()
@@ -146,7 +148,7 @@ def test_a_folder_is_removed_when_it_is_given_back_empty(tmp_path: Path) -> None
 
 
 def test_a_folder_with_something_in_it_is_left_to_the_next_process(tmp_path: Path) -> None:
-    folder = Folder.create(tmp_path)
+    folder = Folder.create(tmp_path, uuid4())
     segment = folder.new_segment()
     segment.append(encode(record(b"x"), segment.marker))
     segment.seal()
@@ -170,7 +172,7 @@ def test_what_another_version_wrote_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_segments_are_found_oldest_first(tmp_path: Path) -> None:
-    folder = Folder.create(tmp_path)
+    folder = Folder.create(tmp_path, uuid4())
     made = [folder.new_segment() for _ in range(20)]
     for segment in made:
         segment.seal()
@@ -181,7 +183,7 @@ def test_segments_are_found_oldest_first(tmp_path: Path) -> None:
 
 
 def test_nobody_else_may_read_a_spool(tmp_path: Path) -> None:
-    folder = Folder.create(tmp_path / "spools")
+    folder = Folder.create(tmp_path / "spools", uuid4())
     segment = folder.new_segment()
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "spools").rglob("*")}
     assert modes == {folder.path: 0o700, folder.path / "lock": 0o600, segment.path: 0o600}
@@ -192,7 +194,7 @@ def test_nobody_else_may_read_a_spool(tmp_path: Path) -> None:
 
 @pytest.fixture
 def segment(tmp_path: Path) -> Iterator[Segment]:
-    folder = Folder.create(tmp_path)
+    folder = Folder.create(tmp_path, uuid4())
     made = folder.new_segment()
     yield made
     made.seal()

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -822,7 +822,7 @@ def test_what_records_say_of_themselves_is_among_the_conventions() -> None:
 
 def _leave(root: Path, *records: StageRecord) -> Path:
     """What a process leaves that was killed."""
-    dead = Folder.create(root)
+    dead = Folder.create(root, uuid4())
     segment = dead.new_segment()
     for each in records:
         segment.append(encode(each, segment.marker))
