@@ -25,6 +25,7 @@ _EVENTS = """
 SELECT
     event.call_id, event.sequence, event.event_type, event.wire_sha256, event.wire_bytes, event.recorded_at,
     event.attributes,
+    CASE event.event_type WHEN 'response_partial' THEN event.payload END AS passed,
     event.payload IS NULL OR sha256(event.payload) = event.payload_sha256 AS is_sound,
     sha256(coalesce(event.payload, same.payload)) AS payload_sha256
 FROM conversation_events AS event
@@ -54,6 +55,8 @@ class Account:
     kept: dict[UUID, Kept]
     quarantined: int
     stored: int = 0
+    checkpointed: int = 0
+    """Responses that did not come whole and of which checkpoints have a beginning."""
     lost: list[str] = field(default_factory=list)
     duplicated: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -155,11 +158,12 @@ def _mistakes(received: Received, call: Kept) -> list[str]:
 
 
 def _check_cut(received: Received, found: Account) -> None:
-    """Nothing false is stored of a call that was cut off: what is there is what was asked, and what was answered.
-
-    Checkpoints of streams belong here, too: what they have must be a beginning of the answer.
-    """
+    """Nothing false is stored of a call that was cut off: what is there is what was asked, and what was answered."""
     call = found.kept.get(received.call_id) if received.call_id else None
+    passed = _passed(call) if call else b""
+    found.checkpointed += bool(passed)
+    if not asks.whole(received.ask).startswith(passed):
+        found.wrong.append(f"{received.call_id}: its checkpoints are no beginning of the answer")
     for event in call.events if call else []:
         is_request = event.event_type in STAGES[:2]
         if is_request and event.wire_sha256 != received.request_sha256:
@@ -169,6 +173,16 @@ def _check_cut(received: Received, found: Account) -> None:
     for event in call.of(EventType.RESPONSE_FINAL):
         if event.wire_sha256 != _answer_sha256(received):
             found.wrong.append(f"{received.call_id}: completed, and not what the provider sent")
+
+
+def _passed(call: Kept) -> bytes:
+    """What checkpoints have of a stream, as its client was given it."""
+    passed = b""
+    for event in call.of(EventType.RESPONSE_PARTIAL):
+        if event.attributes["luthien.checkpoint.sides"] in {"both", "final"} and event.passed is not None:
+            assert event.attributes["luthien.checkpoint.offset"] == len(passed), "a gap between checkpoints"
+            passed += event.passed
+    return passed
 
 
 def _answer_sha256(received: Received) -> bytes:

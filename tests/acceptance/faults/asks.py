@@ -74,6 +74,11 @@ def quick(seed: int) -> Ask:
     return replace(mixed(seed), pause_s=0.0)
 
 
+def slow(seed: int) -> Ask:
+    """A stream that is open for a few seconds."""
+    return Ask(seed, 100, 6_000, chunks=60, pause_s=0.05)
+
+
 def endless(seed: int) -> Ask:
     """A stream that outlasts any grace."""
     return Ask(seed, 100, 20_000, chunks=2_000, pause_s=0.05)

@@ -26,26 +26,35 @@ pytestmark = pytest.mark.timeout(600)
 def test_the_gateway_is_killed_again_and_again(deployment: Deployment) -> None:
     """While it serves, while it starts, while it takes over what the one before left."""
     random_ = random.Random(3)
+    often = {"LUTHIEN_CHECKPOINT_S": "0.2"}
     with ExitStack() as clients:
         ledger = clients.enter_context(load(deployment.url, FORM.clients, seed=3))
+        slow = clients.enter_context(load(deployment.url, 3, seed=17, ask=asks.slow))
         for number in range(FORM.kills):
-            with deployment.running(is_awaited=False) as gateway:
+            with deployment.running(often, is_awaited=False) as gateway:
                 if number % 4 < 3:
                     gateway.wait_until_serving()
                     ledger.wait_for(random_.randint(1, 30))
                 time.sleep(random_.uniform(0.0, 0.5))
+                if number % 4 == 0:
+                    # Streams are open for longer than a checkpoint takes.
+                    time.sleep(0.5)
                 deployment.weigh(gateway)
                 gateway.kill()
         with deployment.running() as gateway:
             ledger.wait_for(20)
+            slow.wait_for(1)
             clients.close()
-            wait_until_stored(deployment.dsn, ledger)
+            both = Ledger(ledger.calls + slow.calls)
+            wait_until_stored(deployment.dsn, both)
             deployment.weigh(gateway)
             assert gateway.stop() == 0, gateway.command.output
-    found = account(deployment.dsn, ledger)
-    report(3, f"the gateway killed {FORM.kills} times", found, deployment)
+    found = account(deployment.dsn, both)
+    remark = f"checkpoints have a beginning of {found.checkpointed} cut streams"
+    report(3, f"the gateway killed {FORM.kills} times", found, deployment, remark)
     found.assert_perfect()
     assert ledger.cut, "no kill met a response on its way"
+    assert found.checkpointed, "no kill met a stream of which there was a checkpoint"
     assert deployment.segments() == [], "nothing waits any more"
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import random
+from typing import Any
 
 import httpx
 import psycopg
 import pytest
 
+from luthien.record.stretch import ReadBack, Stretch
 from luthien.settings import Settings
-from tests.playbook import Gateway, ScriptedProvider, answers, streams
+from tests.playbook import Gateway, ScriptedProvider, answers, running_gateway, streams
 from tests.wire import DONE, openai_chunk, openai_request
 
 OPENAI = "/v1/chat/completions"
@@ -97,3 +99,27 @@ def test_the_hash_of_a_stream_is_that_of_the_bytes_the_client_got(
     stages = gateway.call(response)["stages"]
     sha256 = hashlib.sha256(response.content).hexdigest()
     assert [stages[stage]["wire_sha256"] for stage in STAGES[2:]] == [sha256, sha256]
+
+
+def test_payloads_come_through_the_spool_alone_unharmed(
+    record_database: str, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With little room in memory, what the writer stores was read back from the disk."""
+    bodies = [b" " * 2_600_000 + body for body in VALID.values() if len(body) < 1_000_000]
+    read_back = 0
+    read = Stretch.read
+
+    def counting(*args: Any) -> ReadBack:
+        nonlocal read_back
+        found = read(*args)
+        read_back += len(found.records)
+        return found
+
+    monkeypatch.setattr(Stretch, "read", counting)
+    with running_gateway(record_database, provider.url, queue_max_bytes=5_000_000) as gateway:
+        for body in bodies:
+            provider.will(answers(body))
+            response = gateway.post(OPENAI, body)
+            for stage in STAGES:
+                check(gateway, response, stage, body)
+    assert read_back >= 2 * len(bodies)
