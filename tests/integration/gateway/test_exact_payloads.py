@@ -105,7 +105,7 @@ def test_payloads_come_through_the_spool_alone_unharmed(
     record_database: str, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the database is busy and memory is short, records wait on the disk only, and are read back from there."""
-    bodies = [b" " * 1_000_000 + body for body in VALID.values() if len(body) < 1_000_000]
+    bodies = [body + b" " * 1_000_000 for body in VALID.values() if len(body) < 1_000_000]
     read_back = 0
     read = Stretch.read
 
