@@ -14,6 +14,7 @@ import os
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 _STOP_S = 1.0
 # A process may also die, or stop without a database, after this one has started.
 _ADOPT_S = 60.0
+_SAY_S = 10.0
 # What nobody waits for is written with what somebody waits for, or when it has lain for so long.
 _LINGER_S = 0.1
 
@@ -88,6 +90,8 @@ class Spool:
         self._wake.acquire()
         self._thread = threading.Thread(target=self._run, name="luthien-spool", daemon=True)
         self._adopts_at_s = time.monotonic() + _ADOPT_S
+        self._said: Counter[str] = Counter()
+        self._says_at_s = 0.0
         self._is_started = False
         self._starts_by_itself = False
 
@@ -205,9 +209,13 @@ class Spool:
             _log.error("a segment that is not needed any more cannot be removed: %s", error)
             return False
         folder = segment.folder
-        if folder in self._adopted and not folder.segments:
+        if folder.segments:
+            return True
+        try:
             self._adopted.remove(folder)
-            self._bury(folder)
+        except ValueError:  # it is our own, or another thread has removed its last segment, too
+            return True
+        self._bury(folder)
         return True
 
     def _wake_up(self) -> None:
@@ -220,14 +228,27 @@ class Spool:
         """Sleeps until a call waits for a receipt: each time it wakes up costs a call two changes of threads."""
         while not self._unsaved.is_over:
             self._wake.acquire(timeout=_LINGER_S)
-            if time.monotonic() > self._adopts_at_s:
+            now_s = time.monotonic()
+            if now_s >= self._adopts_at_s:
                 self._adopt()
+            if now_s >= self._says_at_s:
+                self._say_losses(now_s)
             has_more = True
             while has_more and (submissions := self._unsaved.next_group()):
                 self._keep(submissions)
                 has_more = self._unsaved.is_worth_a_group
         self._journal.seal()
+        self._say_losses(time.monotonic())
         self._unsaved.finish()
+
+    def _say_losses(self, now_s: float) -> None:
+        """Says what was refused or lost since this was said last."""
+        self._says_at_s = now_s + _SAY_S
+        dropped = self._unsaved.stats().dropped
+        if new := dropped - self._said:
+            self._said = dropped
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(new.items()))
+            _log.error("records, or their payloads, were not kept (%s): see the pages of their calls", reasons)
 
     def _keep(self, submissions: Sequence[Submission]) -> None:
         try:

@@ -399,6 +399,17 @@ def test_a_full_spool_refuses_and_keeps_tombstones(make: MakeSpool, tmp_path: Pa
     assert all(each.payload_sha256 and each.payload_bytes == KB for each in stones)
 
 
+def test_what_is_refused_is_said_once_in_a_while(make: MakeSpool, caplog: pytest.LogCaptureFixture) -> None:
+    """Not everybody has a collector for metrics, and nobody wants a line for each record."""
+    spool = make(max_bytes=10 * KB)
+    total = sum(refused(spool.submit([record(b"x" * KB, sequence=number)])) for number in range(50))
+    assert spool.abandon("stopped") == 0
+    said = [entry.getMessage() for entry in caplog.records if "were not kept" in entry.getMessage()]
+    assert 0 < len(said) < 5
+    counts = [int(line.split("(")[1].split()[0]) for line in said]
+    assert sum(counts) == total
+
+
 def test_records_without_a_payload_may_use_the_reserve(make: MakeSpool) -> None:
     """The outcome of a call is worth more than a tombstone."""
     spool = make(max_bytes=100 * KB)
