@@ -124,8 +124,8 @@ class _Teller:
 
 def what_is_wrong(text: str, call: dict[str, Any], diff: dict[str, Any]) -> str | None:
     """What is not as the demo's policy should have left it; None if nothing is."""
-    if call["completeness"] != "complete":
-        return f"the record is {call['completeness']}"
+    if call["completeness"]["state"] != "complete":
+        return f"the record is {call['completeness']['state']}"
     states = {stage: call["stages"][stage]["state"] for stage in _STAGES}
     if set(states.values()) != {"recorded"}:
         return f"the stages are {states}"
