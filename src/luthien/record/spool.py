@@ -21,6 +21,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from luthien.exchange import StageRecord
+from luthien.record.bell import Bell
 from luthien.record.folder import Folder, Segment
 from luthien.record.group import Group, for_memory, for_segment
 from luthien.record.inbox import Submission
@@ -79,15 +80,14 @@ class Spool:
         self.process_id = uuid4()
         """Who records here; the folder on the disk is called so, too."""
         self.untold = Untold()
+        self._bell = Bell()
         self._unsaved = Unsaved(
-            limits.max_memory_records, limits.max_memory_bytes, self.untold, self._remove, self._wake_up
+            limits.max_memory_records, limits.max_memory_bytes, self.untold, self._remove, self._bell.ring
         )
         self._journal = Journal(
             self._root, self.process_id, limits.segment_bytes, self._unsaved.let_go, sync=self._sync
         )
         self._adopted: list[Folder] = []
-        self._wake = threading.Lock()
-        self._wake.acquire()
         self._thread = threading.Thread(target=self._run, name="luthien-spool", daemon=True)
         self._adopts_at_s = time.monotonic() + _ADOPT_S
         self._said: Counter[str] = Counter()
@@ -135,7 +135,7 @@ class Spool:
                 self._start_thread()
         receipt, is_worth_a_group = self._unsaved.hand_in(records, self._journal.trouble)
         if is_worth_a_group:
-            self._wake_up()
+            self._bell.ring()
         return receipt
 
     @property
@@ -182,7 +182,7 @@ class Spool:
     def close(self) -> None:
         """Refuses records from now on; what is there can still be taken."""
         self._unsaved.close()
-        self._wake_up()
+        self._bell.ring()
         if not self._is_started:
             self._unsaved.finish()
 
@@ -218,16 +218,12 @@ class Spool:
         self._bury(folder)
         return True
 
-    def _wake_up(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it is awake: it looks again before it sleeps
-            self._wake.release()
-
     # The spool's thread
 
     def _run(self) -> None:
         """Sleeps until a call waits for a receipt: each time it wakes up costs a call two changes of threads."""
         while not self._unsaved.is_over:
-            self._wake.acquire(timeout=_LINGER_S)
+            self._bell.wait(_LINGER_S)
             now_s = time.monotonic()
             if now_s >= self._adopts_at_s:
                 self._adopt()
