@@ -108,4 +108,4 @@ def _words(error: Exception) -> str:
         return f"no answer within {_TIMEOUT_S:g} s"
     if isinstance(error, httpx.InvalidURL | ValueError):
         return "its address is not one"
-    return str(error) or type(error).__name__
+    return (str(error) or type(error).__name__).rstrip(".")
