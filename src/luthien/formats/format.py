@@ -57,6 +57,25 @@ class Assembler(Protocol):
         ...
 
 
+class Repeats(Protocol):
+    """Keeps one stream in agreement with itself, where a protocol says a text in pieces and then again whole.
+
+    What a policy changed in the pieces must not be told by what comes after them.
+    """
+
+    def unsaid(self, chunk: Chunk) -> Sequence[Chunk]:
+        """Pieces that belong before a provider's chunk, since it says text whole that no piece said."""
+        ...
+
+    def offered(self, chunk: Chunk) -> None:
+        """A policy was shown this."""
+        ...
+
+    def agreed(self, chunk: Chunk) -> Chunk:
+        """The chunk as it must be after all that the policy gave on before it: the same one, if it agrees."""
+        ...
+
+
 class WireFormat(Protocol):
     """One provider protocol: its requests, responses, streams and errors."""
 
@@ -83,6 +102,10 @@ class WireFormat(Protocol):
 
     def assembler(self) -> Assembler: ...
 
+    def repeats(self) -> Repeats | None:
+        """For one stream; None where nothing is said twice."""
+        ...
+
     def chunk_texts(self, body: Json) -> list[tuple[str, str]]:
         """The text that a chunk adds, as (key, text); the texts of one key make up one whole text."""
         ...
@@ -105,8 +128,8 @@ class WireFormat(Protocol):
 
     def error_body(self, status: int, code: str, message: str) -> bytes: ...
 
-    def error_frame(self, status: int, code: str, message: str) -> bytes:
-        """An error as a frame of a stream that has begun."""
+    def error_frame(self, status: int, code: str, message: str, position: int = 0) -> bytes:
+        """An error as a frame of a stream that has begun. `position` counts the frames before it."""
         ...
 
 

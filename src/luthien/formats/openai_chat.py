@@ -82,6 +82,9 @@ class OpenAIChat:
     def assembler(self) -> OpenAIChatAssembler:
         return OpenAIChatAssembler()
 
+    def repeats(self) -> None:
+        return None
+
     def chunk_texts(self, body: Json) -> list[tuple[str, str]]:
         return [(key, slot.text) for key, slot in _chunk_slots(body)]
 
@@ -111,11 +114,16 @@ class OpenAIChat:
         return error_message(error) if error else None
 
     def error_body(self, status: int, code: str, message: str) -> bytes:
-        kind = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-        return jsontext.render({"error": {"message": message, "type": kind, "param": None, "code": code}})
+        return openai_error(status, code, message)
 
-    def error_frame(self, status: int, code: str, message: str) -> bytes:
+    def error_frame(self, status: int, code: str, message: str, position: int = 0) -> bytes:
         return b"data: %s\n\n" % self.error_body(status, code, message)
+
+
+def openai_error(status: int, code: str, message: str) -> bytes:
+    """The body of an error, as all of OpenAI's endpoints have it."""
+    kind = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    return jsontext.render({"error": {"message": message, "type": kind, "param": None, "code": code}})
 
 
 def _message_slots(message: Json, role: str) -> Iterator[TextSlot]:

@@ -253,6 +253,7 @@ class _Exchange:
         failure = None if stream.failure is None else ("upstream_stream_error", stream.failure)
         answer.end(failure[0] if failure else None)
         await stream.finish()
+        terminal = stream.policies.agreed(terminal)
         # Only the end marker is still held. It is given when the record of all before it is safe.
         stream.sides.released(terminal.raw, (terminal,))
         self._end_stream(stream, status, is_whole=True)
@@ -405,7 +406,7 @@ class _Exchange:
         if stream is not None and self._client.started:
             # The provider's own error, if it sent one, was passed on already.
             is_told = is_upstream and stream.failure is not None
-            frame = b"" if is_told else self._format.error_frame(status, code, message)
+            frame = b"" if is_told else self._format.error_frame(status, code, message, stream.sides.final.chunks)
             stream.sides.released(frame, () if is_told else (parse_frame(frame, frame),))
             self._end_stream(stream, begun_with or 200, is_whole=False)
             with suppress(ClientGone):

@@ -39,15 +39,20 @@ from tests.wire import (
     openai_request,
     openai_response,
     openai_stream,
+    responses_request,
+    responses_response,
+    responses_stream,
     sse,
 )
 
 OPENAI = "/v1/chat/completions"
+RESPONSES = "/v1/responses"
 ANTHROPIC = "/v1/messages"
 STAGES = ("request_original", "request_final", "response_original", "response_final")
 
 FORMATS = [
     pytest.param(OPENAI, openai_request, openai_response, openai_stream, id="openai"),
+    pytest.param(RESPONSES, responses_request, responses_response, responses_stream, id="responses"),
     pytest.param(ANTHROPIC, anthropic_request, anthropic_response, anthropic_stream, id="anthropic"),
 ]
 
