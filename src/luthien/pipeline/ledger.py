@@ -233,6 +233,10 @@ class Ledger:
             metrics.policy_duration.record(decision.duration_s, kind)
             metrics.policy_decisions.add(1, {**kind, names.POLICY_ACTION: decision.verdict.action.value})
 
+    def belongs_to(self, session: str | None) -> None:
+        """The session of the call, if its client named one."""
+        self._exchange.set_attributes(safe_attributes({names.SESSION: session}))
+
     def asked(self, model: str | None) -> None:
         """The model that the client asked for."""
         self._model = model

@@ -29,6 +29,7 @@ from luthien.pipeline.client import Client, ClientGone
 from luthien.pipeline.headers import kept_request_headers
 from luthien.pipeline.ledger import Instruments, Ledger
 from luthien.pipeline.open_calls import OpenCalls
+from luthien.pipeline.session import session_of
 from luthien.pipeline.stream import PolicyBlock, StreamPass
 from luthien.policies.chain import Chain
 from luthien.policies.policy import CallContext
@@ -116,7 +117,6 @@ class _Exchange:
         wire = self._request_wire = Wire.of(body)
         scalars: dict[str, Any] = {
             names.WIRE_FORMAT: self._format.name,
-            names.SESSION: self._client.header(b"luthien-session-id"),
             names.REQUEST_HEADERS: kept_request_headers(self._client.headers),
         }
         mistake: jsontext.InvalidJson | None = None
@@ -128,6 +128,8 @@ class _Exchange:
             }
         except jsontext.InvalidJson as error:
             mistake = error
+        session = scalars[names.SESSION] = session_of(self._client.headers, self._request)
+        self._ledger.belongs_to(session)
         self._request_sequence = self._ledger.stage(
             span, EventType.REQUEST_ORIGINAL, body, wire=wire, scalars=scalars
         )

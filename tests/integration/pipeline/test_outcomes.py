@@ -250,6 +250,24 @@ def test_the_official_sdks_raise_on_the_error_frame(gateway: Gateway, provider: 
     [
         (OPENAI, [openai_chunk({"content": "a"}), sse({"error": {"message": "overloaded", "code": 1}})]),
         (
+            RESPONSES,
+            [*responses_stream("a")[:5], sse({"type": "error", "code": "x", "message": "overloaded"}, "error")],
+        ),
+        (
+            RESPONSES,
+            [
+                *responses_stream("a")[:5],
+                sse({"type": "error", "code": "x", "message": "overloaded"}, "error"),
+                sse(
+                    {
+                        "type": "response.failed",
+                        "response": {"status": "failed", "error": {"code": "x", "message": "overloaded"}},
+                    },
+                    "response.failed",
+                ),
+            ],
+        ),
+        (
             ANTHROPIC,
             [
                 *anthropic_stream("a")[:4],
