@@ -29,7 +29,7 @@ from luthien.pipeline.client import Client, ClientGone
 from luthien.pipeline.headers import kept_request_headers
 from luthien.pipeline.ledger import Instruments, Ledger
 from luthien.pipeline.open_calls import OpenCalls
-from luthien.pipeline.session import session_of
+from luthien.pipeline.session import session_of, user_of
 from luthien.pipeline.stream import PolicyBlock, StreamPass
 from luthien.policies.chain import Chain
 from luthien.policies.policy import CallContext
@@ -129,6 +129,7 @@ class _Exchange:
         except jsontext.InvalidJson as error:
             mistake = error
         session = scalars[names.SESSION] = session_of(self._client.headers, self._request)
+        scalars[names.SESSION_USER] = user_of(self._request) if session is None else None
         self._ledger.belongs_to(session)
         self._request_sequence = self._ledger.stage(
             span, EventType.REQUEST_ORIGINAL, body, wire=wire, scalars=scalars

@@ -40,7 +40,15 @@ def session_of(headers: Iterable[tuple[bytes, bytes]], body: Mapping[str, Any]) 
 
     Header names are in lower case, as ASGI has them.
     """
-    return next(filter(None, map(_cleaned, (*_in_headers(headers), *_in_body(body)))), None)
+    return _first((*_in_headers(headers), *_in_body(body)))
+
+
+def user_of(body: Mapping[str, Any]) -> str | None:
+    """Who asks, where a client says no more than that; as `session_of`.
+
+    It may be a name or an address, so it is for the record only.
+    """
+    return _first((body.get("user"), _metadata_of(body).get("user_id")))
 
 
 def _in_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
@@ -55,8 +63,7 @@ _KNOWN_HEADERS = frozenset(HEADERS)
 
 
 def _in_body(body: Mapping[str, Any]) -> Iterator[Any]:
-    metadata = body.get("metadata")
-    metadata = metadata if isinstance(metadata, dict) else {}
+    metadata = _metadata_of(body)
     yield _agents_session(metadata.get("user_id"))
     yield _agents_session(body.get("user"))
     yield from (metadata.get(name) for name in _METADATA)
@@ -64,9 +71,11 @@ def _in_body(body: Mapping[str, Any]) -> Iterator[Any]:
     yield conversation.get("id") if isinstance(conversation, dict) else conversation
     yield body.get("previous_response_id")
     yield body.get("prompt_cache_key")
-    # Whoever says no more than who is asking: better than nothing, and all that such clients tell.
-    yield body.get("user")
-    yield metadata.get("user_id")
+
+
+def _metadata_of(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    metadata = body.get("metadata")
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _agents_session(user: Any) -> Any:
@@ -81,6 +90,10 @@ def _agents_session(user: Any) -> Any:
         return jsontext.parse_object(user, max_depth=_MAX_JSON_DEPTH).get("session_id")
     except jsontext.InvalidJson:
         return None
+
+
+def _first(values: Iterable[Any]) -> str | None:
+    return next(filter(None, map(_cleaned, values)), None)
 
 
 def _cleaned(value: Any) -> str | None:

@@ -115,6 +115,7 @@ HTTP_STATUS: Final = _attribute("http.response.status_code", "HTTP status", sour
 ERROR_TYPE: Final = _attribute("error.type", "A short stable name of what went wrong", source=OTEL)
 ERROR_MESSAGE: Final = _kept("luthien.error.message", "What went wrong, in words")
 SESSION: Final = _attribute("gen_ai.conversation.id", "The conversation a call belongs to", source=GEN_AI)
+SESSION_USER: Final = _kept("luthien.session.user", "Who asks, where a client names no conversation")
 REQUEST_HEADERS: Final = _kept("luthien.request.headers", "Allow-listed request headers, as JSON")
 RESPONSE_HEADERS: Final = _kept("luthien.response.headers", "Allow-listed response headers, as JSON")
 

@@ -39,6 +39,7 @@ from tests.playbook import Gateway, ScriptedProvider, answers, running_gateway, 
 from tests.wire import (
     DONE,
     anthropic_request,
+    anthropic_response,
     anthropic_stream,
     openai_chunk,
     openai_request,
@@ -100,6 +101,27 @@ REWRITE = [
 
 def names_of(spans: Sequence[ProtoSpan]) -> set[str]:
     return {span.name for span in spans}
+
+
+def test_the_session_of_a_call_is_on_its_exchange_and_in_its_row(
+    start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver
+) -> None:
+    """As Claude Code names it. Who asks may be a name or an address, so that stays in the record."""
+    provider.will(answers(anthropic_response()))
+    session = "57a121ec-f78c-48c3-a745-e3036a3ecc33"
+    metadata = {"user_id": f"user_{'5d' * 32}_account__session_{session}"}
+    with start() as gateway:
+        calls = [
+            gateway.call(gateway.post("/v1/messages", anthropic_request(metadata=metadata))),
+            gateway.call(gateway.post("/v1/messages", anthropic_request(metadata={"user_id": "a@b.example"}))),
+            gateway.call(gateway.post("/v1/messages", anthropic_request())),
+        ]
+    assert [call["session_id"] for call in calls] == [session, "a@b.example", None]
+    exchanges = [attributes_of(span.attributes) for span in receiver.spans if span.name == names.EXCHANGE]
+    said = {attributes[names.CALL_ID]: attributes.get(names.SESSION) for attributes in exchanges}
+    assert list(said.values()).count(None) == 2
+    assert said[calls[0]["call_id"]] == session
+    assert b"a@b.example" not in b"".join(receiver.bodies)
 
 
 def test_the_spans_of_a_call(start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver) -> None:

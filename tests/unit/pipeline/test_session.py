@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthien.pipeline.session import HEADERS, MAX_CHARS, session_of
+from luthien.pipeline.session import HEADERS, MAX_CHARS, session_of, user_of
 
 UUID = "57a121ec-f78c-48c3-a745-e3036a3ecc33"
 CLAUDE_CODE = f"user_{'5d' * 32}_account_0b1e-22_session_{UUID}"
@@ -40,9 +40,9 @@ def test_a_header_that_says_nothing_does_not_count() -> None:
         ({"metadata": {"user_id": CLAUDE_CODE.replace("0b1e-22", "")}}, UUID),
         ({"metadata": {"user_id": CLAUDE_CODE_NEW}}, UUID),
         ({"user": CLAUDE_CODE, "prompt_cache_key": "no"}, UUID),
-        ({"metadata": {"user_id": CLAUDE_CODE + "!"}}, CLAUDE_CODE + "!"),
-        ({"metadata": {"user_id": "{broken"}}, "{broken"),
-        ({"metadata": {"user_id": "someone"}}, "someone"),
+        ({"metadata": {"user_id": CLAUDE_CODE + "!"}}, None),
+        ({"metadata": {"user_id": "{broken"}}, None),
+        ({"metadata": {"user_id": "someone"}, "user": "u"}, None),
         ({"metadata": {"user_id": "someone", "session_id": "s"}}, "s"),
         ({"metadata": {"session_id": "s", "conversation_id": "c", "thread_id": "t"}}, "s"),
         ({"metadata": {"conversation_id": "c", "thread_id": "t"}, "conversation": "no"}, "c"),
@@ -51,7 +51,6 @@ def test_a_header_that_says_nothing_does_not_count() -> None:
         ({"conversation": {"id": "conv_1"}}, "conv_1"),
         ({"previous_response_id": "resp_1", "prompt_cache_key": "no"}, "resp_1"),
         ({"prompt_cache_key": "k", "user": "no"}, "k"),
-        ({"user": "u"}, "u"),
         ({"metadata": ["session_id"], "conversation": {"id": 7}, "user": None, "prompt_cache_key": ""}, None),
         ({}, None),
     ],
@@ -68,7 +67,13 @@ def test_what_a_client_writes_is_cleaned_and_bounded() -> None:
     assert session_of([], {"conversation": "a\x00\n\ud800b"}) == "a\ufffd\ufffd\ufffdb"
     assert session_of([(b"session-id", b"\xff\x80")], {}) == "\u00ff\ufffd"
     assert session_of([], {"conversation": "s" * 10_000}) == "s" * MAX_CHARS
-    assert session_of([], {"user": '{"session_id":' * 200_000}) is not None
+    assert session_of([], {"user": '{"session_id":' * 200_000}) is None
+
+
+def test_a_user_is_no_session_and_told_apart() -> None:
+    assert user_of({"user": " u\n", "metadata": {"user_id": "no"}}) == "u"
+    assert user_of({"user": 7, "metadata": {"user_id": "v"}}) == "v"
+    assert user_of({"metadata": "no"}) is None
 
 
 @given(
