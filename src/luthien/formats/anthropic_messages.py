@@ -79,6 +79,7 @@ class AnthropicMessages:
             finish_reasons=(reason,) if reason else (),
             input_tokens=None if inputs[0] is None else sum(count or 0 for count in inputs),
             output_tokens=count_or_none(usage.get("output_tokens")),
+            cached_tokens=count_or_none(usage.get("cache_read_input_tokens")),
         )
 
     def assembler(self) -> AnthropicAssembler:

@@ -45,6 +45,10 @@ class ResponseFacts:
     finish_reasons: tuple[str, ...] = ()
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
+    """Those of the input that were read from a cache."""
+    reasoning_tokens: int | None = None
+    """Those of the output that the model thought with."""
 
 
 class Assembler(Protocol):
@@ -175,6 +179,12 @@ def text_or_none(value: Any) -> str | None:
 
 def count_or_none(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def count_within(value: Any, field: str, name: str) -> int | None:
+    """The count of that name in a field of usage that breaks another down."""
+    details = value.get(field) if isinstance(value, dict) else None
+    return count_or_none(details.get(name)) if isinstance(details, dict) else None
 
 
 def number_or_none(value: Any) -> float | None:

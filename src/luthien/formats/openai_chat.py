@@ -15,6 +15,7 @@ from luthien.formats.format import (
     ResponseFacts,
     TextSlot,
     count_or_none,
+    count_within,
     error_message,
     index_of,
     number_or_none,
@@ -77,6 +78,8 @@ class OpenAIChat:
             finish_reasons=tuple(reason for reason in reasons if isinstance(reason, str)),
             input_tokens=count_or_none(usage.get("prompt_tokens")),
             output_tokens=count_or_none(usage.get("completion_tokens")),
+            cached_tokens=count_within(usage, "prompt_tokens_details", "cached_tokens"),
+            reasoning_tokens=count_within(usage, "completion_tokens_details", "reasoning_tokens"),
         )
 
     def assembler(self) -> OpenAIChatAssembler:

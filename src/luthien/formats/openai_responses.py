@@ -15,6 +15,7 @@ from luthien.formats.format import (
     ResponseFacts,
     TextSlot,
     count_or_none,
+    count_within,
     error_message,
     number_or_none,
     objects,
@@ -85,6 +86,8 @@ class OpenAIResponses:
             finish_reasons=(reason,) if reason else (),
             input_tokens=count_or_none(usage.get("input_tokens")),
             output_tokens=count_or_none(usage.get("output_tokens")),
+            cached_tokens=count_within(usage, "input_tokens_details", "cached_tokens"),
+            reasoning_tokens=count_within(usage, "output_tokens_details", "reasoning_tokens"),
         )
 
     def assembler(self) -> ResponsesAssembler:

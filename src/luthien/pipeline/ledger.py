@@ -250,6 +250,8 @@ class Ledger:
             names.FINISH_REASONS: facts.finish_reasons or None,
             names.INPUT_TOKENS: facts.input_tokens,
             names.OUTPUT_TOKENS: facts.output_tokens,
+            names.CACHED_TOKENS: facts.cached_tokens,
+            names.REASONING_TOKENS: facts.reasoning_tokens,
             names.FIRST_CHUNK: timings.upstream_first_chunk_s,
         }
         span.set_attributes(safe_attributes(said))

@@ -155,6 +155,12 @@ INPUT_TOKENS: Final = _attribute(
     "gen_ai.usage.input_tokens", "Tokens read, cached ones included", unit="{token}", source=GEN_AI
 )
 OUTPUT_TOKENS: Final = _attribute("gen_ai.usage.output_tokens", "Tokens written", unit="{token}", source=GEN_AI)
+CACHED_TOKENS: Final = _attribute(
+    "gen_ai.usage.cache_read.input_tokens", "Tokens read from a cache", unit="{token}", source=GEN_AI
+)
+REASONING_TOKENS: Final = _attribute(
+    "gen_ai.usage.reasoning.output_tokens", "Tokens written while thinking", unit="{token}", source=GEN_AI
+)
 TOKEN_TYPE: Final = _attribute("gen_ai.token.type", "input or output", source=GEN_AI)
 SERVER_ADDRESS: Final = _attribute("server.address", "The provider's host", source=OTEL)
 SERVER_PORT: Final = _attribute("server.port", "The provider's port", source=OTEL)

@@ -45,6 +45,8 @@ from tests.wire import (
     openai_request,
     openai_response,
     openai_stream,
+    responses_request,
+    responses_stream,
 )
 
 OPENAI = "/v1/chat/completions"
@@ -443,6 +445,26 @@ def test_the_chat_span_follows_the_genai_conventions(
         "server.address": "127.0.0.1",
         "server.port": int(provider.url.rpartition(":")[2]),
     }
+
+
+def test_a_call_of_the_responses_api_says_what_was_cached_and_what_was_thought(
+    start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver
+) -> None:
+    provider.will(streams(*responses_stream("a", "b")))
+    with start() as gateway:
+        call = gateway.call(gateway.post("/v1/responses", responses_request(stream=True, max_output_tokens=7)))
+    [chat] = [span for span in receiver.spans if span.kind == ProtoSpan.SPAN_KIND_CLIENT]
+    said = attributes_of(chat.attributes)
+    assert "POST /v1/responses" in names_of(receiver.spans)
+    assert (said["gen_ai.response.id"], said["gen_ai.response.finish_reasons"]) == ("resp_1", ["completed"])
+    assert {name: said[name] for name in said if "usage" in name or "max_tokens" in name} == {
+        "gen_ai.request.max_tokens": 7,
+        "gen_ai.usage.input_tokens": 9,
+        "gen_ai.usage.cache_read.input_tokens": 4,
+        "gen_ai.usage.output_tokens": 3,
+        "gen_ai.usage.reasoning.output_tokens": 1,
+    }
+    assert call["wire_format"] == "openai.responses"
 
 
 @pytest.mark.parametrize("model", ["\ud800", "a\x00b\nc", "m" * 10_000, "\U0001f600"])

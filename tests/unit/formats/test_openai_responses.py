@@ -170,6 +170,8 @@ class TestResponses:
             finish_reasons=("completed",),
             input_tokens=9,
             output_tokens=3,
+            cached_tokens=4,
+            reasoning_tokens=1,
         )
 
     def test_what_was_cut_short_says_why(self) -> None:
