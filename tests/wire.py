@@ -1,4 +1,4 @@
-"""What providers say, in both wire formats: written from their public descriptions."""
+"""What providers say, in all wire formats: written from their public descriptions."""
 
 from __future__ import annotations
 
@@ -72,6 +72,71 @@ def openai_stream(*texts: str, usage: bool = True) -> list[bytes]:
             )
         )
     return [*frames, DONE]
+
+
+def responses_request(text: str = "Hello", **fields: Any) -> Json:
+    return {"model": "gpt-test", "input": [{"role": "user", "content": text}], **fields}
+
+
+def responses_message(text: str, status: str = "completed") -> Json:
+    part = {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
+    return {"id": "msg_1", "type": "message", "status": status, "role": "assistant", "content": [part]}
+
+
+def responses_response(text: str = "Hello there") -> Json:
+    return {
+        "id": "resp_1",
+        "object": "response",
+        "created_at": 1700000000,
+        "status": "completed",
+        "error": None,
+        "incomplete_details": None,
+        "instructions": None,
+        "model": "gpt-test-2026",
+        "output": [responses_message(text)],
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "usage": {
+            "input_tokens": 9,
+            "input_tokens_details": {"cached_tokens": 4},
+            "output_tokens": 3,
+            "output_tokens_details": {"reasoning_tokens": 1},
+            "total_tokens": 12,
+        },
+    }
+
+
+def responses_events(*bodies: Json) -> list[bytes]:
+    """The frames of these events, numbered."""
+    return [sse({**body, "sequence_number": number}, body["type"]) for number, body in enumerate(bodies)]
+
+
+def responses_text(*texts: str, output_index: int = 0) -> list[Json]:
+    """The events of one message."""
+    whole = "".join(texts)
+    place = {"item_id": "msg_1", "output_index": output_index, "content_index": 0}
+    part = responses_message(whole)["content"][0]
+    opened = responses_message("", "in_progress") | {"content": []}
+    return [
+        {"type": "response.output_item.added", "output_index": output_index, "item": opened},
+        {"type": "response.content_part.added", **place, "part": part | {"text": ""}},
+        *({"type": "response.output_text.delta", **place, "delta": text, "logprobs": []} for text in texts),
+        {"type": "response.output_text.done", **place, "text": whole, "logprobs": []},
+        {"type": "response.content_part.done", **place, "part": part},
+        {"type": "response.output_item.done", "output_index": output_index, "item": responses_message(whole)},
+    ]
+
+
+def responses_stream(*texts: str) -> list[bytes]:
+    """The frames of a streamed answer, end marker included."""
+    opened = responses_response() | {"status": "in_progress", "output": [], "usage": None}
+    return responses_events(
+        {"type": "response.created", "response": opened},
+        {"type": "response.in_progress", "response": opened},
+        *responses_text(*texts),
+        {"type": "response.completed", "response": responses_response("".join(texts))},
+    )
 
 
 def anthropic_request(text: str = "Hello", **fields: Any) -> Json:

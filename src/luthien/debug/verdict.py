@@ -19,7 +19,7 @@ from luthien.exchange import STAGES, EventType, Side
 StageState: TypeAlias = Literal["recorded", "not_reached", "gateway_generated", "missing", "partial", "awaited"]
 
 _LISTS = {"messages": "message", "input": "input item", "tools": "tool"}
-_FIELDS = {"system": "the system prompt", "instructions": "the instructions"}
+_FIELDS = {"system": "the system prompt", "instructions": "the instructions", "input": "the input"}
 _VERBS = {"change": "changed", "add": "added", "remove": "removed"}
 _INTERRUPTED = "the process ended before the call did"
 _UNFINISHED = {State.PENDING: "the record is not all there yet", State.INTERRUPTED: _INTERRUPTED}

@@ -79,10 +79,14 @@ class AnthropicMessages:
             finish_reasons=(reason,) if reason else (),
             input_tokens=None if inputs[0] is None else sum(count or 0 for count in inputs),
             output_tokens=count_or_none(usage.get("output_tokens")),
+            cached_tokens=count_or_none(usage.get("cache_read_input_tokens")),
         )
 
     def assembler(self) -> AnthropicAssembler:
         return AnthropicAssembler()
+
+    def repeats(self) -> None:
+        return None
 
     def chunk_texts(self, body: Json) -> list[tuple[str, str]]:
         return [(f"{index_of(body)}/text", slot.text) for slot in _chunk_slots(body)]
@@ -116,7 +120,7 @@ class AnthropicMessages:
         kind = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
         return jsontext.render({"type": "error", "error": {"type": kind, "message": message, "code": code}})
 
-    def error_frame(self, status: int, code: str, message: str) -> bytes:
+    def error_frame(self, status: int, code: str, message: str, position: int = 0) -> bytes:
         return b"event: error\ndata: %s\n\n" % self.error_body(status, code, message)
 
 

@@ -45,6 +45,10 @@ class ResponseFacts:
     finish_reasons: tuple[str, ...] = ()
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
+    """Those of the input that were read from a cache."""
+    reasoning_tokens: int | None = None
+    """Those of the output that the model thought with."""
 
 
 class Assembler(Protocol):
@@ -54,6 +58,25 @@ class Assembler(Protocol):
 
     def result(self) -> Json | None:
         """What has arrived so far; None when nothing has. Adding may go on afterwards."""
+        ...
+
+
+class Repeats(Protocol):
+    """Keeps one stream in agreement with itself, where a protocol says a text in pieces and then again whole.
+
+    What a policy changed in the pieces must not be told by what comes after them.
+    """
+
+    def unsaid(self, chunk: Chunk) -> Sequence[Chunk]:
+        """Pieces that belong before a provider's chunk, since it says text whole that no piece said."""
+        ...
+
+    def offered(self, chunk: Chunk) -> None:
+        """A policy was shown this."""
+        ...
+
+    def agreed(self, chunk: Chunk) -> Chunk:
+        """The chunk as it must be after all that the policy gave on before it: the same one, if it agrees."""
         ...
 
 
@@ -83,6 +106,10 @@ class WireFormat(Protocol):
 
     def assembler(self) -> Assembler: ...
 
+    def repeats(self) -> Repeats | None:
+        """For one stream; None where nothing is said twice."""
+        ...
+
     def chunk_texts(self, body: Json) -> list[tuple[str, str]]:
         """The text that a chunk adds, as (key, text); the texts of one key make up one whole text."""
         ...
@@ -105,8 +132,8 @@ class WireFormat(Protocol):
 
     def error_body(self, status: int, code: str, message: str) -> bytes: ...
 
-    def error_frame(self, status: int, code: str, message: str) -> bytes:
-        """An error as a frame of a stream that has begun."""
+    def error_frame(self, status: int, code: str, message: str, position: int = 0) -> bytes:
+        """An error as a frame of a stream that has begun. `position` counts the frames before it."""
         ...
 
 
@@ -152,6 +179,12 @@ def text_or_none(value: Any) -> str | None:
 
 def count_or_none(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def count_within(value: Any, field: str, name: str) -> int | None:
+    """The count of that name in a field of usage that breaks another down."""
+    details = value.get(field) if isinstance(value, dict) else None
+    return count_or_none(details.get(name)) if isinstance(details, dict) else None
 
 
 def number_or_none(value: Any) -> float | None:

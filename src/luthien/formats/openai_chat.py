@@ -15,6 +15,7 @@ from luthien.formats.format import (
     ResponseFacts,
     TextSlot,
     count_or_none,
+    count_within,
     error_message,
     index_of,
     number_or_none,
@@ -77,10 +78,15 @@ class OpenAIChat:
             finish_reasons=tuple(reason for reason in reasons if isinstance(reason, str)),
             input_tokens=count_or_none(usage.get("prompt_tokens")),
             output_tokens=count_or_none(usage.get("completion_tokens")),
+            cached_tokens=count_within(usage, "prompt_tokens_details", "cached_tokens"),
+            reasoning_tokens=count_within(usage, "completion_tokens_details", "reasoning_tokens"),
         )
 
     def assembler(self) -> OpenAIChatAssembler:
         return OpenAIChatAssembler()
+
+    def repeats(self) -> None:
+        return None
 
     def chunk_texts(self, body: Json) -> list[tuple[str, str]]:
         return [(key, slot.text) for key, slot in _chunk_slots(body)]
@@ -111,11 +117,16 @@ class OpenAIChat:
         return error_message(error) if error else None
 
     def error_body(self, status: int, code: str, message: str) -> bytes:
-        kind = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-        return jsontext.render({"error": {"message": message, "type": kind, "param": None, "code": code}})
+        return openai_error(status, code, message)
 
-    def error_frame(self, status: int, code: str, message: str) -> bytes:
+    def error_frame(self, status: int, code: str, message: str, position: int = 0) -> bytes:
         return b"data: %s\n\n" % self.error_body(status, code, message)
+
+
+def openai_error(status: int, code: str, message: str) -> bytes:
+    """The body of an error, as all of OpenAI's endpoints have it."""
+    kind = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    return jsontext.render({"error": {"message": message, "type": kind, "param": None, "code": code}})
 
 
 def _message_slots(message: Json, role: str) -> Iterator[TextSlot]:

@@ -101,6 +101,8 @@ class Answer:
                 names.FINISH_REASONS: facts.finish_reasons or None,
                 names.INPUT_TOKENS: facts.input_tokens,
                 names.OUTPUT_TOKENS: facts.output_tokens,
+                names.CACHED_TOKENS: facts.cached_tokens,
+                names.REASONING_TOKENS: facts.reasoning_tokens,
                 names.RESPONSE_HEADERS: kept_response_headers(response.headers.raw),
             },
         )

@@ -233,6 +233,10 @@ class Ledger:
             metrics.policy_duration.record(decision.duration_s, kind)
             metrics.policy_decisions.add(1, {**kind, names.POLICY_ACTION: decision.verdict.action.value})
 
+    def belongs_to(self, session: str | None) -> None:
+        """The session of the call, if its client named one."""
+        self._exchange.set_attributes(safe_attributes({names.SESSION: session}))
+
     def asked(self, model: str | None) -> None:
         """The model that the client asked for."""
         self._model = model
@@ -246,6 +250,8 @@ class Ledger:
             names.FINISH_REASONS: facts.finish_reasons or None,
             names.INPUT_TOKENS: facts.input_tokens,
             names.OUTPUT_TOKENS: facts.output_tokens,
+            names.CACHED_TOKENS: facts.cached_tokens,
+            names.REASONING_TOKENS: facts.reasoning_tokens,
             names.FIRST_CHUNK: timings.upstream_first_chunk_s,
         }
         span.set_attributes(safe_attributes(said))

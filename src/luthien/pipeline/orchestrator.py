@@ -29,6 +29,7 @@ from luthien.pipeline.client import Client, ClientGone
 from luthien.pipeline.headers import kept_request_headers
 from luthien.pipeline.ledger import Instruments, Ledger
 from luthien.pipeline.open_calls import OpenCalls
+from luthien.pipeline.session import session_of, user_of
 from luthien.pipeline.stream import PolicyBlock, StreamPass
 from luthien.policies.chain import Chain
 from luthien.policies.policy import CallContext
@@ -116,7 +117,6 @@ class _Exchange:
         wire = self._request_wire = Wire.of(body)
         scalars: dict[str, Any] = {
             names.WIRE_FORMAT: self._format.name,
-            names.SESSION: self._client.header(b"luthien-session-id"),
             names.REQUEST_HEADERS: kept_request_headers(self._client.headers),
         }
         mistake: jsontext.InvalidJson | None = None
@@ -128,6 +128,9 @@ class _Exchange:
             }
         except jsontext.InvalidJson as error:
             mistake = error
+        session = scalars[names.SESSION] = session_of(self._client.headers, self._request)
+        scalars[names.SESSION_USER] = user_of(self._request) if session is None else None
+        self._ledger.belongs_to(session)
         self._request_sequence = self._ledger.stage(
             span, EventType.REQUEST_ORIGINAL, body, wire=wire, scalars=scalars
         )
@@ -253,6 +256,7 @@ class _Exchange:
         failure = None if stream.failure is None else ("upstream_stream_error", stream.failure)
         answer.end(failure[0] if failure else None)
         await stream.finish()
+        terminal = stream.policies.agreed(terminal)
         # Only the end marker is still held. It is given when the record of all before it is safe.
         stream.sides.released(terminal.raw, (terminal,))
         self._end_stream(stream, status, is_whole=True)
@@ -405,7 +409,7 @@ class _Exchange:
         if stream is not None and self._client.started:
             # The provider's own error, if it sent one, was passed on already.
             is_told = is_upstream and stream.failure is not None
-            frame = b"" if is_told else self._format.error_frame(status, code, message)
+            frame = b"" if is_told else self._format.error_frame(status, code, message, stream.sides.final.chunks)
             stream.sides.released(frame, () if is_told else (parse_frame(frame, frame),))
             self._end_stream(stream, begun_with or 200, is_whole=False)
             with suppress(ClientGone):

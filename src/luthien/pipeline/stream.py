@@ -75,6 +75,8 @@ class StreamPass:
                         await self.release(await self.policies.feed(chunk))
                         self._check_block()
                 if terminal is not None:
+                    await self.release(await self.policies.feed_unsaid(terminal))
+                    self._check_block()
                     self.sides.ended()
                     return terminal
                 self._checkpoints.passed()
@@ -117,12 +119,12 @@ class StreamPass:
         terminal: Chunk | None = None
         try:
             for chunk in self._reader.feed(received):
+                if self.failure is None and chunk.data is not None and b'"error"' in chunk.data:
+                    self.failure = self._format.stream_error(chunk)
                 if self._format.is_terminal(chunk):
                     terminal = chunk
                     break
                 chunks.append(chunk)
-                if self.failure is None and chunk.data is not None and b'"error"' in chunk.data:
-                    self.failure = self._format.stream_error(chunk)
         except FrameTooLarge as error:
             raise UpstreamError(str(error), code="upstream_protocol") from error
         seen = chunks if terminal is None else [*chunks, terminal]

@@ -154,6 +154,7 @@ class StreamRun:
         for link in links[:-1]:  # the last one's output is what the client is given, assembled anyway
             link.assembler = run.call.format.assembler()
         self._links = links
+        self._repeats = run.call.format.repeats() if links else None
         self._decided = False
 
     @property
@@ -176,7 +177,21 @@ class StreamRun:
         Raises:
             PolicyFailure: a policy broke.
         """
-        return await self._pass(0, (chunk,))
+        return await self._pass(0, (*self._unsaid(chunk), chunk))
+
+    async def feed_unsaid(self, terminal: Chunk) -> Sequence[Chunk]:
+        """What the end marker says that the policies were not shown; like `feed`."""
+        unsaid = self._unsaid(terminal)
+        return await self._pass(0, unsaid) if unsaid else ()
+
+    def agreed(self, terminal: Chunk) -> Chunk:
+        """The end marker in agreement with all that the policies gave on, after `finish`."""
+        for link in self._links:
+            terminal = link.agreed(terminal)
+        return terminal
+
+    def _unsaid(self, chunk: Chunk) -> Sequence[Chunk]:
+        return () if self._repeats is None else self._repeats.unsaid(chunk)
 
     async def finish(self) -> list[Chunk]:
         """What was still held, now that the provider has finished; like `feed`."""
@@ -227,11 +242,14 @@ class _Link:
         self._chunks = 0
         self._duration_s = 0.0
         self._held: deque[Chunk] = deque()
+        self._repeats = run.call.format.repeats()
 
     async def feed(self, chunk: Chunk) -> Sequence[Chunk]:
         if self.blocked:
             return ()
         self._chunks += 1
+        if self._repeats is not None:
+            self._repeats.offered(chunk)
         if not self.changed:
             self._held.append(chunk)
         return await self._call(self._policy.on_chunk, chunk)
@@ -251,27 +269,33 @@ class _Link:
                     raise TypeError(f"a verdict on a chunk can only block, not {given.action}")
                 self.blocked, given = given, ()
             self._duration_s += time.perf_counter() - started
-            chunks: Sequence[Chunk] = tuple(given)
-            for chunk in chunks:
-                self._notice(chunk)
+            chunks: Sequence[Chunk] = [self._noticed(chunk) for chunk in given]
         except (Exception, asyncio.CancelledError) as error:
             if _is_cancelled(error):
                 raise
             raise self._run.broken(self._step, Side.RESPONSE, self.position, started, error) from error
         return chunks
 
-    def _notice(self, chunk: Chunk) -> None:
-        if not isinstance(chunk, Chunk):
-            raise TypeError(f"a policy gives on chunks, not {type(chunk).__name__}")
+    def agreed(self, chunk: Chunk) -> Chunk:
+        """The chunk in agreement with what the policy gave on, and part of what this step put out."""
+        if self._repeats is not None:
+            chunk = self._repeats.agreed(chunk)
         if self.assembler is not None:
             self.assembler.add(chunk)
+        return chunk
+
+    def _noticed(self, chunk: Chunk) -> Chunk:
+        if not isinstance(chunk, Chunk):
+            raise TypeError(f"a policy gives on chunks, not {type(chunk).__name__}")
+        chunk = self.agreed(chunk)
         if self.changed:
-            return
+            return chunk
         if self._held and self._held[0] is chunk:
             self._held.popleft()
         else:
             self.changed = True
             self._held.clear()
+        return chunk
 
     def decision(self, final: bytes | None) -> Decision:
         return Decision(

@@ -127,7 +127,8 @@ def _contribute(row: Row, record: StageRecord) -> None:
     if "service.instance.id" in record.attributes:
         row["process_id"] = _as_uuid(get("service.instance.id"))
     if record.event_type == EventType.REQUEST_ORIGINAL:
-        row["session_id"] = _clipped(row["session_id"])
+        user = _fitting(get("luthien.session.user"), "text")
+        row["session_id"] = _clipped(row["session_id"] or user)
     elif record.event_type == EventType.POLICY_DECISION:
         row["decisions"] += 1
     elif record.event_type == EventType.CALL_OUTCOME:

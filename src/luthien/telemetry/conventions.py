@@ -115,6 +115,7 @@ HTTP_STATUS: Final = _attribute("http.response.status_code", "HTTP status", sour
 ERROR_TYPE: Final = _attribute("error.type", "A short stable name of what went wrong", source=OTEL)
 ERROR_MESSAGE: Final = _kept("luthien.error.message", "What went wrong, in words")
 SESSION: Final = _attribute("gen_ai.conversation.id", "The conversation a call belongs to", source=GEN_AI)
+SESSION_USER: Final = _kept("luthien.session.user", "Who asks, where a client names no conversation")
 REQUEST_HEADERS: Final = _kept("luthien.request.headers", "Allow-listed request headers, as JSON")
 RESPONSE_HEADERS: Final = _kept("luthien.response.headers", "Allow-listed response headers, as JSON")
 
@@ -154,6 +155,12 @@ INPUT_TOKENS: Final = _attribute(
     "gen_ai.usage.input_tokens", "Tokens read, cached ones included", unit="{token}", source=GEN_AI
 )
 OUTPUT_TOKENS: Final = _attribute("gen_ai.usage.output_tokens", "Tokens written", unit="{token}", source=GEN_AI)
+CACHED_TOKENS: Final = _attribute(
+    "gen_ai.usage.cache_read.input_tokens", "Tokens read from a cache", unit="{token}", source=GEN_AI
+)
+REASONING_TOKENS: Final = _attribute(
+    "gen_ai.usage.reasoning.output_tokens", "Tokens written while thinking", unit="{token}", source=GEN_AI
+)
 TOKEN_TYPE: Final = _attribute("gen_ai.token.type", "input or output", source=GEN_AI)
 SERVER_ADDRESS: Final = _attribute("server.address", "The provider's host", source=OTEL)
 SERVER_PORT: Final = _attribute("server.port", "The provider's port", source=OTEL)

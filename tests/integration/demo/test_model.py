@@ -22,6 +22,7 @@ import luthien
 from luthien.demo import model
 from luthien.demo.model import INSTALL_COMMAND, ModelFailed, local_model
 from luthien.demo.model_server import MODEL_NAME
+from tests.playbook import running_gateway
 
 ROOT = Path(__file__).parents[3]
 DEADLINE_S = 60.0
@@ -166,6 +167,39 @@ class TestWireFormats:
         assert "".join(texts) == answer
         assert len(texts) > 1
         assert events[-1].type == "response.completed"
+
+    def test_openai_responses_through_the_gateway(
+        self, running: RunningModel, record_database: str, answer: str
+    ) -> None:
+        """Plain and streamed, rewritten: what the client reads and the record agree."""
+        expected = answer.replace(NAME, "Project Nightingale")
+        rule = {"find": NAME, "replace": "Project Nightingale", "in": ["response"]}
+        policies = [{"policy": "replace_text", "config": {"rules": [rule]}}]
+        with (
+            running_gateway(record_database, running.url, policies) as gateway,
+            openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client,
+        ):
+            raw = client.responses.with_raw_response.create(
+                model=MODEL_NAME, instructions=SYSTEM, input=PROMPT, temperature=0
+            )
+            assert raw.parse().output_text == expected
+            with client.responses.create(
+                model=MODEL_NAME, instructions=SYSTEM, input=PROMPT, temperature=0, stream=True
+            ) as stream:
+                events = list(stream)
+                call_id = stream.response.headers["luthien-call-id"]
+            calls = [gateway.call(raw.headers["luthien-call-id"]), gateway.call(call_id)]
+        assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == expected
+        assert "Falcon" not in repr(events)
+        assert events[-1].type == "response.completed"
+        assert events[-1].response.output_text == expected
+        for call in calls:
+            assert (call["outcome"], call["tokens"]["output"] > 0) == ("completed", True)
+            texts = [
+                call["stages"][stage]["payload"]["output"][0]["content"][0]["text"]
+                for stage in ("response_original", "response_final")
+            ]
+            assert texts == [answer, expected]
 
 
 class TestTheServer:

@@ -15,7 +15,16 @@ import pytest
 
 from luthien.exchange import call_time_ms
 from tests.playbook import Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway, streams
-from tests.wire import DONE, anthropic_request, anthropic_stream, openai_chunk, openai_request, openai_response, sse
+from tests.wire import (
+    DONE,
+    anthropic_request,
+    anthropic_stream,
+    openai_chunk,
+    openai_request,
+    openai_response,
+    responses_stream,
+    sse,
+)
 
 OPENAI = "/v1/chat/completions"
 ANTHROPIC = "/v1/messages"
@@ -48,6 +57,21 @@ def test_unchanged_streams_are_forwarded_as_the_very_bytes_that_came(
     response = gateway.post(OPENAI, openai_request(stream=True))
     assert response.content == b"".join(frames)
     assert gateway.call(response)["changed"]["response"] is False
+
+
+def test_unchanged_responses_are_forwarded_as_the_very_bytes_that_came(
+    gateway: Gateway, provider: ScriptedProvider
+) -> None:
+    """Unknown events, comments and odd line ends among them."""
+    unknown = b'event: response.new\r\ndata: {"type":"response.new", "n": 1.00}\r\n\r\n'
+    frames = [b": ping\n\n", *responses_stream("a")]
+    frames.insert(4, unknown)
+    provider.will(streams(b"".join(frames)[:99], b"".join(frames)[99:]))
+    body = b'{"input": [{"type":"from_the_future","n":1.00}], "stream":true,  "model":"m"}'
+    response = gateway.post("/v1/responses", body)
+    assert provider.turns[0].body == body
+    assert response.content == b"".join(frames)
+    assert gateway.call(response)["changed"] == {"request": False, "response": False}
 
 
 def test_unknown_fields_pass_in_both_directions(gateway: Gateway, provider: ScriptedProvider) -> None:

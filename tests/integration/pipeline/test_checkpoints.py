@@ -16,12 +16,21 @@ import pytest
 
 from tests.playbook import TOKEN, Gateway, Play, ScriptedProvider, Turn, eventually, running_gateway
 from tests.serving import read_until, serving
-from tests.wire import anthropic_request, anthropic_stream, openai_chunk, openai_request, openai_stream
+from tests.wire import (
+    anthropic_request,
+    anthropic_stream,
+    openai_chunk,
+    openai_request,
+    openai_stream,
+    responses_request,
+    responses_stream,
+)
 
 OPENAI = "/v1/chat/completions"
 REPLACING = [{"policy": "replace_text", "config": {"rules": [{"find": "secret", "replace": "[hidden]"}]}}]
 FORMATS = [
     pytest.param(OPENAI, openai_request, openai_stream, id="openai"),
+    pytest.param("/v1/responses", responses_request, responses_stream, id="responses"),
     pytest.param("/v1/messages", anthropic_request, anthropic_stream, id="anthropic"),
 ]
 

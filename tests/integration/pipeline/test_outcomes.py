@@ -39,15 +39,20 @@ from tests.wire import (
     openai_request,
     openai_response,
     openai_stream,
+    responses_request,
+    responses_response,
+    responses_stream,
     sse,
 )
 
 OPENAI = "/v1/chat/completions"
+RESPONSES = "/v1/responses"
 ANTHROPIC = "/v1/messages"
 STAGES = ("request_original", "request_final", "response_original", "response_final")
 
 FORMATS = [
     pytest.param(OPENAI, openai_request, openai_response, openai_stream, id="openai"),
+    pytest.param(RESPONSES, responses_request, responses_response, responses_stream, id="responses"),
     pytest.param(ANTHROPIC, anthropic_request, anthropic_response, anthropic_stream, id="anthropic"),
 ]
 
@@ -240,10 +245,44 @@ def test_the_official_sdks_raise_on_the_error_frame(gateway: Gateway, provider: 
         messages.until_done()
 
 
+def test_the_official_sdk_is_told_by_an_event_of_the_responses_stream(
+    stern: Gateway, provider: ScriptedProvider
+) -> None:
+    """It raises nothing there; but it has no final response to give."""
+    provider.will(streams(*responses_stream("fine", "block response", "never seen")))
+    with openai.OpenAI(base_url=f"{stern.url}/v1", api_key="k", max_retries=0) as client:
+        with client.responses.create(model="m", input="x", stream=True) as stream:
+            events = list(stream)
+        with client.responses.stream(model="m", input="x") as helped, pytest.raises(RuntimeError, match="completed"):
+            helped.get_final_response()
+    error = events[-1]
+    assert error.type == "error"
+    assert (error.code, error.sequence_number) == ("policy_blocked", len(events) - 1)
+    assert "not here" in error.message
+
+
 @pytest.mark.parametrize(
     ("path", "frames"),
     [
         (OPENAI, [openai_chunk({"content": "a"}), sse({"error": {"message": "overloaded", "code": 1}})]),
+        (
+            RESPONSES,
+            [*responses_stream("a")[:5], sse({"type": "error", "code": "x", "message": "overloaded"}, "error")],
+        ),
+        (
+            RESPONSES,
+            [
+                *responses_stream("a")[:5],
+                sse({"type": "error", "code": "x", "message": "overloaded"}, "error"),
+                sse(
+                    {
+                        "type": "response.failed",
+                        "response": {"status": "failed", "error": {"code": "x", "message": "overloaded"}},
+                    },
+                    "response.failed",
+                ),
+            ],
+        ),
         (
             ANTHROPIC,
             [

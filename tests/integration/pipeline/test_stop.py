@@ -26,11 +26,15 @@ from tests.wire import (
     openai_request,
     openai_response,
     openai_stream,
+    responses_request,
+    responses_response,
+    responses_stream,
 )
 
 OPENAI = "/v1/chat/completions"
 FORMATS = [
     pytest.param(OPENAI, openai_request, openai_response, openai_stream, id="openai"),
+    pytest.param("/v1/responses", responses_request, responses_response, responses_stream, id="responses"),
     pytest.param("/v1/messages", anthropic_request, anthropic_response, anthropic_stream, id="anthropic"),
 ]
 STAGES = ("request_original", "request_final", "response_original", "response_final")

@@ -39,11 +39,14 @@ from tests.playbook import Gateway, ScriptedProvider, answers, running_gateway, 
 from tests.wire import (
     DONE,
     anthropic_request,
+    anthropic_response,
     anthropic_stream,
     openai_chunk,
     openai_request,
     openai_response,
     openai_stream,
+    responses_request,
+    responses_stream,
 )
 
 OPENAI = "/v1/chat/completions"
@@ -100,6 +103,27 @@ REWRITE = [
 
 def names_of(spans: Sequence[ProtoSpan]) -> set[str]:
     return {span.name for span in spans}
+
+
+def test_the_session_of_a_call_is_on_its_exchange_and_in_its_row(
+    start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver
+) -> None:
+    """As Claude Code names it. Who asks may be a name or an address, so that stays in the record."""
+    provider.will(answers(anthropic_response()))
+    session = "57a121ec-f78c-48c3-a745-e3036a3ecc33"
+    metadata = {"user_id": f"user_{'5d' * 32}_account__session_{session}"}
+    with start() as gateway:
+        calls = [
+            gateway.call(gateway.post("/v1/messages", anthropic_request(metadata=metadata))),
+            gateway.call(gateway.post("/v1/messages", anthropic_request(metadata={"user_id": "a@b.example"}))),
+            gateway.call(gateway.post("/v1/messages", anthropic_request())),
+        ]
+    assert [call["session_id"] for call in calls] == [session, "a@b.example", None]
+    exchanges = [attributes_of(span.attributes) for span in receiver.spans if span.name == names.EXCHANGE]
+    said = {attributes[names.CALL_ID]: attributes.get(names.SESSION) for attributes in exchanges}
+    assert list(said.values()).count(None) == 2
+    assert said[calls[0]["call_id"]] == session
+    assert b"a@b.example" not in b"".join(receiver.bodies)
 
 
 def test_the_spans_of_a_call(start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver) -> None:
@@ -421,6 +445,26 @@ def test_the_chat_span_follows_the_genai_conventions(
         "server.address": "127.0.0.1",
         "server.port": int(provider.url.rpartition(":")[2]),
     }
+
+
+def test_a_call_of_the_responses_api_says_what_was_cached_and_what_was_thought(
+    start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver
+) -> None:
+    provider.will(streams(*responses_stream("a", "b")))
+    with start() as gateway:
+        call = gateway.call(gateway.post("/v1/responses", responses_request(stream=True, max_output_tokens=7)))
+    [chat] = [span for span in receiver.spans if span.kind == ProtoSpan.SPAN_KIND_CLIENT]
+    said = attributes_of(chat.attributes)
+    assert "POST /v1/responses" in names_of(receiver.spans)
+    assert (said["gen_ai.response.id"], said["gen_ai.response.finish_reasons"]) == ("resp_1", ["completed"])
+    assert {name: said[name] for name in said if "usage" in name or "max_tokens" in name} == {
+        "gen_ai.request.max_tokens": 7,
+        "gen_ai.usage.input_tokens": 9,
+        "gen_ai.usage.cache_read.input_tokens": 4,
+        "gen_ai.usage.output_tokens": 3,
+        "gen_ai.usage.reasoning.output_tokens": 1,
+    }
+    assert call["wire_format"] == "openai.responses"
 
 
 @pytest.mark.parametrize("model", ["\ud800", "a\x00b\nc", "m" * 10_000, "\U0001f600"])

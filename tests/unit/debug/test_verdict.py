@@ -132,7 +132,7 @@ class TestCompleteCalls:
         before = {"input": [{"role": "user", "content": "a"}], "instructions": "x"}
         after = {"input": [{"role": "user", "content": "b"}], "instructions": "y"}
         assert tell(after, before=before).startswith("replace_text changed the instructions and 1 of 1 input item;")
-        assert tell({"input": "b"}, before={"input": "a"}).startswith("replace_text changed the input items;")
+        assert tell({"input": "b"}, before={"input": "a"}).startswith("replace_text changed the input;")
 
     def test_tools_and_other_fields_by_name(self) -> None:
         before = chat("one", tools=[{"name": "a"}, {"name": "b"}], temperature=1)

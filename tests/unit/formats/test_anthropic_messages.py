@@ -196,6 +196,7 @@ class TestResponses:
         """As the GenAI semantic conventions define them."""
         usage = {"input_tokens": 1, "cache_read_input_tokens": 20, "cache_creation_input_tokens": 300}
         assert FORMAT.response_facts({"usage": usage}).input_tokens == 321
+        assert FORMAT.response_facts({"usage": usage}).cached_tokens == 20
         assert FORMAT.response_facts({"usage": usage | {"cache_read_input_tokens": None}}).input_tokens == 301
         assert FORMAT.response_facts({"usage": {"cache_read_input_tokens": 20}}).input_tokens is None
 

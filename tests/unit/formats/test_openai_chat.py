@@ -181,6 +181,14 @@ class TestResponses:
         assert FORMAT.response_facts({"usage": {"prompt_tokens": True, "completion_tokens": "3"}}) == ResponseFacts()
 
 
+class TestUsage:
+    def test_what_was_cached_and_what_was_thought_is_told_apart(self) -> None:
+        usage = {"prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens_details": {"reasoning_tokens": 1}}
+        facts = FORMAT.response_facts({"usage": usage})
+        assert (facts.cached_tokens, facts.reasoning_tokens) == (4, 1)
+        assert FORMAT.response_facts({"usage": {"prompt_tokens_details": [4]}}) == ResponseFacts()
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("status", "kind"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from luthien.errors import UpstreamError
 from luthien.exchange import new_call_id
-from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT
+from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, OPENAI_RESPONSES
 from luthien.formats.sse import Chunk, FrameReader
 from luthien.pipeline import checkpoints
 from luthien.pipeline.checkpoints import Checkpoints
@@ -23,7 +23,7 @@ from luthien.pipeline.sides import Delta, StreamSides
 from luthien.pipeline.stream import StreamPass
 from luthien.policies.chain import Chain, Step
 from luthien.policies.policy import CallContext, Policy
-from tests.wire import DONE, anthropic_stream, openai_chunk, openai_stream
+from tests.wire import DONE, anthropic_stream, openai_chunk, openai_stream, responses_stream
 
 NEVER_S = 3600.0
 LONG_S = 20.0
@@ -178,7 +178,9 @@ CHAINS = [chain_of(), chain_of(Watching), chain_of(Doubling), chain_of(Watching,
 
 
 @given(
-    st.sampled_from([(OPENAI_CHAT, openai_stream), (ANTHROPIC_MESSAGES, anthropic_stream)]),
+    st.sampled_from(
+        [(OPENAI_CHAT, openai_stream), (OPENAI_RESPONSES, responses_stream), (ANTHROPIC_MESSAGES, anthropic_stream)]
+    ),
     st.lists(st.text(min_size=1, max_size=40), max_size=20),
     st.lists(st.integers(0, 5000), max_size=20),
     st.booleans(),

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthien.formats.format import WireFormat
-from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT
+from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, OPENAI_RESPONSES
 from luthien.formats.sse import Chunk, FrameReader
 from luthien.pipeline.sides import StreamSide, StreamSides
 from luthien.telemetry.spans import Wire
-from tests.wire import DONE, anthropic_stream, openai_chunk, openai_stream
+from tests.wire import DONE, anthropic_stream, openai_chunk, openai_stream, responses_stream
 
 Passed = tuple[bytes, Sequence[Chunk]]
 
@@ -50,7 +50,11 @@ class TestSide:
 
     @pytest.mark.parametrize(
         ("wire_format", "frames"),
-        [(OPENAI_CHAT, openai_stream("Hel", "lo")), (ANTHROPIC_MESSAGES, anthropic_stream("Hel", "lo"))],
+        [
+            (OPENAI_CHAT, openai_stream("Hel", "lo")),
+            (OPENAI_RESPONSES, responses_stream("Hel", "lo")),
+            (ANTHROPIC_MESSAGES, anthropic_stream("Hel", "lo")),
+        ],
     )
     def test_it_has_the_bytes_and_what_they_add_up_to(self, wire_format: WireFormat, frames: list[bytes]) -> None:
         side = StreamSide(wire_format)
