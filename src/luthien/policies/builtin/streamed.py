@@ -83,6 +83,10 @@ class StreamedTexts:
         self._texts: dict[str, Growing] = {}
         self._held: deque[_Held] = deque()
 
+    @property
+    def held_chunks(self) -> int:
+        return len(self._held)
+
     def feed(self, chunk: Chunk) -> list[Chunk]:
         held = _Held(chunk)
         self._held.append(held)
