@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from luthien.config import ConfigFile
 from luthien.policies.builtin.add_system_message import AddSystemMessage
+from luthien.policies.builtin.limit import Limit
 from luthien.policies.builtin.noop import Noop
 from luthien.policies.builtin.redact import Redact
 from luthien.policies.builtin.replace_text import ReplaceText
@@ -19,6 +20,7 @@ from luthien.policies.policy import Policy
 
 BUILTIN: dict[str, type[Policy]] = {
     "add_system_message": AddSystemMessage,
+    "limit": Limit,
     "noop": Noop,
     "redact": Redact,
     "replace_text": ReplaceText,

@@ -399,6 +399,15 @@ class TestStreams:
             {"b": EMAIL},
         ]
 
+    @pytest.mark.parametrize("is_openai", [True, False])
+    async def test_arguments_go_on_as_soon_as_they_have_ended(self, is_openai: bool) -> None:
+        redact = policy(MASK_ANSWERS, wire_format=OPENAI_CHAT if is_openai else ANTHROPIC_MESSAGES)
+        frames = (openai_call if is_openai else anthropic_call)("", '{"to": "', EMAIL, '"}')
+        chunks = chunks_of(frames if is_openai else frames[:-1])
+        given_on = [len(passed(await redact.on_chunk(chunk))) for chunk in chunks]
+        assert sum(given_on[:2]) == 2
+        assert given_on[2:] == [*[0] * (len(chunks) - 3), len(chunks) - 2]
+
     async def test_arguments_cut_short_are_looked_at_as_text(self) -> None:
         redact = policy(MASK_ANSWERS)
         frames = openai_call("", '{"a": "to ', EMAIL)

@@ -217,7 +217,8 @@ _INTERNATIONAL = rf"(?=\+){_START}\+\d(?:[ ().\-/]{{0,3}}\d){{6,14}}{_NUMBER_END
 _NO_DATE = r"(?!(?:19|20)\d\d[\-/.][01]?\d[\-/.][0-3]?\d(?!\d))"
 # Only as people write them, in groups: any ten digits could be one.
 _NATIONAL = (
-    rf"(?=[(\d]){_NUMBER_START}{_NO_DATE}(?:1[ .-])?(?:\(\d{{2,5}}\)[ .-]?|\d{{2,5}}[ .\-/])\d{{2,8}}(?:[ .-]\d{{2,5}}){{0,3}}"
+    rf"(?=[(\d]){_NUMBER_START}{_NO_DATE}(?:1[ .-])?"
+    r"(?:\(\d{2,5}\)[ .-]?|\d{2,5}[ .\-/])\d{2,8}(?:[ .-]\d{2,5}){0,3}"
     rf"(?!:\d){_NUMBER_END}"
 )
 _NATIONAL_DIGITS = 9
