@@ -148,18 +148,25 @@ class Redact(Policy):
             self._streams = [self._streamed(work) for work in self._works()]
         if not self._streams:
             return (chunk,)
-        self._limit.restart(len(chunk.raw))
-        released = await _aside(len(chunk.raw), self._pass, 0, [chunk])
+        released = await self._looking(len(chunk.raw), self._pass, 0, [chunk])
         if any(stream.held_chunks > _MAX_HELD_CHUNKS for stream in self._streams):
             raise ValueError(f"more than {_MAX_HELD_CHUNKS} chunks would have to be held")
         return self._blocked() or released
 
     async def on_stream_end(self) -> Sequence[Chunk] | Verdict:
-        self._limit.restart(_MAX_ARGUMENT_CHARS)
+        released = await self._looking(0, self._finish)
+        return self._blocked() or released
+
+    async def _looking(self, chars: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        chars += sum(stream.held_chars for stream in self._streams or ())
+        self._limit.restart(chars)
+        return await _aside(chars, work, *args, **kwargs)
+
+    def _finish(self) -> list[Chunk]:
         released: list[Chunk] = []
         for index, stream in enumerate(self._streams or ()):
             released += self._pass(index + 1, stream.end())
-        return self._blocked() or released
+        return released
 
     def _pass(self, first: int, chunks: list[Chunk]) -> list[Chunk]:
         for stream in (self._streams or [])[first:]:

@@ -87,6 +87,10 @@ class StreamedTexts:
     def held_chunks(self) -> int:
         return len(self._held)
 
+    @property
+    def held_chars(self) -> int:
+        return sum(text.length - text.settled for text in self._texts.values())
+
     def feed(self, chunk: Chunk) -> list[Chunk]:
         held = _Held(chunk)
         self._held.append(held)
