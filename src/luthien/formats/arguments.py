@@ -128,7 +128,7 @@ class AnthropicMessagesArguments:
         return [(str(index_of(body)), TextSlot(delta, "partial_json", "assistant"))]
 
     def ended(self, body: Json, open_keys: Iterable[str]) -> list[str]:
-        if body.get("type") in {"message_delta", "message_stop"}:
+        if body.get("type") in ("message_delta", "message_stop"):
             return [*open_keys]
         is_end = body.get("type") == "content_block_stop"
         return [key for key in open_keys if is_end and key == str(index_of(body))]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import regex
+
 from luthien.policies.builtin.patterns import Compiled, Kind, patterns
 from luthien.policies.builtin.substitution import TimeLimit
 
@@ -42,13 +44,20 @@ class Detector:
 
     def matches(self, text: str, start: int, end: int, limit: TimeLimit) -> Iterator[Finding]:
         """The findings that begin in `start:end`, from left to right."""
-        nearest = [_first(pattern, text, start, end, limit) for pattern in self._patterns]
-        while found := min((found for found in nearest if found), key=Finding.start, default=None):
+        nearest = [_candidate(pattern, text, start, end, limit) for pattern in self._patterns]
+        while any(nearest):
+            index, candidate = min(
+                ((index, match) for index, match in enumerate(nearest) if match), key=lambda pair: pair[1].start()
+            )
+            # Checked only now: what lies behind another finding need not be.
+            found = _finding(self._patterns[index], candidate)
+            if found is None:
+                nearest[index] = _candidate(self._patterns[index], text, candidate.start() + 1, end, limit)
+                continue
             yield found
-            start = found.end()
-            for index, other in enumerate(nearest):
-                if other and other.begin < start:
-                    nearest[index] = _first(self._patterns[index], text, start, end, limit)
+            for index, match in enumerate(nearest):
+                if match and match.start() < found.end():
+                    nearest[index] = _candidate(self._patterns[index], text, found.end(), end, limit)
 
     def undecided_from(self, text: str, start: int, limit: TimeLimit) -> int:
         """The first position from which a finding could still be made, unmade or lengthened by more text."""
@@ -64,17 +73,20 @@ class Detector:
         return undecided
 
 
-def _first(pattern: Compiled, text: str, start: int, end: int, limit: TimeLimit) -> Finding | None:
-    if pattern.needle not in text:
+def _candidate(pattern: Compiled, text: str, start: int, end: int, limit: TimeLimit) -> regex.Match[str] | None:
+    if start >= end or text.find(pattern.needle, start) < 0:
         return None
-    while start < end and (match := limit.find(pattern.search, text, start)) and match.start() < end:
-        span = pattern.check(match)
-        if span:
-            begin = match.start()
-            # What follows the value of a longer match is none of its own.
-            return Finding(pattern.kind, begin, text[begin : span[1]], span[0] - begin, span[1] - begin)
-        start = match.start() + 1
-    return None
+    match = limit.find(pattern.search, text, start)
+    return match if match and match.start() < end else None
+
+
+def _finding(pattern: Compiled, match: regex.Match[str]) -> Finding | None:
+    span = pattern.check(match)
+    if span is None:
+        return None
+    begin, (start, end) = match.start(), span
+    # What follows the value of a longer match is none of its own.
+    return Finding(pattern.kind, begin, match.string[begin:end], start - begin, end - begin)
 
 
 class Redactor:
