@@ -11,14 +11,18 @@ from pydantic import ValidationError
 
 from luthien.config import ConfigFile
 from luthien.policies.builtin.add_system_message import AddSystemMessage
+from luthien.policies.builtin.limit import Limit
 from luthien.policies.builtin.noop import Noop
+from luthien.policies.builtin.redact import Redact
 from luthien.policies.builtin.replace_text import ReplaceText
 from luthien.policies.chain import Chain, Step
 from luthien.policies.policy import Policy
 
 BUILTIN: dict[str, type[Policy]] = {
     "add_system_message": AddSystemMessage,
+    "limit": Limit,
     "noop": Noop,
+    "redact": Redact,
     "replace_text": ReplaceText,
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import regex
 
@@ -53,6 +54,29 @@ class TimeLimit:
         except TimeoutError:
             pass
         raise MatchTimeout(f"matching took longer than {self._limit_s:g} s") from None
+
+
+class Found(Protocol):
+    """Where in a text a match stands."""
+
+    def start(self) -> int: ...
+
+    def end(self) -> int: ...
+
+
+class Replacer(Protocol):
+    """What is looked for in a growing text, and what to put in its place; see `Substitution`."""
+
+    @property
+    def lookbehind_chars(self) -> int: ...
+
+    def matches(self, text: str, start: int, end: int, limit: TimeLimit) -> Iterator[Any]:
+        """Each is a `Found`, and what `replacement` is asked for."""
+        ...
+
+    def replacement(self, match: Any) -> str: ...
+
+    def undecided_from(self, text: str, start: int, limit: TimeLimit) -> int: ...
 
 
 class Substitution:
@@ -147,7 +171,7 @@ class GrowingText:
     then what is there is decided as it stands, so that a hostile stream cannot grow without bound.
     """
 
-    def __init__(self, substitution: Substitution, max_held_chars: int, limit: TimeLimit) -> None:
+    def __init__(self, substitution: Replacer, max_held_chars: int, limit: TimeLimit) -> None:
         self._substitution = substitution
         self._max_held_chars = max_held_chars
         self._limit = limit
@@ -181,7 +205,7 @@ class GrowingText:
         text, position = self._text, self._settled
         end = len(text) if is_final else self._undecided_from(position)
         while position < end:
-            match = next(self._substitution.matches(text, position, end, self._limit), None)
+            match: Found | None = next(self._substitution.matches(text, position, end, self._limit), None)
             if match is None:
                 position = end
                 break

@@ -1,0 +1,166 @@
+"""Where a format keeps the arguments of tool calls: JSON of its own, as a text or as a value.
+
+Apart from `WireFormat`, because few policies look there: what a reader never sees, a tool acts on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from luthien.formats import jsontext
+from luthien.formats.anthropic_messages import AnthropicMessages
+from luthien.formats.format import Json, TextSlot, WireFormat, index_of, objects
+from luthien.formats.openai_chat import OpenAIChat
+from luthien.formats.sse import MAX_DEPTH, Chunk
+
+Change = Callable[[Any], Any]
+"""Gives another JSON value in place of one, or the very same."""
+
+
+@dataclass(slots=True)
+class ArgumentSlot:
+    """The arguments of one tool call. A text there is JSON, or else the free text of a custom tool."""
+
+    container: Any
+    key: str
+
+    def change(self, change: Change) -> None:
+        value = self.container[self.key]
+        changed = change_text(value, change) if isinstance(value, str) else change(value)
+        if changed is not value:
+            self.container[self.key] = changed
+
+    @property
+    def chars(self) -> int:
+        """How long it is, roughly when it is no text."""
+        value = self.container[self.key]
+        return len(value) if isinstance(value, str) else len(jsontext.render(value))
+
+
+def change_text(text: str, change: Change) -> str:
+    """The JSON text of the changed value; the very same text when nothing changed.
+
+    What is not JSON, such as arguments cut short, is changed as the text it is.
+    """
+    try:
+        value = jsontext.parse(text, max_depth=MAX_DEPTH)
+    except jsontext.InvalidJson:
+        changed: str = change(text)
+        return changed
+    changed_value = change(value)
+    return text if changed_value is value else jsontext.render(changed_value).decode()
+
+
+class ToolArguments(Protocol):
+    def in_request(self, body: Json) -> list[ArgumentSlot]: ...
+
+    def in_response(self, body: Json) -> list[ArgumentSlot]: ...
+
+    def in_chunk(self, body: Json) -> list[tuple[str, TextSlot]]:
+        """The fragments that a chunk adds, each with the key of the arguments it belongs to."""
+        ...
+
+    def ended(self, body: Json, open_keys: Iterable[str]) -> list[str]:
+        """Those of `open_keys` to which nothing is added after this chunk."""
+        ...
+
+
+class OpenAIChatArguments:
+    def in_request(self, body: Json) -> list[ArgumentSlot]:
+        return [slot for message in objects(body.get("messages")) for slot in _called(message)]
+
+    def in_response(self, body: Json) -> list[ArgumentSlot]:
+        messages = [choice.get("message") for choice in objects(body.get("choices"))]
+        return [slot for message in objects(messages) for slot in _called(message)]
+
+    def in_chunk(self, body: Json) -> list[tuple[str, TextSlot]]:
+        return [
+            (f"{index_of(choice)}/{name}", TextSlot(slot.container, slot.key, "assistant"))
+            for choice in objects(body.get("choices"))
+            for name, slot in _named_calls(choice.get("delta"))
+            if isinstance(slot.container[slot.key], str)
+        ]
+
+    def ended(self, body: Json, open_keys: Iterable[str]) -> list[str]:
+        keys = [*open_keys]
+        ended: list[str] = []
+        for choice in objects(body.get("choices")):
+            own = f"{index_of(choice)}/"
+            called = {own + name for name, _ in _named_calls(choice.get("delta"))}
+            if called or choice.get("finish_reason") is not None:
+                is_last = choice.get("finish_reason") is not None
+                ended += [key for key in keys if key.startswith(own) and (is_last or key not in called)]
+        return ended
+
+
+def _called(message: Json) -> Iterator[ArgumentSlot]:
+    return (slot for _, slot in _named_calls(message))
+
+
+def _named_calls(message: Any) -> Iterator[tuple[str, ArgumentSlot]]:
+    if not isinstance(message, dict):
+        return
+    calls = [(str(index_of(call)), call) for call in objects(message.get("tool_calls"))]
+    for name, holder in [("function", message.get("function_call")), *((n, c.get("function")) for n, c in calls)]:
+        if isinstance(holder, dict) and "arguments" in holder:
+            yield name, ArgumentSlot(holder, "arguments")
+    for name, call in calls:
+        custom = call.get("custom")
+        if isinstance(custom, dict) and "input" in custom:
+            yield name, ArgumentSlot(custom, "input")
+
+
+class AnthropicMessagesArguments:
+    def in_request(self, body: Json) -> list[ArgumentSlot]:
+        return [slot for message in objects(body.get("messages")) for slot in _inputs(message)]
+
+    def in_response(self, body: Json) -> list[ArgumentSlot]:
+        return [*_inputs(body)]
+
+    def in_chunk(self, body: Json) -> list[tuple[str, TextSlot]]:
+        delta = body.get("delta")
+        if body.get("type") != "content_block_delta" or not isinstance(delta, dict):
+            return []
+        if not isinstance(delta.get("partial_json"), str):
+            return []
+        return [(str(index_of(body)), TextSlot(delta, "partial_json", "assistant"))]
+
+    def ended(self, body: Json, open_keys: Iterable[str]) -> list[str]:
+        if body.get("type") in ("message_delta", "message_stop"):
+            return [*open_keys]
+        is_end = body.get("type") == "content_block_stop"
+        return [key for key in open_keys if is_end and key == str(index_of(body))]
+
+
+def _inputs(message: Json) -> Iterator[ArgumentSlot]:
+    for block in objects(message.get("content")):
+        if "input" in block:
+            yield ArgumentSlot(block, "input")
+
+
+_KNOWN: dict[str, ToolArguments] = {
+    OpenAIChat.name: OpenAIChatArguments(),
+    AnthropicMessages.name: AnthropicMessagesArguments(),
+}
+
+
+def arguments_of(wire_format: WireFormat) -> ToolArguments:
+    """Where this format keeps them.
+
+    Raises:
+        LookupError: nobody has said; a policy that must see them cannot let the call pass.
+    """
+    known = _KNOWN.get(wire_format.name)
+    if known is None:
+        raise LookupError(f"where {wire_format.name} keeps the arguments of tools is not known")
+    return known
+
+
+def with_chunk_arguments(arguments: ToolArguments, chunk: Chunk, texts: Sequence[str]) -> Chunk:
+    """The same chunk with other fragments, one for each that `in_chunk` finds in it."""
+    body = jsontext.parse_object(chunk.data or b"")
+    for (_, slot), text in zip(arguments.in_chunk(body), texts, strict=True):
+        slot.set(text)
+    return Chunk.of(body, chunk.event)
