@@ -35,6 +35,7 @@ from luthien.policies.policy import CallContext
 from luthien.telemetry import conventions as names
 from luthien.telemetry.spans import Wire, clean_name
 from luthien.upstream.client import UpstreamClient, check_passable, returned_headers, translated_errors
+from luthien.upstream.decoding import decoded
 
 _log = logging.getLogger(__name__)
 
@@ -192,7 +193,7 @@ class _Exchange:
             answer.begin(response)
             check_passable(response)
             with translated_errors(endpoint.host):
-                async with aclosing(_decoded(response)) as data:
+                async with aclosing(decoded(response)) as data:
                     if response.is_success and _is_event_stream(response):
                         await self._pass_stream(answer, response, data)
                     else:
@@ -431,15 +432,9 @@ _OUTCOMES: dict[type[CallError], Outcome] = {
 }
 
 
-def _decoded(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """The response's bytes without their content encoding, as they arrive."""
-    is_encoded = "content-encoding" in response.headers
-    return response.aiter_bytes() if is_encoded else response.aiter_raw()
-
-
 async def _drain(data: AsyncGenerator[bytes, None]) -> None:
     """Reads to the end of a stream that is over, so that its connection can be used again."""
-    with suppress(TimeoutError, httpx.HTTPError):
+    with suppress(TimeoutError, httpx.HTTPError, UpstreamError):
         async with asyncio.timeout(_EOF_S):
             async for _ in data:
                 pass

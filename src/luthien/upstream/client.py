@@ -13,6 +13,7 @@ import httpx2 as httpx
 from luthien.config import Config
 from luthien.errors import UpstreamError
 from luthien.settings import Settings
+from luthien.upstream.decoding import OFFERED, codings_of
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -127,7 +128,7 @@ class UpstreamClient:
         request = httpx.Request(
             "POST",
             url,
-            headers=[*forwarded, (b"accept-encoding", b"gzip, deflate")],
+            headers=[*forwarded, (b"accept-encoding", OFFERED)],
             content=body,
             extensions=self._extensions,
         )
@@ -203,6 +204,4 @@ def check_passable(response: httpx.Response) -> None:
         raise UpstreamError("the provider redirects: set its final address in luthien.yaml", code="upstream_redirect")
     if not 200 <= status < 600:
         raise UpstreamError(f"the provider answered with status {status}", code="upstream_protocol")
-    codings = {each.strip().lower() for each in response.headers.get("content-encoding", "identity").split(",")}
-    if not codings <= {"identity", "gzip", "deflate"}:
-        raise UpstreamError("the provider used a content encoding it was not offered", code="upstream_protocol")
+    codings_of(response.headers)
