@@ -438,6 +438,27 @@ class TestEnds:
         assert call["outcome"] == "client_disconnected"
         assert call["stages"]["response_final"]["payload"] == "a beginning"
 
+    @pytest.mark.parametrize("size", [2, 100_000])
+    def test_a_client_that_hangs_up_before_the_provider_answers_ends_its_connection(
+        self, gateway: Gateway, provider: ScriptedProvider, size: int
+    ) -> None:
+        gone = asyncio.Event()
+
+        async def play(turn: Turn) -> None:
+            await turn.reader.read()
+            gone.set()
+
+        provider.will(play)
+        address = urlsplit(gateway.url)
+        with socket.create_connection((address.hostname or "", address.port or 0)) as client:
+            client.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size)
+            client.sendall(bytes(size))
+            assert eventually(lambda: provider.turns, bool)
+        assert eventually(gone.is_set, bool)
+        call = gateway.call(gateway.newest_call_id())
+        assert call["outcome"] == "client_disconnected"
+        assert states(call) == dict.fromkeys(STAGES[:2], "recorded") | dict.fromkeys(STAGES[2:], "not_reached")
+
     def test_a_client_that_hangs_up_while_it_sends_ends_the_providers_connection(
         self, gateway: Gateway, provider: ScriptedProvider
     ) -> None:
