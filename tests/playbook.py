@@ -231,15 +231,34 @@ def eventually(ask: Callable[[], T], is_enough: Callable[[T], object]) -> T:
         time.sleep(0.02)
 
 
+def settled(ask: Callable[[], T]) -> T:
+    """The answer that has stayed the same for half a second, or the last before the deadline."""
+    ends = time.monotonic() + DEADLINE_S
+    answer, since = ask(), time.monotonic()
+    while time.monotonic() < min(since + 0.5, ends):
+        time.sleep(0.02)
+        last, answer = answer, ask()
+        if answer != last:
+            since = time.monotonic()
+    return answer
+
+
 @contextmanager
 def running_gateway(
-    dsn: str, provider_url: str, policies: list[dict[str, Any]] | None = None, **settings: Any
+    dsn: str,
+    provider_url: str,
+    policies: list[dict[str, Any]] | None = None,
+    *,
+    passthrough: list[str] | None = None,
+    anthropic_url: str | None = None,
+    **settings: Any,
 ) -> Iterator[Gateway]:
     """The whole app on a socket of its own, stopped in order at the end."""
     text = yaml.safe_dump(
         {
-            "upstreams": {"openai": {"url": provider_url}, "anthropic": {"url": provider_url}},
+            "upstreams": {"openai": {"url": provider_url}, "anthropic": {"url": anthropic_url or provider_url}},
             "policies": policies or [],
+            **({} if passthrough is None else {"passthrough": passthrough}),
         }
     )
     config = ConfigFile("test.yaml", text)

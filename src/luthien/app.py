@@ -22,9 +22,11 @@ from luthien.errors import ConfigError
 from luthien.gateway.boundary import Boundary, link_caller
 from luthien.gateway.health import health_router
 from luthien.gateway.routes import call_routes
+from luthien.pipeline.ending import FAREWELL_S
 from luthien.pipeline.ledger import Instruments
 from luthien.pipeline.open_calls import OpenCalls
-from luthien.pipeline.orchestrator import FAREWELL_S, Orchestrator
+from luthien.pipeline.orchestrator import Orchestrator
+from luthien.pipeline.passage import Passthrough
 from luthien.policies.chain import Chain
 from luthien.policies.registry import load_chain
 from luthien.record.chores import DefaultPartitions, partitions_ahead, retention
@@ -60,6 +62,7 @@ class Running:
     """What exists while the app runs."""
 
     orchestrator: Orchestrator
+    passthrough: Passthrough
     lookup: Lookup
 
 
@@ -81,7 +84,9 @@ class App:
         self.api = FastAPI(
             title="Luthien",
             version=__version__,
-            routes=call_routes(lambda: self._now.orchestrator),
+            routes=call_routes(
+                lambda: self._now.orchestrator, lambda: self._now.passthrough, config.config.passthrough
+            ),
             lifespan=self._lifespan,
             docs_url=None,
             redoc_url=None,
@@ -135,7 +140,8 @@ class App:
             orchestrator = Orchestrator(
                 upstream, self._chain, instruments, settings.max_body_bytes, settings.checkpoint_s
             )
-            self._running = Running(orchestrator, Lookup(reader, source, source.process_id))
+            passthrough = Passthrough(upstream, instruments, orchestrator.open_calls)
+            self._running = Running(orchestrator, passthrough, Lookup(reader, source, source.process_id))
             stack.push_async_callback(_end_calls, orchestrator.open_calls)
             yield
             self._running = None

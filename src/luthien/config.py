@@ -8,11 +8,12 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from yaml.constructor import ConstructorError
 from yaml.reader import ReaderError
 
 from luthien.errors import ConfigError
+from luthien.open_paths import DEFAULT_OPEN, check_pattern
 
 Loc = tuple[int | str, ...]
 
@@ -70,6 +71,8 @@ class Config(BaseModel):
 
     upstreams: Annotated[dict[str, UpstreamConfig], Field(validate_default=True)] = Field(default_factory=dict)
     policies: tuple[PolicyConfig, ...] = ()
+    passthrough: tuple[Annotated[str, AfterValidator(check_pattern)], ...] = DEFAULT_OPEN
+    """What else is open below /v1/, without any policy; given, it replaces the default."""
 
     def upstream_url(self, provider: str) -> str:
         configured = self.upstreams.get(provider)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from luthien.config import PUBLIC_UPSTREAMS, Config, ConfigFile, PolicyConfig, read_config
 from luthien.errors import ConfigError
+from luthien.open_paths import DEFAULT_OPEN
 
 
 def config_of(text: str) -> Config:
@@ -262,3 +263,22 @@ class TestReading:
         path.write_bytes(b"policies: \xff")
         with pytest.raises(ConfigError, match=f"{path} cannot be read"):
             read_config(path)
+
+
+class TestPassthrough:
+    def test_a_list_replaces_the_default(self) -> None:
+        assert config_of("").passthrough == DEFAULT_OPEN
+        assert config_of("passthrough: []").passthrough == ()
+        assert config_of("passthrough: [POST /v1/files]").passthrough == ("POST /v1/files",)
+
+    def test_mistakes_have_line_and_key(self) -> None:
+        found = mistakes(
+            """
+            passthrough:
+              - GET /v1/models
+              - models
+              - POST /v1/chat/*
+              - 7
+            """
+        )
+        assert [line[:17] for line in found] == [f"{row}: passthrough[{at}]" for row, at in ((4, 1), (5, 2), (6, 3))]

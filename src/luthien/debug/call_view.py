@@ -43,10 +43,19 @@ class StageView:
         return self.payload if self.partial is None else self.partial.raw
 
     @property
+    def is_capped(self) -> bool:
+        """Whether only the beginning of what passed is recorded."""
+        return self.record is not None and self.record.attributes.get("luthien.payload.capped") is True
+
+    @property
     def note(self) -> str | None:
-        """What is to be known of a partial stage before it is read."""
+        """What is to be known of a stage that is not whole before it is read."""
         if self.partial is None:
-            return None
+            if not self.is_capped or self.record is None:
+                return None
+            return (
+                f"capped: {self.record.payload_bytes} of {self.record.wire_bytes} bytes, the beginning, are recorded"
+            )
         as_of = datetime.fromtimestamp(self.partial.as_of_ns // 1_000_000 / 1000, UTC)
         return f"partial: as of the last checkpoint at {as_of.isoformat(timespec='milliseconds')}"
 
@@ -76,6 +85,8 @@ class CallView:
 
     call_id: UUID
     row: CallRow
+    endpoint: str | None
+    """Method and path of a request that was passed through."""
     completeness: Completeness
     verdict: str
     stages: dict[EventType, StageView]
@@ -89,6 +100,7 @@ class CallView:
             "call_id": str(self.call_id),
             "completeness": self.completeness.as_dict(),
             "verdict": self.verdict,
+            "capped": [name.value for name, stage in self.stages.items() if stage.is_capped],
             "request": self.request.as_dict() if self.request else None,
             "response": self.response.as_dict() if self.response else None,
         }
@@ -97,6 +109,7 @@ class CallView:
         """For the page's JSON twin, to be written with `values.dumps`."""
         return {
             **row_as_dict(self.row),
+            "endpoint": self.endpoint,
             "completeness": self.completeness.as_dict(),
             "verdict": self.verdict,
             "decisions": [
@@ -176,7 +189,8 @@ def view_call(call: StoredCall, evidence: Evidence) -> CallView:
         decisions=[Decision(each.policy, each.side, each.action, each.changed) for each in decisions],
         basis=Basis(states, max(0, lost), _redacted(row, stages, request, response), completeness.state),
     )
-    return CallView(row["call_id"], row, completeness, sentence, stages, decisions, request, response)
+    endpoint = _endpoint(stages[EventType.REQUEST_ORIGINAL].record)
+    return CallView(row["call_id"], row, endpoint, completeness, sentence, stages, decisions, request, response)
 
 
 def _stage(name: EventType, records: Records, state: State) -> StageView:
@@ -200,11 +214,25 @@ def _missing(name: EventType, records: Records, state: State, record: StageRecor
     return StageView(name, "awaited" if is_awaited else "missing", record, reason=reason)
 
 
+def _endpoint(request: StageRecord | None) -> str | None:
+    method = None if request is None else request.attributes.get("http.request.method")
+    return None if request is None or method is None else f"{method} {request.attributes.get('url.path', '')}"
+
+
 def _compare(original: StageView, final: StageView) -> Diff | None:
-    """A diff where both sides were recorded: what the gateway made up is no change of what a provider said."""
+    """A diff where both sides were recorded: what the gateway made up is no change of what a provider said.
+
+    Two beginnings are compared only where the hashes say that all the rest is the same, too.
+    """
     if original.state != "recorded" or final.state != "recorded":
         return None
+    if (original.is_capped or final.is_capped) and not _is_same_on_the_wire(original.record, final.record):
+        return None
     return diff_payloads(original.payload, final.payload)
+
+
+def _is_same_on_the_wire(one: StageRecord | None, other: StageRecord | None) -> bool:
+    return one is not None and other is not None and None is not one.wire_sha256 == other.wire_sha256
 
 
 def _document(stage: StageView) -> object:
@@ -273,6 +301,8 @@ def _stage_as_dict(stage: StageView) -> dict[str, Any]:
         "payload_bytes": record.payload_bytes,
         "wire_sha256": _hex(record.wire_sha256),
         "wire_bytes": record.wire_bytes,
+        "capped": stage.is_capped,
+        "note": stage.note,
         "payload": _shown(stage),
     }
 

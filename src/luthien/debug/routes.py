@@ -109,8 +109,10 @@ def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
         payload = shown.raw
         if payload is None:
             return _json({"error": f"{name} is {shown.state}"}, status=404)
-        kind = "bin" if shown.partial is None else "partial.sse"
+        kind = "capped.bin" if shown.is_capped else "bin" if shown.partial is None else "partial.sse"
         headers = {"content-disposition": f'attachment; filename="{view.call_id}-{name}.{kind}"'}
+        if shown.note is not None:
+            headers["luthien-note"] = shown.note
         return Response(payload, media_type="application/octet-stream", headers=headers)
 
     @router.get("/debug/calls/{call_id}")

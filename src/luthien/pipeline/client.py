@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from starlette.types import Message, Receive, Scope, Send
@@ -25,6 +25,7 @@ class Client:
         self._receive = receive
         self._send = send
         self._sealed = False
+        self._has_read = asyncio.Event()
 
     def header(self, name: bytes) -> str | None:
         """The first header of that (lower-case) name."""
@@ -52,7 +53,29 @@ class Client:
                 raise self._too_large(max_bytes)
             parts.append(part)
             if not message.get("more_body", False):
+                self.stop_reading()
                 return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def parts(self) -> AsyncGenerator[bytes, None]:
+        """The request body as it arrives, of any size.
+
+        Raises:
+            ClientGone: the client hung up while sending it.
+        """
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            part = message.get("body", b"")
+            if part:
+                yield part
+            if not message.get("more_body", False):
+                self.stop_reading()
+                return
+
+    def stop_reading(self) -> None:
+        """Of the request body nobody wants any more: what still comes is dropped, and a hang-up is noticed."""
+        self._has_read.set()
 
     @staticmethod
     def _too_large(max_bytes: int) -> ClientError:
@@ -63,7 +86,7 @@ class Client:
     async def attentive(self) -> AsyncIterator[None]:
         """Cancels the work in the block when the client hangs up; that leaves the block as `ClientGone`.
 
-        Only after the body has been read. Once `seal` was called, a hang-up no longer matters.
+        It is noticed as soon as the body has been read. Once `seal` was called, a hang-up no longer matters.
         """
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - async code runs in a task
@@ -71,6 +94,7 @@ class Client:
 
         async def watch() -> None:
             nonlocal gone
+            await self._has_read.wait()
             while (await self._receive())["type"] != "http.disconnect":
                 pass
             if not self._sealed:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from opentelemetry.context import Context, get_current
@@ -14,7 +14,7 @@ from opentelemetry.metrics import Meter
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 
 from luthien.exchange import EventType, Outcome, Side
-from luthien.formats.format import ResponseFacts, WireFormat
+from luthien.formats.format import ResponseFacts
 from luthien.pipeline.credentials import masked, masked_frames
 from luthien.pipeline.sides import Delta
 from luthien.policies.chain import Chain, Decision
@@ -66,10 +66,20 @@ class Instruments:
         return cls(tracer, CallMetrics(meter), receipt_deadline_s, process_id)
 
 
+class Spoken(Protocol):
+    """What a call speaks: a wire format, or whatever is passed through."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def provider(self) -> str: ...
+
+
 class Ledger:
     """The record of one call in the making. Each payload goes onto the span whose work produced it."""
 
-    def __init__(self, instruments: Instruments, call_id: UUID, wire_format: WireFormat) -> None:
+    def __init__(self, instruments: Instruments, call_id: UUID, wire_format: Spoken) -> None:
         self.call_id = call_id
         self.timings = Timings()
         self._instruments = instruments

@@ -26,6 +26,7 @@ from luthien.formats.format import Json, WireFormat
 from luthien.formats.sse import parse_frame
 from luthien.pipeline.answer import Answer
 from luthien.pipeline.client import Client, ClientGone
+from luthien.pipeline.ending import Ending, Error, error_headers
 from luthien.pipeline.headers import kept_request_headers
 from luthien.pipeline.ledger import Instruments, Ledger
 from luthien.pipeline.open_calls import OpenCalls
@@ -36,19 +37,12 @@ from luthien.policies.policy import CallContext
 from luthien.telemetry import conventions as names
 from luthien.telemetry.spans import Wire, clean_name
 from luthien.upstream.client import UpstreamClient, check_passable, returned_headers, translated_errors
+from luthien.upstream.decoding import decoded
 
 _log = logging.getLogger(__name__)
 
 # How long to wait for the provider's EOF after its end marker, so that its connection can be used again.
 _EOF_S = 0.5
-
-# How long a client may take to hear that the gateway stops.
-FAREWELL_S = 2.0
-_RETRY_AFTER_S = 2
-
-_Headers = list[tuple[bytes, bytes]]
-_Error = tuple[str, str]
-"""A stable name of what went wrong, and a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +58,7 @@ class Orchestrator:
     open_calls: OpenCalls = field(default_factory=OpenCalls)
 
     async def run(self, call_id: UUID, wire_format: WireFormat, client: Client) -> None:
-        """Takes one exchange to its end. Cancelled, that is at most `FAREWELL_S` away, and the client is told."""
+        """Takes one exchange to its end. Cancelled, that is soon (`ending.FAREWELL_S`), and the client is told."""
         with self.open_calls.one():
             await _Exchange(self, call_id, wire_format, client).run()
 
@@ -81,18 +75,18 @@ class _Exchange:
         self._call_id = call_id
         self._request: Json = {}
         self._answer: Answer | None = None
-        self._is_closed = False
-        self._ending: tuple[int, _Headers, bytes] | None = None
+        self._ending = Ending(self._ledger, client, shared.chain)
 
     async def run(self) -> None:
         try:
             try:
                 await self._run_to_an_end()
             except asyncio.CancelledError:
-                await self._stop()
+                await self._ending.stop(self._tell)
         finally:
-            if not self._is_closed:  # what ends an exchange broke, or was stopped, itself
-                self._close_now(Outcome.POLICY_ERROR, None, ("gateway_error", "the exchange did not come to its end"))
+            if not self._ending.is_closed:  # what ends an exchange broke, or was stopped, itself
+                error = ("gateway_error", "the exchange did not come to its end")
+                self._ending.close_now(Outcome.POLICY_ERROR, None, error)
 
     async def _run_to_an_end(self) -> None:
         try:
@@ -195,7 +189,7 @@ class _Exchange:
             answer.begin(response)
             check_passable(response)
             with translated_errors(endpoint.host):
-                async with aclosing(_decoded(response)) as data:
+                async with aclosing(decoded(response)) as data:
                     if response.is_success and _is_event_stream(response):
                         await self._pass_stream(answer, response, data)
                     else:
@@ -217,7 +211,7 @@ class _Exchange:
         self._ledger.timings.client_first_chunk_s = self._ledger.elapsed_s
         outcome = Outcome.COMPLETED if refused is None else Outcome.UPSTREAM_ERROR
         headers = [*returned_headers(response), (b"content-length", str(len(body)).encode())]
-        await self._close(outcome, status, refused, (status, headers, body))
+        await self._ending.close(outcome, status, refused, (status, headers, body))
 
     async def _ask_about_response(self, body: bytes) -> bytes:
         try:
@@ -261,7 +255,7 @@ class _Exchange:
         stream.sides.released(terminal.raw, (terminal,))
         self._end_stream(stream, status, is_whole=True)
         outcome = Outcome.COMPLETED if failure is None else Outcome.UPSTREAM_ERROR
-        await self._close(outcome, status, failure, (status, headers, terminal.raw))
+        await self._ending.close(outcome, status, failure, (status, headers, terminal.raw))
         await _drain(data)
 
     def _end_stream(self, stream: StreamPass, status: int, *, is_whole: bool) -> None:
@@ -306,57 +300,9 @@ class _Exchange:
         )
         self._ledger.end(names.POLICY_RESPONSE)
 
-    async def _close(
-        self, outcome: Outcome, status: int | None, error: _Error | None, ending: tuple[int, _Headers, bytes]
-    ) -> None:
-        """Ends the record, makes it safe, and hands over the end of the response.
-
-        That is the status and headers, unless the response has begun, and the last bytes.
-        """
-        self._close_now(outcome, status, error)
-        self._ending = ending
-        await self._ledger.safe()
-        await self._give_ending()
-
-    async def _give_ending(self) -> None:
-        """Hands over what is left of the end of the response; interrupted, it may be called again."""
-        if self._ending is None:
-            return
-        status, headers, data = self._ending
-        if not self._client.started:
-            await self._client.start(status, headers)
-        await self._client.send(data, last=True)
-        self._ending = None
-
-    async def _stop(self) -> None:
-        """The gateway stops, and what is open with it: the client is told, if it listens.
-
-        However often this is cancelled, it goes on, and it is over soon.
-        """
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
-        assert task is not None  # noqa: S101 - async code runs in a task
-        message = "the gateway was stopped before the response was whole"
-        ends = loop.time() + FAREWELL_S
-        with suppress(ClientGone, TimeoutError):
-            while loop.time() < ends:
-                while task.cancelling():
-                    task.uncancel()
-                with suppress(asyncio.CancelledError):
-                    async with asyncio.timeout_at(ends):
-                        if self._is_closed:
-                            await self._give_ending()
-                        else:
-                            await self._tell(Outcome.POLICY_ERROR, 503, "gateway_stopped", message)
-                    return
-
-    def _close_now(self, outcome: Outcome, status: int | None, error: _Error | None) -> None:
-        self._client.seal()
-        self._is_closed = True
-        self._ledger.close(outcome, status, self._shared.chain, error)
-
-    def _abandon(self, error: _Error) -> None:
+    def _abandon(self, error: Error) -> None:
         """Nobody is there to be told: records how far it came."""
-        if self._is_closed:
+        if self._ending.is_closed:
             return
         stream, status = self._end_answer_early(error[0])
         if stream is not None and self._client.started:
@@ -366,7 +312,7 @@ class _Exchange:
                 stream.policies.decide(None)
             span = self._ledger.open_span(names.POLICY_RESPONSE)
             self._ledger.decisions(span, self._run.decisions, Side.RESPONSE, None)
-        self._close_now(Outcome.CLIENT_DISCONNECTED, status, error)
+        self._ending.close_now(Outcome.CLIENT_DISCONNECTED, status, error)
 
     def _end_answer_early(self, error: str | None) -> tuple[StreamPass | None, int | None]:
         """Records what came of the provider's answer, if it was asked; returns its stream and status, if any."""
@@ -402,7 +348,7 @@ class _Exchange:
 
     async def _tell(self, outcome: Outcome, status: int, code: str, message: str) -> None:
         """Ends the exchange with an error in the client's own format: a response, or a frame of its stream."""
-        if self._is_closed:
+        if self._ending.is_closed:
             return
         is_upstream = outcome is Outcome.UPSTREAM_ERROR
         stream, begun_with = self._end_answer_early(code if is_upstream else None)
@@ -413,19 +359,15 @@ class _Exchange:
             stream.sides.released(frame, () if is_told else (parse_frame(frame, frame),))
             self._end_stream(stream, begun_with or 200, is_whole=False)
             with suppress(ClientGone):
-                await self._close(outcome, begun_with, (code, message), (begun_with or 200, [], frame))
+                await self._ending.close(outcome, begun_with, (code, message), (begun_with or 200, [], frame))
             return
         if stream is not None:
             stream.policies.decide(None)
         body = self._format.error_body(status, code, message)
         self._end_response(body, Wire.of(body), status, is_changed=False, is_generated=True)
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        if status == 503:
-            headers.append((b"retry-after", str(_RETRY_AFTER_S).encode()))
-        elif outcome is Outcome.POLICY_ERROR:
-            headers.append((b"x-should-retry", b"false"))
+        headers = error_headers(outcome, status, body)
         with suppress(ClientGone):
-            await self._close(outcome, status, (code, message), (status, headers, body))
+            await self._ending.close(outcome, status, (code, message), (status, headers, body))
 
 
 _OUTCOMES: dict[type[CallError], Outcome] = {
@@ -435,15 +377,9 @@ _OUTCOMES: dict[type[CallError], Outcome] = {
 }
 
 
-def _decoded(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """The response's bytes without their content encoding, as they arrive."""
-    is_encoded = "content-encoding" in response.headers
-    return response.aiter_bytes() if is_encoded else response.aiter_raw()
-
-
 async def _drain(data: AsyncGenerator[bytes, None]) -> None:
     """Reads to the end of a stream that is over, so that its connection can be used again."""
-    with suppress(TimeoutError, httpx.HTTPError):
+    with suppress(TimeoutError, httpx.HTTPError, UpstreamError):
         async with asyncio.timeout(_EOF_S):
             async for _ in data:
                 pass

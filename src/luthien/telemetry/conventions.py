@@ -54,6 +54,7 @@ RECEIVE: Final = _name("luthien.receive", "span", "Reading and parsing the clien
 POLICY_REQUEST: Final = _name("luthien.policy.request", "span", "Policies on the request", "", OURS)
 POLICY_RESPONSE: Final = _name("luthien.policy.response", "span", "Policies on the response", "", OURS)
 CHAT: Final = _name("chat {model}", "span", "The call to the provider", "", GEN_AI)
+PASSED: Final = _name("{method} {route}", "span", "A request passed through to the provider", "", OTEL)
 CHECKPOINT: Final = _name(
     "luthien.stream.checkpoint", "span", "Recording what has passed of an open stream", "", OURS
 )
@@ -79,6 +80,10 @@ STREAMING: Final = _attribute("luthien.streaming", "Whether the client asked for
 CHANGED: Final = _attribute("luthien.changed", "Whether policies changed this side on the wire")
 GENERATED: Final = _attribute("luthien.generated", "Whether the gateway itself made this payload")
 MASKED: Final = _attribute("luthien.credentials_masked", "Whether credentials in the body were masked")
+CAPPED: Final = _attribute("luthien.payload.capped", "Whether the payload is only the beginning of what passed")
+HTTP_METHOD: Final = _attribute("http.request.method", "The method of a request passed through", source=OTEL)
+URL_PATH: Final = _attribute("url.path", "The path of a request passed through, in its one spelling", source=OTEL)
+URL_TEMPLATE: Final = _attribute("url.template", "The pattern that opens that path", source=OTEL)
 CHUNKS: Final = _attribute("luthien.chunks", "Frames of a stream", unit="{chunk}")
 CHECKPOINT_SIDES: Final = _attribute(
     "luthien.checkpoint.sides", "Whose bytes a checkpoint holds: original, final, or both when they are the same"

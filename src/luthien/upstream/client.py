@@ -13,6 +13,7 @@ import httpx2 as httpx
 from luthien.config import Config
 from luthien.errors import UpstreamError
 from luthien.settings import Settings
+from luthien.upstream.decoding import OFFERED, codings_of
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -107,6 +108,11 @@ class UpstreamClient:
             endpoint = self._endpoints[provider, path] = Endpoint(url, self._transport(proxy_for(url)))
         return endpoint
 
+    def passage(self, provider: str, path: str) -> Endpoint:
+        """Where the provider has a path that a client named; not kept, since there is no end to them."""
+        base = self.endpoint(provider, "")
+        return Endpoint(httpx.URL(self._config.upstream_url(provider) + path), base.transport)
+
     def _transport(self, proxy: str | None) -> httpx.AsyncHTTPTransport:
         transport = self._transports.get(proxy)
         if transport is None:
@@ -115,19 +121,29 @@ class UpstreamClient:
 
     @asynccontextmanager
     async def send(
-        self, endpoint: Endpoint, query: bytes, headers: Headers, body: bytes
+        self,
+        endpoint: Endpoint,
+        query: bytes,
+        headers: Headers,
+        body: bytes | AsyncIterator[bytes],
+        *,
+        method: str = "POST",
+        length: int | None = None,
     ) -> AsyncIterator[httpx.Response]:
         """The provider's response, its body still to be read; closed when the block is left.
+
+        A body that still comes has a `length` in bytes, or is sent in chunks.
 
         Raises:
             UpstreamError: unreachable (502) or too slow (504).
         """
         url = endpoint.url.copy_with(query=query) if query else endpoint.url
         forwarded = [(name, value) for name, value in headers if name.lower() not in _NOT_FORWARDED]
+        framing = [] if length is None else [(b"content-length", str(length).encode())]
         request = httpx.Request(
-            "POST",
+            method,
             url,
-            headers=[*forwarded, (b"accept-encoding", b"gzip, deflate")],
+            headers=[*forwarded, *framing, (b"accept-encoding", OFFERED)],
             content=body,
             extensions=self._extensions,
         )
@@ -203,6 +219,4 @@ def check_passable(response: httpx.Response) -> None:
         raise UpstreamError("the provider redirects: set its final address in luthien.yaml", code="upstream_redirect")
     if not 200 <= status < 600:
         raise UpstreamError(f"the provider answered with status {status}", code="upstream_protocol")
-    codings = {each.strip().lower() for each in response.headers.get("content-encoding", "identity").split(",")}
-    if not codings <= {"identity", "gzip", "deflate"}:
-        raise UpstreamError("the provider used a content encoding it was not offered", code="upstream_protocol")
+    codings_of(response.headers)

@@ -255,14 +255,6 @@ def test_bodies_of_32_mib_pass_whole(gateway: Gateway, provider: ScriptedProvide
     assert len(gateway.raw(response, "request_original")) == len(provider.turns[0].body)
 
 
-def test_other_paths_below_v1_are_refused_in_the_format_of_the_client(gateway: Gateway) -> None:
-    openai_refusal = gateway.post("/v1/files", {})
-    anthropic_refusal = gateway.post("/v1/messages/batches", {}, headers={"anthropic-version": "2023-06-01"})
-    assert openai_refusal.status_code == anthropic_refusal.status_code == 404
-    assert openai_refusal.json()["error"]["code"] == "unknown_endpoint"
-    assert anthropic_refusal.json()["type"] == "error"
-
-
 def test_a_response_that_is_not_json_passes_when_no_policy_must_read_it(
     gateway: Gateway, provider: ScriptedProvider
 ) -> None:

@@ -144,6 +144,36 @@ def test_the_spans_of_a_call(start: StartGateway, provider: ScriptedProvider, re
     assert ends == sorted(ends)
 
 
+def test_the_spans_of_a_request_that_is_passed_through(
+    start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver
+) -> None:
+    """No `chat` and no GenAI operation: a client span by method and pattern, below the exchange, and no payload."""
+    provider.will(answers(b"answer-mark", headers={"content-type": "text/plain"}))
+    headers = {"authorization": "Bearer sk-credential-mark"}
+    with start() as gateway:
+        response = gateway.get("/v1/models/some-model?key=sk-credential-mark", headers)
+        gateway.call(response)
+        gateway.call(gateway.get("/v1/files", headers))
+    passed, refused = ([s for s in receiver.spans if s.trace_id == t] for t in trace_ids(receiver.spans))
+    by_name = {span.name: span for span in passed}
+    client, exchange = by_name["GET /v1/models/*"], by_name[names.EXCHANGE]
+    assert len(passed) == 4
+    assert (client.kind, exchange.kind) == (ProtoSpan.SPAN_KIND_CLIENT, ProtoSpan.SPAN_KIND_INTERNAL)
+    assert {client.parent_span_id, by_name[names.RECEIVE].parent_span_id} == {exchange.span_id}
+    described = attributes_of(client.attributes)
+    assert described[names.URL_TEMPLATE] == "/v1/models/*"
+    assert described[names.HTTP_STATUS] == 200
+    assert names.OPERATION not in described
+    assert names.EXCHANGE in names_of(refused)
+    assert len(refused) == 2
+    assert [mark for mark in PAYLOAD_MARKS if mark in b"".join(receiver.bodies)] == []
+
+
+def trace_ids(spans: Sequence[ProtoSpan]) -> list[bytes]:
+    """The traces in the order in which they began."""
+    return [*dict.fromkeys(span.trace_id for span in sorted(spans, key=lambda span: span.start_time_unix_nano))]
+
+
 def test_every_span_of_a_call_has_its_id(
     start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver
 ) -> None:
