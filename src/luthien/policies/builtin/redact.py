@@ -24,7 +24,7 @@ from luthien.policies.builtin.substitution import Edit, GrowingText, Replacer, T
 from luthien.policies.policy import CallContext, Policy, Request, Response, Verdict
 
 # Shorter texts are looked at where they are: going to another thread costs more.
-_ASIDE_CHARS = 16_384
+_ASIDE_CHARS = 4_096
 _MAX_ARGUMENT_CHARS = 1 << 20
 _MAX_HELD_CHUNKS = 100_000
 _ARGUMENTS = "arguments/"
@@ -84,6 +84,7 @@ class RedactConfig(BaseModel):
             twice = sorted(kind for kind, count in counts.items() if count > 1)
             if twice:
                 raise ValueError(f"two rules are about {', '.join(twice)} in the {side}")
+        _ = self.detectors  # made now, and not while the first call waits
         return self
 
     def actions(self, side: Side) -> dict[Kind, RedactAction]:
