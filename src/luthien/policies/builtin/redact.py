@@ -302,8 +302,20 @@ def _changed(value: Any, work: _Texts, name: str = "") -> Any:
         same = all(
             key is old_key and item is old for (key, item), (old_key, old) in zip(members, value.items(), strict=True)
         )
-        return value if same else dict(members)
+        return value if same else _object(members)
     return value
+
+
+def _object(members: list[tuple[str, Any]]) -> Json:
+    """All members, though two names may have become the same."""
+    whole: Json = {}
+    for name, value in members:
+        free, number = name, 1
+        while free in whole:
+            number += 1
+            free = f"{name} {number}"
+        whole[free] = value
+    return whole
 
 
 class _AllTexts:
