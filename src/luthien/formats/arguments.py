@@ -120,18 +120,30 @@ class AnthropicMessagesArguments:
         return [*_inputs(body)]
 
     def in_chunk(self, body: Json) -> list[tuple[str, TextSlot]]:
-        delta = body.get("delta")
-        if body.get("type") != "content_block_delta" or not isinstance(delta, dict):
-            return []
-        if not isinstance(delta.get("partial_json"), str):
-            return []
-        return [(str(index_of(body)), TextSlot(delta, "partial_json", "assistant"))]
+        delta, block = body.get("delta"), body.get("content_block")
+        if body.get("type") == "content_block_delta" and isinstance(delta, dict):
+            if isinstance(delta.get("partial_json"), str):
+                return [(f"{index_of(body)}/partial_json", TextSlot(delta, "partial_json", "assistant"))]
+        elif body.get("type") == "content_block_start" and isinstance(block, dict) and block.get("input"):
+            return [(f"{index_of(body)}/input", _InputSlot(block, "input", "assistant"))]
+        return []
 
     def ended(self, body: Json, open_keys: Iterable[str]) -> list[str]:
         if body.get("type") in ("message_delta", "message_stop"):
             return [*open_keys]
         is_end = body.get("type") == "content_block_stop"
-        return [key for key in open_keys if is_end and key == str(index_of(body))]
+        return [key for key in open_keys if is_end and key.startswith(f"{index_of(body)}/")]
+
+
+class _InputSlot(TextSlot):
+    """Arguments that a block has from its start, as JSON text."""
+
+    @property
+    def text(self) -> str:
+        return jsontext.render(self.container[self.key]).decode()
+
+    def set(self, text: str) -> None:
+        self.container[self.key] = jsontext.parse(text)
 
 
 def _inputs(message: Json) -> Iterator[ArgumentSlot]:

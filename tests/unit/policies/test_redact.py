@@ -194,6 +194,12 @@ class TestRequests:
         await requested(policy({"kinds": ["secret"]}, wire_format=ANTHROPIC_MESSAGES), body)
         assert block["input"] == given | {"api_key": "[secret]"}
 
+    async def test_names_that_become_the_same_lose_no_value(self) -> None:
+        block = {"type": "tool_use", "id": "1", "name": "f", "input": {EMAIL: 1, "b@x.example": 2, "c@x.example": 3}}
+        body = anthropic_request(messages=[{"role": "assistant", "content": [block]}])
+        await requested(policy({"kinds": ["email"]}, wire_format=ANTHROPIC_MESSAGES), body)
+        assert block["input"] == {"[email]": 1, "[email] 2": 2, "[email] 3": 3}
+
     async def test_a_block_says_kinds_and_never_values(self) -> None:
         redact = policy({"kinds": ["api_key"], "action": "block"}, {"kinds": ["email"]})
         verdict = await requested(redact, openai_request(f"{KEY} {KEY} {EMAIL}"))
@@ -407,6 +413,20 @@ class TestStreams:
         given_on = [len(passed(await redact.on_chunk(chunk))) for chunk in chunks]
         assert sum(given_on[:2]) == 2
         assert given_on[2:] == [*[0] * (len(chunks) - 3), len(chunks) - 2]
+
+    async def test_arguments_that_a_block_has_from_its_start(self) -> None:
+        redact = policy(REVERSIBLE, wire_format=ANTHROPIC_MESSAGES)
+        await requested(redact, anthropic_request(f"{EMAIL} {PEM}"))
+        block = {
+            "type": "tool_use",
+            "id": "1",
+            "name": "f",
+            "input": {"a": "[email-1]", "b": ["[private_key-1]", 1.5]},
+        }
+        start, _, *rest = anthropic_call("")
+        frames = [start, anthropic_event({"type": "content_block_start", "index": 0, "content_block": block}), *rest]
+        given_on = assembled(ANTHROPIC_MESSAGES, await through(redact, frames))
+        assert given_on["content"][0]["input"] == {"a": EMAIL, "b": [PEM, 1.5]}
 
     async def test_arguments_cut_short_are_looked_at_as_text(self) -> None:
         redact = policy(MASK_ANSWERS)

@@ -24,7 +24,7 @@ from luthien.policies.builtin.substitution import Edit, GrowingText, Replacer, T
 from luthien.policies.policy import CallContext, Policy, Request, Response, Verdict
 
 # Shorter texts are looked at where they are: going to another thread costs more.
-_ASIDE_CHARS = 16_384
+_ASIDE_CHARS = 4_096
 _MAX_ARGUMENT_CHARS = 1 << 20
 _MAX_HELD_CHUNKS = 100_000
 _ARGUMENTS = "arguments/"
@@ -84,6 +84,7 @@ class RedactConfig(BaseModel):
             twice = sorted(kind for kind, count in counts.items() if count > 1)
             if twice:
                 raise ValueError(f"two rules are about {', '.join(twice)} in the {side}")
+        _ = self.detectors  # made now, and not while the first call waits
         return self
 
     def actions(self, side: Side) -> dict[Kind, RedactAction]:
@@ -301,8 +302,20 @@ def _changed(value: Any, work: _Texts, name: str = "") -> Any:
         same = all(
             key is old_key and item is old for (key, item), (old_key, old) in zip(members, value.items(), strict=True)
         )
-        return value if same else dict(members)
+        return value if same else _object(members)
     return value
+
+
+def _object(members: list[tuple[str, Any]]) -> Json:
+    """All members, though two names may have become the same."""
+    whole: Json = {}
+    for name, value in members:
+        free, number = name, 1
+        while free in whole:
+            number += 1
+            free = f"{name} {number}"
+        whole[free] = value
+    return whole
 
 
 class _AllTexts:
