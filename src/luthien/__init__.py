@@ -2,9 +2,11 @@
 
 One call, from the door to the debug page, in the order of the folders:
 
-    gateway/    boundary.py makes the call id; routes.py says which wire format a path speaks
+    gateway/    boundary.py makes the call id; routes.py says which wire format a path speaks,
+                passthrough.py what becomes of the paths that speak none
     formats/    what a request, a response and a stream mean in each wire format (pure)
-    pipeline/   orchestrator.py takes one exchange from its first byte to its last
+    pipeline/   orchestrator.py takes one exchange from its first byte to its last,
+                passage.py what is passed through without policies
     policies/   what may change a call, and the chain that runs it
     upstream/   the provider
     telemetry/  every payload becomes an event on a span; the processor forks it into the record
@@ -13,7 +15,8 @@ One call, from the door to the debug page, in the order of the folders:
     debug/      the diff and the pages
     doctor/     what `luthien doctor` looks at
 
-app.py puts them together; cli.py starts them; settings.py alone reads the environment.
+app.py puts them together; cli.py starts them; settings.py alone reads the environment; open_paths.py says
+what may be passed through.
 """
 
 __version__ = "0.1.0"

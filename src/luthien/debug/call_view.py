@@ -53,6 +53,8 @@ class StageView:
         if self.partial is None:
             if not self.is_capped or self.record is None:
                 return None
+            if "luthien.chunks" in self.record.attributes:
+                return f"capped: what the beginning of the stream says; {self.record.wire_bytes} bytes of it passed"
             return (
                 f"capped: {self.record.payload_bytes} of {self.record.wire_bytes} bytes, the beginning, are recorded"
             )

@@ -13,6 +13,8 @@ from luthien.formats import jsontext
 from luthien.formats.anthropic_messages import AnthropicMessages
 from luthien.formats.format import Json, TextSlot, WireFormat, index_of, objects
 from luthien.formats.openai_chat import OpenAIChat
+from luthien.formats.openai_responses import INPUTS, OpenAIResponses, is_terminal
+from luthien.formats.openai_responses_stream import ended, item_slots, pieces
 from luthien.formats.sse import MAX_DEPTH, Chunk
 
 Change = Callable[[Any], Any]
@@ -152,8 +154,28 @@ def _inputs(message: Json) -> Iterator[ArgumentSlot]:
             yield ArgumentSlot(block, "input")
 
 
+class OpenAIResponsesArguments:
+    def in_request(self, body: Json) -> list[ArgumentSlot]:
+        return [slot for item in objects(body.get("input")) for slot in _item_inputs(item)]
+
+    def in_response(self, body: Json) -> list[ArgumentSlot]:
+        return [slot for item in objects(body.get("output")) for slot in _item_inputs(item)]
+
+    def in_chunk(self, body: Json) -> list[tuple[str, TextSlot]]:
+        return [(said.keys[0], said.slot) for said in pieces(body) if not said.is_for_readers]
+
+    def ended(self, body: Json, open_keys: Iterable[str]) -> list[str]:
+        keys = [*open_keys]
+        return keys if is_terminal(body) else ended(body, keys)
+
+
+def _item_inputs(item: Json) -> Iterator[ArgumentSlot]:
+    return (ArgumentSlot(slot.container, slot.key) for _, _, slot in item_slots(item) if slot.key in INPUTS)
+
+
 _KNOWN: dict[str, ToolArguments] = {
     OpenAIChat.name: OpenAIChatArguments(),
+    OpenAIResponses.name: OpenAIResponsesArguments(),
     AnthropicMessages.name: AnthropicMessagesArguments(),
 }
 

@@ -80,6 +80,34 @@ class Repeats(Protocol):
         ...
 
 
+MAX_ASSEMBLED_BYTES = 64 * 1024 * 1024
+"""How much of a stream, in bytes of its frames, is put together: 100,000 chunks of 670 bytes."""
+MAX_ASSEMBLED_VALUES = 2_000_000
+"""And of how many members and items, told by their commas: 100,000 chunks of 20. They cost more than their bytes."""
+
+
+class BoundedAssembler:
+    """Puts the beginning of a stream together; from the chunk on with which it would be too much, nothing more."""
+
+    def __init__(self, assembler: Assembler) -> None:
+        self.is_capped = False
+        """Whether the result is not of all chunks."""
+        self._assembler = assembler
+        self._left_bytes = MAX_ASSEMBLED_BYTES
+        self._left_values = MAX_ASSEMBLED_VALUES
+
+    def add(self, chunk: Chunk) -> None:
+        self._left_bytes -= len(chunk.raw)
+        self._left_values -= chunk.raw.count(b",")
+        if self._left_bytes < 0 or self._left_values < 0:
+            self.is_capped = True
+        else:
+            self._assembler.add(chunk)
+
+    def result(self) -> Json | None:
+        return self._assembler.result()
+
+
 class WireFormat(Protocol):
     """One provider protocol: its requests, responses, streams and errors."""
 

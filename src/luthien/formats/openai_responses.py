@@ -37,7 +37,7 @@ from luthien.telemetry import conventions as names
 
 _TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
 # Inputs that a model wrote for its tools: JSON or code of their own.
-_INPUTS = frozenset({"arguments", "input", "code"})
+INPUTS = frozenset({"arguments", "input", "code"})
 
 
 class OpenAIResponses:
@@ -110,7 +110,7 @@ class OpenAIResponses:
         return ended(chunk.json or {}, list(open_keys))
 
     def is_terminal(self, chunk: Chunk) -> bool:
-        return chunk.data is not None and type_of(chunk.json or {}) in _TERMINAL
+        return chunk.data is not None and is_terminal(chunk.json or {})
 
     def stream_error(self, chunk: Chunk) -> str | None:
         body = chunk.json or {}
@@ -133,8 +133,12 @@ class OpenAIResponses:
         return Chunk.of(error, "error").raw
 
 
+def is_terminal(body: Json) -> bool:
+    return type_of(body) in _TERMINAL
+
+
 def _is_read(place: str) -> bool:
-    return place.partition("/")[0] not in _INPUTS
+    return place.partition("/")[0] not in INPUTS
 
 
 def _input_slots(item: Json) -> Iterator[TextSlot]:

@@ -82,11 +82,11 @@ class Answer:
     def _record(self, response: httpx.Response) -> ResponseFacts:
         if self.stream is None:
             self.payload = b"".join(self._parts)
-            wire, chunks, facts = Wire.of(self.payload), None, self._plain_facts()
+            wire, chunks, facts, is_capped = Wire.of(self.payload), None, self._plain_facts(), False
         else:
             original = self.stream.sides.original
             self.payload, wire, chunks = original.payload(), original.wire, original.chunks
-            facts = self._format.response_facts(original.response or {})
+            facts, is_capped = self._format.response_facts(original.response or {}), original.is_capped
         self.sequence = self._ledger.stage(
             self._span,
             EventType.RESPONSE_ORIGINAL,
@@ -95,6 +95,7 @@ class Answer:
             scalars={
                 names.HTTP_STATUS: response.status_code,
                 names.CHUNKS: chunks,
+                names.CAPPED: is_capped or None,
                 names.CHECKPOINTS: self._ledger.checkpoints,
                 names.RESPONSE_MODEL: facts.model,
                 names.RESPONSE_ID: facts.response_id,

@@ -235,6 +235,7 @@ class Ledger:
                 names.POLICY_CHUNKS: decision.chunks,
                 names.POLICY_REASON: decision.verdict.reason or None,
                 names.POLICY_OUTPUT_SHA256: digest.hex() if digest else None,
+                names.CAPPED: decision.is_capped or None,
             }
             kept = None if output == final else output
             self.stage(span, EventType.POLICY_DECISION, kept, scalars=scalars)

@@ -265,7 +265,9 @@ class _Exchange:
         payload = final.payload()
         stream.policies.decide(payload)
         is_changed = final.wire != sides.original.wire if is_whole else stream.policies.changed
-        self._end_response(payload, final.wire, status, is_changed=is_changed, chunks=final.chunks)
+        self._end_response(
+            payload, final.wire, status, is_changed=is_changed, chunks=final.chunks, is_capped=final.is_capped
+        )
 
     # Ends
 
@@ -278,6 +280,7 @@ class _Exchange:
         is_changed: bool,
         is_generated: bool = False,
         chunks: int | None = None,
+        is_capped: bool = False,
     ) -> None:
         """Records the decisions about the response and what the client is given, and ends their span."""
         span = self._ledger.open_span(names.POLICY_RESPONSE)
@@ -294,6 +297,7 @@ class _Exchange:
                 names.CHANGED: is_changed,
                 names.GENERATED: is_generated or None,
                 names.CHUNKS: chunks,
+                names.CAPPED: is_capped or None,
                 names.CHECKPOINTS: self._ledger.checkpoints,
                 names.HTTP_STATUS: status,
             },

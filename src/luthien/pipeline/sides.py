@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from luthien.formats import jsontext
-from luthien.formats.format import Json, WireFormat
+from luthien.formats.format import BoundedAssembler, Json, WireFormat
 from luthien.formats.sse import Chunk
 from luthien.telemetry.spans import Wire
 
@@ -32,7 +32,7 @@ class StreamSide:
 
     def __init__(self, wire_format: WireFormat) -> None:
         self.chunks = 0
-        self._assembler = wire_format.assembler()
+        self._assembler = BoundedAssembler(wire_format.assembler())
         self._hash = hashlib.sha256()
         self._size_bytes = 0
         self._unsaved = bytearray()
@@ -65,6 +65,11 @@ class StreamSide:
     @property
     def wire(self) -> Wire:
         return Wire(self._hash.digest(), self._size_bytes)
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether the response is put together of the beginning of the stream only."""
+        return self._assembler.is_capped
 
     @property
     def response(self) -> Json | None:

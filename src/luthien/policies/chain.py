@@ -14,7 +14,7 @@ from typing import Any
 from luthien.errors import PolicyFailure
 from luthien.exchange import Side
 from luthien.formats import jsontext
-from luthien.formats.format import Assembler
+from luthien.formats.format import BoundedAssembler
 from luthien.formats.sse import Chunk
 from luthien.policies.policy import Action, CallContext, Policy, Request, Response, Verdict
 
@@ -38,8 +38,8 @@ class Step:
 class Decision:
     """What one step decided on one side of a call.
 
-    `output` is what the step gave on (a body; for a stream, the response it adds up to); None when it
-    changed nothing.
+    `output` is what the step gave on (a body; for a stream, the response it adds up to, or if it `is_capped`, its
+    beginning); None when it changed nothing.
     """
 
     step: Step
@@ -50,6 +50,7 @@ class Decision:
     duration_s: float
     chunks: int | None = None
     output: bytes | None = None
+    is_capped: bool = False
 
     @property
     def output_sha256(self) -> bytes | None:
@@ -152,7 +153,7 @@ class StreamRun:
         self._run = run
         links = [_Link(run, position, step, policy) for position, step, policy in policies]
         for link in links[:-1]:  # the last one's output is what the client is given, assembled anyway
-            link.assembler = run.call.format.assembler()
+            link.assembler = BoundedAssembler(run.call.format.assembler())
         self._links = links
         self._repeats = run.call.format.repeats() if links else None
         self._decided = False
@@ -232,7 +233,7 @@ class _Link:
 
     def __init__(self, run: ChainRun, position: int, step: Step, policy: Policy) -> None:
         self.position = position
-        self.assembler: Assembler | None = None
+        self.assembler: BoundedAssembler | None = None
         self.blocked: Verdict | None = None
         self.changed = False
         self._run = run
@@ -307,6 +308,7 @@ class _Link:
             self._duration_s,
             self._chunks,
             self._output(final) if self.changed else None,
+            is_capped=self.changed and self.assembler is not None and self.assembler.is_capped,
         )
 
     def _verdict(self) -> Verdict:

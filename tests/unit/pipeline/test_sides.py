@@ -5,18 +5,20 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import tracemalloc
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthien.formats import format as format_module
 from luthien.formats.format import WireFormat
 from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, OPENAI_RESPONSES
 from luthien.formats.sse import Chunk, FrameReader
 from luthien.pipeline.sides import StreamSide, StreamSides
 from luthien.telemetry.spans import Wire
-from tests.wire import DONE, anthropic_stream, openai_chunk, openai_stream, responses_stream
+from tests.wire import DONE, anthropic_stream, openai_chunk, openai_stream, responses_stream, sse
 
 Passed = tuple[bytes, Sequence[Chunk]]
 
@@ -192,3 +194,65 @@ def test_whatever_happens_each_side_has_exactly_what_passed_on_it(
         assert content(side) == ("".join(expected) if expected else None)
         assert side.wire == wire(*(text(said)[0] for said in expected))
         assert side.chunks == len(expected)
+
+
+class TestMuch:
+    def test_of_a_stream_that_is_too_long_the_beginning_is_put_together_and_all_is_hashed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        frames = [openai_chunk({"content": letter}) for letter in "abcdef"]
+        monkeypatch.setattr(format_module, "MAX_ASSEMBLED_BYTES", len(frames[0]) * 3)
+        side = StreamSide(OPENAI_CHAT)
+        for number, frame in enumerate(frames):
+            side.passed(*passed(frame))
+            assert side.is_capped is (number >= 3)
+        assert content(side) == "abc"
+        assert content(copy.deepcopy(side)) == "abc"
+        assert copy.deepcopy(side).is_capped
+        assert side.wire == wire(*frames)
+        assert side.chunks == 6
+
+    def test_a_smaller_chunk_after_the_one_that_was_too_much_is_left_out_too(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(format_module, "MAX_ASSEMBLED_BYTES", 1000)
+        side = StreamSide(OPENAI_CHAT)
+        for letter in ("a", "b" * 1000, "c"):
+            side.passed(*text(letter))
+        assert content(side) == "a"
+
+    def test_many_small_values_are_too_much_sooner_than_their_bytes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(format_module, "MAX_ASSEMBLED_VALUES", 1000)
+        side = StreamSide(OPENAI_CHAT)
+        for letter in ("a", ",b" * 1000, "c"):
+            side.passed(*text(letter))
+        assert content(side) == "a"
+        assert side.is_capped
+
+    @pytest.mark.parametrize("wire_format", [OPENAI_CHAT, ANTHROPIC_MESSAGES])
+    def test_what_an_open_stream_needs_no_longer_grows_once_it_is_too_long(
+        self, wire_format: WireFormat, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(format_module, "MAX_ASSEMBLED_BYTES", 1024 * 1024)
+        sides = StreamSides(wire_format, may_change=False)
+
+        def pass_chunks(count: int) -> int:
+            for number in range(count):
+                delta = {"type": "text_delta", "text": f"word {number} "}
+                frame = (
+                    openai_chunk({"content": f"word {number} "})
+                    if wire_format is OPENAI_CHAT
+                    else sse({"type": "content_block_delta", "index": 0, "delta": delta}, "content_block_delta")
+                )
+                sides.arrived(*passed(frame))
+                sides.released(*passed(frame))
+                if number % 100 == 0:
+                    sides.take_deltas()
+            return tracemalloc.get_traced_memory()[0]
+
+        tracemalloc.start()
+        try:
+            full = pass_chunks(20_000)
+            assert pass_chunks(20_000) - full < 100_000
+        finally:
+            tracemalloc.stop()
