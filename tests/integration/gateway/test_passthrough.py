@@ -140,7 +140,7 @@ class TestRefused:
             ("POST", "/v1/chat/completions/"),
             ("GET", "/v1/chat/completions"),
             ("GET", "/v1/responses/resp_1"),
-            ("POST", "/v1/responses"),
+            ("POST", "/v1/responses/compact"),
             ("GET", "/v1/messages"),
             ("TRACE", "/v1/models"),
             ("BREW", "/v1/models"),
