@@ -58,7 +58,7 @@ class PolicyConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     policy: str
-    """The name of the policy."""
+    """The name of a policy, or where its class is: `./my_policy.py:MyPolicy`, `package.module:MyPolicy`."""
     config: Mapping[str, Any] = Field(default_factory=dict)
     """Its own configuration."""
 
@@ -90,6 +90,7 @@ class ConfigFile:
     """A parsed `luthien.yaml`, and where in it each key stands."""
 
     def __init__(self, name: str, text: str) -> None:
+        self.path = Path(name)
         self._name = name
         self._lines: dict[Loc, int] = {}
         self._mistakes: list[tuple[int, str]] = []

@@ -117,6 +117,9 @@ class Policy:
     Config: ClassVar[type[BaseModel]] = NoConfig
     """Its configuration: a frozen pydantic model, validated once, when the gateway starts."""
 
+    version: ClassVar[str | None] = None
+    """Recorded with each decision. Without one, a hash of the source of its module stands for it."""
+
     def __init__(self, config: Any, call: CallContext) -> None:
         self.config = config
         self.call = call

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,12 +17,15 @@ from luthien.policies.builtin.noop import Noop
 from luthien.policies.builtin.replace_text import ReplaceText
 from luthien.policies.chain import Chain, Step
 from luthien.policies.policy import Policy
+from luthien.policies.reference import NotAPolicy, find_policy, installed
 
 BUILTIN: dict[str, type[Policy]] = {
     "add_system_message": AddSystemMessage,
     "noop": Noop,
     "replace_text": ReplaceText,
 }
+
+_VERSION = re.compile(r"[\w.-]{1,40}")
 
 
 def load_chain(file: ConfigFile) -> Chain:
@@ -31,26 +36,40 @@ def load_chain(file: ConfigFile) -> Chain:
     """
     steps: list[Step] = []
     for index, entry in enumerate(file.config.policies):
-        policy = BUILTIN.get(entry.policy)
-        if policy is None:
-            known = ", ".join(sorted(BUILTIN))
-            file.mistake(("policies", index, "policy"), f"there is no policy {entry.policy!r}; known are {known}")
-            continue
+        at = ("policies", index)
         try:
+            policy = _find(entry.policy, file.path.parent)
             config = policy.Config.model_validate(dict(entry.config))
+            steps.append(make_step(_name(entry.policy, policy), policy, config, entry.config))
         except ValidationError as error:
-            file.blame(error, ("policies", index, "config"))
-            continue
-        steps.append(make_step(entry.policy, policy, config, entry.config))
+            file.blame(error, (*at, "config"))
+        except (NotAPolicy, TypeError) as error:
+            file.mistake((*at, "policy"), str(error))
     file.check()
     return Chain(tuple(steps))
 
 
+def _find(reference: str, folder: Path) -> type[Policy]:
+    if reference in BUILTIN:
+        return BUILTIN[reference]
+    if ":" in reference or reference in installed():
+        return find_policy(reference, folder)
+    known = ", ".join(sorted({*BUILTIN, *installed()}))
+    if reference.endswith(".py"):
+        raise NotAPolicy(f"{reference!r} names no class; write {reference}:MyPolicy")
+    raise NotAPolicy(f"there is no policy {reference!r}; known are {known}")
+
+
+def _name(reference: str, policy: type[Policy]) -> str:
+    """How the policy is called in the record: where its code lies is nobody's business there."""
+    return policy.__name__ if ":" in reference else reference
+
+
 def make_step(name: str, policy: type[Policy], config: Any, source: Any = None) -> Step:
-    """One step of a chain.
+    """One step of a chain; `source` is its configuration as it was written.
 
     Raises:
-        TypeError: the policy reads responses but would let streams pass it by.
+        TypeError: the policy would let streams pass it by, or states a version that is none.
     """
     step = Step(name, _version(policy, source), policy, config)
     if step.overrides("on_response") and not step.overrides("on_chunk"):
@@ -59,8 +78,26 @@ def make_step(name: str, policy: type[Policy], config: Any, source: Any = None) 
 
 
 def _version(policy: type[Policy], source: Any) -> str:
-    """The first 12 digits of a SHA-256 over the policy's module and its configuration."""
-    module = inspect.getmodule(policy)
-    code = inspect.getsource(module) if module is not None else policy.__qualname__
-    text = json.dumps([code, source], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    """The first 12 digits of a SHA-256 over the policy's module and its configuration.
+
+    Of a policy that states a version: that, and 8 digits of a hash of the configuration.
+    """
+    stated: object = policy.version
+    if stated is None:
+        return _digest([_code(policy), source])[:12]
+    if not isinstance(stated, str) or not _VERSION.fullmatch(stated):
+        raise TypeError(f"{policy.__name__}.version must be up to 40 letters, digits, dots, dashes, not {stated!r}")
+    return f"{stated}+{_digest(source)[:8]}"
+
+
+def _code(policy: type[Policy]) -> str:
+    """The source of the module that the class stands in."""
+    try:
+        return Path(inspect.getfile(policy)).read_bytes().hex()
+    except (OSError, TypeError):
+        return policy.__qualname__
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
