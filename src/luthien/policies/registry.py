@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def load_chain(file: ConfigFile) -> Chain:
         try:
             policy = _find(entry.policy, file.path.parent)
             config = policy.Config.model_validate(dict(entry.config))
-            steps.append(make_step(_name(entry.policy, policy), policy, config, entry.config))
+            step = make_step(_name(entry.policy, policy), policy, config, entry.config)
+            steps.append(replace(step, fails_open=entry.on_error == "allow", is_shadow=entry.mode == "shadow"))
         except ValidationError as error:
             file.blame(error, (*at, "config"))
         except (NotAPolicy, TypeError) as error:
