@@ -133,7 +133,12 @@ class App:
 
             instruments = _instruments(telemetry, settings, source)
             orchestrator = Orchestrator(
-                upstream, self._chain, instruments, settings.max_body_bytes, settings.checkpoint_s
+                upstream,
+                self._chain,
+                instruments,
+                settings.max_body_bytes,
+                settings.checkpoint_s,
+                settings.keep_alive_s,
             )
             self._running = Running(orchestrator, Lookup(reader, source, source.process_id))
             stack.push_async_callback(_end_calls, orchestrator.open_calls)

@@ -7,11 +7,13 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from luthien.errors import PolicyFailure
 from luthien.exchange import Side
-from luthien.formats import jsontext
+from luthien.formats import blocks, jsontext
 from luthien.formats.sse import Chunk
+from luthien.policies.holding import judge_blocks
 from luthien.policies.link import MAX_HELD_BYTES, Link
 from luthien.policies.policy import Action, CallContext, Policy, Request, Response, Verdict
 from luthien.policies.step import Decision, Step, error_verdict, is_cancelled
@@ -52,7 +54,7 @@ class ChainRun:
     @property
     def reads_responses(self) -> bool:
         """Whether any policy must be shown the response."""
-        return any(step.overrides("on_response") for _, step, _ in self._policies)
+        return any(step.overrides(step.response_hook) for _, step, _ in self._policies)
 
     @property
     def blocked(self) -> Block | None:
@@ -68,11 +70,11 @@ class ChainRun:
         Raises:
             PolicyFailure: a policy broke.
         """
-        return await self._run(Side.REQUEST, "on_request", body)
+        return await self._run(Side.REQUEST, body)
 
     async def on_response(self, body: bytes) -> bytes:
         """The response as the chain leaves it; like `on_request`."""
-        return await self._run(Side.RESPONSE, "on_response", body)
+        return await self._run(Side.RESPONSE, body)
 
     def stream(self) -> StreamRun:
         return StreamRun(
@@ -81,12 +83,13 @@ class ChainRun:
             [
                 Link(step, position, policy, self._broken, self._max_held_bytes)
                 for position, step, policy in self._policies
-                if step.overrides("on_chunk")
+                if step.overrides(step.stream_hook)
             ],
         )
 
-    async def _run(self, side: Side, hook: str, body: bytes) -> bytes:
+    async def _run(self, side: Side, body: bytes) -> bytes:
         for position, step, policy in self._policies:
+            hook = "on_request" if side is Side.REQUEST else step.response_hook
             if not step.overrides(hook):
                 continue
             started = time.perf_counter()
@@ -113,8 +116,9 @@ class ChainRun:
         """The policy's verdict, and what it gave on: None when that is what it was given."""
         shown_as = Request if side is Side.REQUEST else Response
         # A copy of its own: what a policy does to it counts only if it says so.
-        shown = shown_as(self.call, jsontext.parse_object(body))
-        verdict: Verdict = await getattr(policy, hook)(shown)
+        shown: Any = shown_as(self.call, jsontext.parse_object(body))
+        ask = judge_blocks(policy, shown) if hook == "on_block" else getattr(policy, hook)(shown)
+        verdict: Verdict = await ask
         if verdict.action is not Action.MODIFY:
             return verdict, None
         rendered = jsontext.render(shown.body)
@@ -197,7 +201,8 @@ class StreamRun:
 class _Unmade(Policy):
     """Stands for a policy that could not even be made for a call: whatever it is asked, it breaks."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception, step: Step, call: CallContext) -> None:
+        super().__init__(step.config, call)
         self._error = error
 
     async def on_request(self, request: Request) -> Verdict:
@@ -209,9 +214,12 @@ class _Unmade(Policy):
     async def on_chunk(self, chunk: Chunk) -> Sequence[Chunk] | Verdict:
         raise self._error
 
+    async def on_block(self, block: blocks.Block) -> Verdict:
+        raise self._error
+
 
 def _made(step: Step, call: CallContext) -> Policy:
     try:
         return step.policy(step.config, call)
     except Exception as error:  # noqa: BLE001 - the policy guard
-        return _Unmade(error)
+        return _Unmade(error, step, call)

@@ -14,7 +14,8 @@ from luthien.exchange import Side
 from luthien.formats import jsontext
 from luthien.formats.format import Assembler
 from luthien.formats.sse import Chunk
-from luthien.policies.policy import Action, Policy, Verdict
+from luthien.policies.holding import BlockReader, WholeReader
+from luthien.policies.policy import Action, Needs, Policy, Verdict
 from luthien.policies.step import Decision, Step, error_verdict, is_cancelled
 
 _log = logging.getLogger(__name__)
@@ -105,6 +106,31 @@ class ChunkReader:
         return self._policy.stream_verdict()
 
 
+class _Unreadable(ChunkReader):
+    """For policies that need what the wire format cannot give: they break at the first chunk."""
+
+    def __init__(self, policy: Policy, pending: Pending, error: NotImplementedError) -> None:
+        super().__init__(policy, pending)
+        self._error = error
+
+    async def feed(self, chunk: Chunk) -> Sequence[Chunk] | Verdict:
+        if not self._has_given_up:
+            raise self._error
+        return (chunk,)
+
+
+def _reader(step: Step, policy: Policy, pending: Pending) -> Reader:
+    try:
+        match step.policy.needs:
+            case Needs.BLOCKS:
+                return BlockReader(policy)
+            case Needs.WHOLE:
+                return WholeReader(policy)
+    except NotImplementedError as error:
+        return _Unreadable(policy, pending, error)
+    return ChunkReader(policy, pending)
+
+
 class Link:
     """One policy in a stream. In shadow it is shown everything, and everything passes it by.
 
@@ -125,7 +151,7 @@ class Link:
         self._chunks = 0
         self._duration_s = 0.0
         self._pending = Pending()
-        self._reader: Reader = ChunkReader(policy, self._pending)
+        self._reader = _reader(step, policy, self._pending)
         self._last_word: Verdict | None = None
 
     async def feed(self, chunk: Chunk) -> Sequence[Chunk]:

@@ -17,7 +17,7 @@ from luthien.policies.builtin.add_system_message import AddSystemMessage
 from luthien.policies.builtin.noop import Noop
 from luthien.policies.builtin.replace_text import ReplaceText
 from luthien.policies.chain import Chain, Step
-from luthien.policies.policy import Policy
+from luthien.policies.policy import Needs, Policy
 from luthien.policies.reference import NotAPolicy, find_policy, installed
 
 BUILTIN: dict[str, type[Policy]] = {
@@ -71,12 +71,26 @@ def make_step(name: str, policy: type[Policy], config: Any, source: Any = None) 
     """One step of a chain; `source` is its configuration as it was written.
 
     Raises:
-        TypeError: the policy would let streams pass it by, or states a version that is none.
+        TypeError: the policy would let streams pass it by, overrides what is never called, or states a version that
+            is none.
     """
     step = Step(name, _version(policy, source), policy, config)
-    if step.overrides("on_response") and not step.overrides("on_chunk"):
-        raise TypeError(f"{policy.__name__} overrides on_response and must override on_chunk too")
+    _check_hooks(step)
     return step
+
+
+def _check_hooks(step: Step) -> None:
+    name, needs = step.policy.__name__, step.policy.needs
+    if not isinstance(needs, Needs):
+        raise TypeError(f"{name}.needs must be one of Needs.CHUNKS, Needs.BLOCKS, Needs.WHOLE, not {needs!r}")
+    if needs is Needs.CHUNKS and step.overrides("on_response") and not step.overrides("on_chunk"):
+        raise TypeError(f"{name} overrides on_response and must override on_chunk too, or say needs = Needs.WHOLE")
+    asked = {step.response_hook, step.stream_hook}
+    if needs is not Needs.CHUNKS and not step.overrides(step.stream_hook):
+        raise TypeError(f"{name} needs {needs} and must override {step.stream_hook}")
+    for hook in ("on_block", "on_response", "on_chunk", "on_stream_end", "stream_verdict"):
+        if hook not in asked and step.overrides(hook) and not (needs is Needs.CHUNKS and hook != "on_block"):
+            raise TypeError(f"{name} overrides {hook}, which is never called when it needs {needs}")
 
 
 def _version(policy: type[Policy], source: Any) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthien.exchange import Side
-from luthien.policies.policy import Action, Policy, Verdict
+from luthien.policies.policy import Action, Needs, Policy, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,16 @@ class Step:
     """Whether a call goes on with what the policy was given when it breaks."""
     is_shadow: bool = False
     """Whether what it decides is recorded only."""
+
+    @property
+    def response_hook(self) -> str:
+        """What is asked about a plain response."""
+        return "on_block" if self.policy.needs is Needs.BLOCKS else "on_response"
+
+    @property
+    def stream_hook(self) -> str:
+        """What is asked about a stream."""
+        return "on_chunk" if self.policy.needs is Needs.CHUNKS else self.response_hook
 
     def overrides(self, hook: str) -> bool:
         return getattr(self.policy, hook) is not getattr(Policy, hook)

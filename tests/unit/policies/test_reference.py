@@ -21,6 +21,7 @@ from luthien.policies.chain import Chain
 from luthien.policies.policy import CallContext
 from luthien.policies.registry import load_chain
 from tests.wire import openai_request
+from tests.wire_tools import openai_tools
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "policies.md"
 HEAD = "from luthien.policies.policy import Policy, Verdict\nfrom pydantic import BaseModel\n"
@@ -59,6 +60,16 @@ async def test_the_example_of_the_documentation_works(tmp_path: Path) -> None:
     shouted = await run.on_request(json.dumps(openai_request("Hello")).encode())
     assert json.loads(shouted) == openai_request("HELLO")
     assert chain.steps[0].name == "Shout"
+
+
+async def test_so_does_the_one_on_blocks(tmp_path: Path) -> None:
+    section = DOCUMENT.read_text(encoding="utf-8").partition("## Writing one")[2]
+    code = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    (tmp_path / "my_policy.py").write_text(code, encoding="utf-8")
+    run = chain_of(tmp_path, "my_policy.py:NoShell").open(CallContext(UUID(int=0), OPENAI_CHAT, "m", streaming=False))
+    answer = json.loads(await run.on_response(json.dumps(openai_tools("Hm.", ("shell", {}))).encode()))
+    assert answer["choices"][0]["message"]["content"] == "Hm.\n\n(a shell command was removed)"
+    assert answer["choices"][0]["finish_reason"] == "stop"
 
 
 def test_a_file_is_found_beside_the_configuration_and_leaves_nothing_there(tmp_path: Path) -> None:
@@ -151,7 +162,7 @@ def test_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         (
             f"{PLAIN}\n    async def on_response(self, response): return Verdict.allow()",
             "mine.py:Mine",
-            "Mine overrides on_response and must override on_chunk too",
+            "Mine overrides on_response and must override on_chunk too, or say needs = Needs.WHOLE",
         ),
         (
             f"{PLAIN}\n    version = 'a@b'",
