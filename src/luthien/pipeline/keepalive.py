@@ -13,14 +13,16 @@ class KeepAlive:
     """Gives the client a frame that says nothing whenever it has waited for so long, and something is held.
 
     Args:
-        send: gives the client such a frame; never called while `give` is at work.
+        frame: what says nothing.
+        give: gives the client bytes, said to be part of the stream or not.
     """
 
-    def __init__(self, interval_s: float, send: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, interval_s: float, frame: bytes, give: Callable[[bytes, bool], Awaitable[None]]) -> None:
         self.is_holding = False
         """Whether something was shown to policies of which nothing has come out yet."""
         self._interval_s = interval_s
-        self._send = send
+        self._frame = frame
+        self._give = give
         self._at_work = asyncio.Lock()
         self._last_given = asyncio.get_running_loop().time()
         self._task: asyncio.Task[None] | None = None
@@ -35,10 +37,10 @@ class KeepAlive:
             self._timer.cancel()
             await self._stop()
 
-    async def give(self, give: Awaitable[None]) -> None:
-        """Gives the client something that is no keep-alive."""
+    async def give(self, raw: bytes) -> None:
+        """Gives the client a part of the stream, and never within a keep-alive."""
         async with self._at_work:
-            await give
+            await self._give(raw, True)
         self.is_holding = False
         self._last_given = asyncio.get_running_loop().time()
 
@@ -60,7 +62,7 @@ class KeepAlive:
         async with self._at_work:
             # Whoever listens for a hang-up hears of it, too.
             with suppress(ClientGone):
-                await self._send()
+                await self._give(self._frame, False)
 
     async def _stop(self) -> None:
         task, current = self._task, asyncio.current_task()

@@ -59,7 +59,7 @@ class StreamPass:
         self._give = give
         self._reader = FrameReader(max_frame_bytes)
         self._checkpoints = Checkpoints(self.sides, checkpoint_s, keep)
-        self._keep_alive = KeepAlive(keep_alive_s, lambda: give(wire_format.keep_alive, False))
+        self._keep_alive = KeepAlive(keep_alive_s, wire_format.keep_alive, give)
         self._last_chunk = time.perf_counter()
 
     async def run(self, data: AsyncGenerator[bytes, None]) -> Chunk:
@@ -104,7 +104,10 @@ class StreamPass:
         """Gives chunks to the client."""
         if chunks:
             raw = chunks[0].raw if len(chunks) == 1 else b"".join([chunk.raw for chunk in chunks])
-            await self._keep_alive.give(self._give(raw, True))
+            if self.policies.is_empty:
+                await self._give(raw, True)
+            else:
+                await self._keep_alive.give(raw)
             self.sides.released(raw, chunks)
 
     async def _next(self, data: AsyncGenerator[bytes, None]) -> bytes:

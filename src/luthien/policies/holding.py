@@ -118,6 +118,8 @@ class BlockReader:
 
     def _write(self, frame: Frame) -> None:
         self._released += self._stream.written(frame)
+        for piece in frame.pieces:
+            piece.block.texts.clear()  # nobody asks again, and there may be very many
 
     def _taken(self) -> list[Chunk]:
         taken, self._released = self._released, []
@@ -137,9 +139,10 @@ class BlockReader:
 
     def _passed(self, chunk: Chunk) -> Sequence[Chunk]:
         try:
-            return self._stream.written(self._stream.read(chunk))
+            self._write(self._stream.read(chunk))
         except ValueError:
             return (chunk,)
+        return self._taken()
 
     def verdict(self) -> Verdict:
         return self._tally.result()

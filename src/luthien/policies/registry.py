@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from luthien.config import ConfigFile
 from luthien.policies.builtin.add_system_message import AddSystemMessage
+from luthien.policies.builtin.block_tools import BlockTools
 from luthien.policies.builtin.noop import Noop
 from luthien.policies.builtin.replace_text import ReplaceText
 from luthien.policies.chain import Chain, Step
@@ -22,6 +23,7 @@ from luthien.policies.reference import NotAPolicy, find_policy, installed
 
 BUILTIN: dict[str, type[Policy]] = {
     "add_system_message": AddSystemMessage,
+    "block_tools": BlockTools,
     "noop": Noop,
     "replace_text": ReplaceText,
 }
