@@ -285,6 +285,13 @@ class TestBlocks:
             await stream.feed(chunks_of([b"data: [1]\n\n"])[0])
 
 
+    async def test_and_passes_as_it_came_if_it_may(self, wire_format: WireFormat, play: Play, plain: Plain) -> None:
+        stream = run_of(wire_format, SayAll, fails_open=True).stream()
+        frames = play("Hm.", *CALLS)[:-1]
+        chunks = chunks_of([*frames[:5], b"data: [1]\n\n", *frames[5:]])
+        assert await streamed(stream, chunks) == chunks
+
+
 async def streamed_until_released(wire_format: WireFormat, chunks: Sequence[Chunk]) -> list[Chunk]:
     stream: StreamRun = run_of(wire_format, SayAll).stream()
     given: list[Chunk] = []

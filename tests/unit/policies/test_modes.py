@@ -139,6 +139,11 @@ class TestFailingOpen:
         stream.decide(None)
         assert run.decisions[0].verdict.reason.startswith("HeldTooMuch: more than ")
 
+    async def test_and_what_it_gave_on_with_its_last_answer_is_not_lost(self) -> None:
+        chunks = text_chunks("a", "b", "c" * 500)
+        stream = run_of(lenient(Late), max_held_bytes=500).stream()
+        assert await streamed(stream, chunks) == chunks
+
     async def test_and_ends_by_default(self) -> None:
         first, *others = text_chunks("a", "b", "c")
         stream = run_of(step_of(HoldAll), max_held_bytes=2 * len(first.raw)).stream()
