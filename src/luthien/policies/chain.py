@@ -90,7 +90,8 @@ class ChainRun:
     async def _run(self, side: Side, body: bytes) -> bytes:
         for position, step, policy in self._policies:
             hook = "on_request" if side is Side.REQUEST else step.response_hook
-            if not step.overrides(hook):
+            # One that could not be made says so at once, whatever it would have looked at.
+            if not step.overrides(hook) and not (hook == "on_request" and isinstance(policy, _Unmade)):
                 continue
             started = time.perf_counter()
             try:

@@ -284,7 +284,6 @@ class TestBlocks:
         with pytest.raises(PolicyFailure):
             await stream.feed(chunks_of([b"data: [1]\n\n"])[0])
 
-
     async def test_and_passes_as_it_came_if_it_may(self, wire_format: WireFormat, play: Play, plain: Plain) -> None:
         stream = run_of(wire_format, SayAll, fails_open=True).stream()
         frames = play("Hm.", *CALLS)[:-1]

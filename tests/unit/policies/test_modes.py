@@ -108,6 +108,17 @@ class TestFailingOpen:
         with pytest.raises(PolicyFailure):
             await run_of(step_of(Unmakeable)).on_request(BODY)
 
+    async def test_nor_does_it_matter_what_it_would_have_looked_at(self) -> None:
+        class Idle(Policy):
+            def __init__(self, config: Any, call: CallContext) -> None:
+                raise LookupError("never made")
+
+        with pytest.raises(PolicyFailure):
+            await run_of(step_of(Idle)).on_request(BODY)
+        run = run_of(lenient(Idle))
+        assert await run.on_request(BODY) is BODY
+        assert actions(run.decisions) == [("Idle", Action.ERROR, False)]
+
     async def test_a_block_is_no_failure(self) -> None:
         run = run_of(lenient(Blocker))
         await run.on_request(BODY)
