@@ -138,7 +138,12 @@ class App:
 
             instruments = _instruments(telemetry, settings, source)
             orchestrator = Orchestrator(
-                upstream, self._chain, instruments, settings.max_body_bytes, settings.checkpoint_s
+                upstream,
+                self._chain,
+                instruments,
+                settings.max_body_bytes,
+                settings.checkpoint_s,
+                settings.keep_alive_s,
             )
             passthrough = Passthrough(upstream, instruments, orchestrator.open_calls)
             self._running = Running(orchestrator, passthrough, Lookup(reader, source, source.process_id))

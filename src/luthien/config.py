@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
@@ -59,9 +59,13 @@ class PolicyConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     policy: str
-    """The name of the policy."""
+    """The name of a policy, or where its class is: `./my_policy.py:MyPolicy`, `package.module:MyPolicy`."""
     config: Mapping[str, Any] = Field(default_factory=dict)
     """Its own configuration."""
+    on_error: Literal["block", "allow"] = "block"
+    """Whether a call ends when the policy breaks, or goes on with what the policy was given."""
+    mode: Literal["enforce", "shadow"] = "enforce"
+    """In shadow, what the policy would have done is recorded, and the original is forwarded."""
 
 
 class Config(BaseModel):
@@ -93,6 +97,7 @@ class ConfigFile:
     """A parsed `luthien.yaml`, and where in it each key stands."""
 
     def __init__(self, name: str, text: str) -> None:
+        self.path = Path(name)
         self._name = name
         self._lines: dict[Loc, int] = {}
         self._mistakes: list[tuple[int, str]] = []

@@ -83,6 +83,8 @@ class Settings(BaseSettings):
     """Whether records are on a local disk until the database has them; without, a crash loses what waits."""
     checkpoint_s: Annotated[float, Field(gt=0)] = 5.0
     """How often an open stream records what has passed since the last time, in seconds."""
+    keep_alive_s: Annotated[float, Field(gt=0)] = 15.0
+    """How long a client may hear nothing while policies hold its stream, in seconds; then a keep-alive is sent."""
     spool_dir: Path | None = None
     """Where records wait for the database, on a local disk; without it, `spool` in the data directory."""
     spool_max_bytes: Annotated[int, Field(gt=0)] = 1024 * 1024 * 1024

@@ -75,10 +75,19 @@ class PolicyView:
     version: str
     side: str
     action: str
+    shadow: bool
     reason: str
     changed: bool
     duration_ms: float
     count: int
+
+    @property
+    def told(self) -> str:
+        """The action in words: of a policy in shadow, what it would have been."""
+        if not self.shadow:
+            return self.action
+        would_have = {"block": "blocked", "error": "failed", "modify": "changed", "annotate": "annotated"}
+        return f"would have {would_have.get(self.action, 'allowed')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +129,7 @@ class CallView:
                     "version": decision.version,
                     "side": decision.side,
                     "action": decision.action,
+                    "shadow": decision.shadow,
                     "reason": decision.reason,
                     "changed": decision.changed,
                     "duration_ms": decision.duration_ms,
@@ -188,7 +198,7 @@ def view_call(call: StoredCall, evidence: Evidence) -> CallView:
         response,
         before=_document(stages[EventType.REQUEST_ORIGINAL]),
         after=_document(stages[EventType.REQUEST_FINAL]),
-        decisions=[Decision(each.policy, each.side, each.action, each.changed) for each in decisions],
+        decisions=[Decision(each.policy, each.side, each.action, each.changed, each.shadow) for each in decisions],
         basis=Basis(states, max(0, lost), _redacted(row, stages, request, response), completeness.state),
     )
     endpoint = _endpoint(stages[EventType.REQUEST_ORIGINAL].record)
@@ -272,6 +282,7 @@ def _decision(record: StageRecord) -> PolicyView:
         version=str(get("luthien.policy.version", "")),
         side=str(get("luthien.policy.side", "")),
         action=str(get("luthien.policy.action", "")),
+        shadow=get("luthien.policy.shadow") is True,
         reason=str(get("luthien.policy.reason", "")),
         changed=get("luthien.policy.changed") is True,
         duration_ms=float(get("luthien.policy.duration", 0.0)),

@@ -28,12 +28,16 @@ _NAME_CHARS = 40
 
 
 class Decision(NamedTuple):
-    """What one policy decided on one side, as recorded. `action`: allow, modify, annotate, block or error."""
+    """What one policy decided on one side, as recorded. `action`: allow, modify, annotate, block or error.
+
+    In shadow it was not carried out.
+    """
 
     policy: str
     side: str
     action: str
     changed: bool
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,24 @@ def verdict_sentence(
     """The sentence for one call; `before` and `after` are its parsed request documents.
 
     A diff is None where there is nothing to compare. Says for example "replace_text changed 1 of 2 messages;
-    response: no change", or "incomplete: response_final is missing, so what changed cannot be said".
+    response: no change", or "incomplete: response_final is missing, so what changed cannot be said". What
+    policies in shadow would have done comes last.
     """
+    enforced = [decision for decision in decisions if not decision.shadow]
+    sentence = _enforced(request, response, before, after, enforced, basis)
+    return "; ".join(
+        [sentence, *_broken(enforced, basis), *_would_have(decision for decision in decisions if decision.shadow)]
+    )
+
+
+def _enforced(
+    request: Diff | None,
+    response: Diff | None,
+    before: object,
+    after: object,
+    decisions: Sequence[Decision],
+    basis: Basis,
+) -> str:
     teller = _Teller(decisions, basis)
     first = teller.tell_request(request, before, after)
     second = teller.tell_response(response)
@@ -79,6 +99,27 @@ def verdict_sentence(
     if claims:
         return f"no change in the end: what {claims} changed was changed back"
     return "no policy changed this call"
+
+
+def _broken(decisions: Iterable[Decision], basis: Basis) -> list[str]:
+    """The policies that broke on a side of which the record has all that went on."""
+    finals = {Side.REQUEST: EventType.REQUEST_FINAL, Side.RESPONSE: EventType.RESPONSE_FINAL}
+    went_on = [side.value for side, final in finals.items() if basis.states.get(final) == "recorded"]
+    return [
+        f"{decision.policy} broke on the {decision.side}"
+        for decision in decisions
+        if decision.action == "error" and decision.side in went_on
+    ]
+
+
+def _would_have(decisions: Iterable[Decision]) -> list[str]:
+    """What each policy in shadow would have done to each side, if anything."""
+    told: dict[tuple[str, str], dict[str, None]] = {}
+    for policy, side, action, changed, _ in decisions:
+        verb = {"block": "blocked", "error": "broken on"}.get(action, "changed" if changed else "")
+        if verb:
+            told.setdefault((policy, verb), {})[f"the {side}"] = None
+    return [f"in shadow, {policy} would have {verb} {listed([*sides])}" for (policy, verb), sides in told.items()]
 
 
 def _problems(basis: Basis, request: Diff | None, response: Diff | None) -> list[str]:
@@ -165,7 +206,7 @@ class _Teller:
     def _stopped(self, side: Side) -> str | None:
         """That a policy blocked this side, or broke on it and nothing went on."""
         final = EventType.REQUEST_FINAL if side is Side.REQUEST else EventType.RESPONSE_FINAL
-        for policy, where, action, _ in self.decisions:
+        for policy, where, action, *_ in self.decisions:
             if where == side and action == "block":
                 return f"{policy} blocked the {side}"
             if where == side and action == "error" and self.basis.states.get(final) != "recorded":

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from luthien.formats import jsontext
+from luthien.formats.anthropic_blocks import AnthropicBlocks
+from luthien.formats.blocks import Blocks
 from luthien.formats.format import (
     Json,
     Pieces,
@@ -39,6 +41,8 @@ class AnthropicMessages:
     name = "anthropic.messages"
     provider = "anthropic"
     path = "/v1/messages"
+    blocks: Blocks | None = AnthropicBlocks()
+    keep_alive = b'event: ping\ndata: {"type": "ping"}\n\n'
 
     def request_attributes(self, body: Json) -> Mapping[str, Any]:
         return {

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from luthien.formats.blocks import Blocks
 from luthien.formats.sse import Chunk
 
 Json = dict[str, Any]
@@ -117,6 +118,11 @@ class WireFormat(Protocol):
     """`gen_ai.provider.name`, and the key of the upstream in the configuration."""
     path: str
     """The path of its endpoint, the same at the gateway and at the provider."""
+
+    blocks: Blocks | None
+    """How its responses are cut into blocks; None if that cannot be done."""
+    keep_alive: bytes
+    """A frame that says nothing, for a client that waits."""
 
     def request_attributes(self, body: Json) -> Mapping[str, Any]:
         """The GenAI semantic-convention attributes that a request states."""

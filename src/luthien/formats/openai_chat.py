@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from luthien.formats import jsontext
+from luthien.formats.blocks import Blocks
 from luthien.formats.format import (
     Json,
     Pieces,
@@ -24,6 +25,7 @@ from luthien.formats.format import (
     text_slots,
     whole,
 )
+from luthien.formats.openai_chat_blocks import OpenAIChatBlocks
 from luthien.formats.sse import Chunk
 from luthien.telemetry import conventions as names
 
@@ -39,6 +41,8 @@ class OpenAIChat:
     name = "openai.chat_completions"
     provider = "openai"
     path = "/v1/chat/completions"
+    blocks: Blocks | None = OpenAIChatBlocks()
+    keep_alive = b": keep-alive\n\n"
 
     def request_attributes(self, body: Json) -> Mapping[str, Any]:
         max_tokens = body.get("max_completion_tokens")

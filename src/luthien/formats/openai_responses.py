@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from luthien.formats import jsontext
+from luthien.formats.blocks import Blocks
 from luthien.formats.format import (
     Json,
     Repeats,
@@ -44,6 +45,8 @@ class OpenAIResponses:
     name = "openai.responses"
     provider = "openai"
     path = "/v1/responses"
+    blocks: Blocks | None = None
+    keep_alive = b": keep-alive\n\n"
 
     def request_attributes(self, body: Json) -> Mapping[str, Any]:
         return {

@@ -229,6 +229,7 @@ class Ledger:
                 names.POLICY_SIDE: side.value,
                 names.POLICY_POSITION: decision.position,
                 names.POLICY_ACTION: decision.verdict.action.value,
+                names.POLICY_SHADOW: decision.step.is_shadow or None,
                 names.POLICY_CHANGED: decision.changed,
                 names.POLICY_DURATION_MS: decision.duration_s * 1000,
                 names.POLICY_COUNT: decision.verdict.count,
@@ -239,7 +240,9 @@ class Ledger:
             }
             kept = None if output == final else output
             self.stage(span, EventType.POLICY_DECISION, kept, scalars=scalars)
-            kind = {names.POLICY_NAME: decision.step.name, names.POLICY_SIDE: side.value}
+            kind: dict[str, Any] = {names.POLICY_NAME: decision.step.name, names.POLICY_SIDE: side.value}
+            if decision.step.is_shadow:
+                kind[names.POLICY_SHADOW] = True
             metrics = self._instruments.metrics
             metrics.policy_duration.record(decision.duration_s, kind)
             metrics.policy_decisions.add(1, {**kind, names.POLICY_ACTION: decision.verdict.action.value})

@@ -55,6 +55,8 @@ class Orchestrator:
     max_body_bytes: int
     checkpoint_s: float
     """How often an open stream records what has passed."""
+    keep_alive_s: float
+    """How long a client may hear nothing while policies hold its stream."""
     open_calls: OpenCalls = field(default_factory=OpenCalls)
 
     async def run(self, call_id: UUID, wire_format: WireFormat, client: Client) -> None:
@@ -230,9 +232,10 @@ class _Exchange:
     async def _pass_stream(self, answer: Answer, response: httpx.Response, data: AsyncGenerator[bytes, None]) -> None:
         status, headers = response.status_code, returned_headers(response)
 
-        async def give(raw: bytes) -> None:
-            if not self._client.started:
+        async def give(raw: bytes, is_stream: bool) -> None:
+            if is_stream and self._ledger.timings.client_first_chunk_s is None:
                 self._ledger.timings.client_first_chunk_s = self._ledger.elapsed_s
+            if not self._client.started:
                 await self._client.start(status, headers)
             await self._client.send(raw)
 
@@ -244,6 +247,7 @@ class _Exchange:
             self._shared.max_body_bytes,
             self._ledger.checkpoint,
             self._shared.checkpoint_s,
+            self._shared.keep_alive_s,
         )
         self._ledger.begin(names.POLICY_RESPONSE)
         terminal = await stream.run(data)

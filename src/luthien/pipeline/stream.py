@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from luthien.errors import UpstreamError
 from luthien.formats.format import WireFormat
 from luthien.formats.sse import Chunk, FrameReader, FrameTooLarge
 from luthien.pipeline.checkpoints import Checkpoints
+from luthien.pipeline.keepalive import KeepAlive
 from luthien.pipeline.ledger import MAX_GAPS, Timings
 from luthien.pipeline.sides import Delta, StreamSides
 from luthien.policies.chain import Block, StreamRun
 
-Give = Callable[[bytes], Awaitable[None]]
+Give = Callable[[bytes, bool], Awaitable[None]]
 Keep = Callable[[Sequence[Delta]], None]
 
 
@@ -29,11 +31,12 @@ class StreamPass:
     """One stream on its way through the gateway.
 
     Args:
-        give: hands bytes to the client, and waits while it reads slowly; that is how back-pressure reaches the
-            provider, from whom nothing is read meanwhile.
+        give: hands bytes to the client, which are part of the stream or a keep-alive, and waits while it reads
+            slowly; that is how back-pressure reaches the provider, from whom nothing is read meanwhile.
         max_frame_bytes: how long one frame may become.
         keep: records a checkpoint, without waiting.
         checkpoint_s: how often.
+        keep_alive_s: how long the client may hear nothing while policies hold the stream.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class StreamPass:
         max_frame_bytes: int,
         keep: Keep,
         checkpoint_s: float,
+        keep_alive_s: float,
     ) -> None:
         self.sides = StreamSides(wire_format, may_change=not policies.is_empty)
         self.policies = policies
@@ -55,6 +59,7 @@ class StreamPass:
         self._give = give
         self._reader = FrameReader(max_frame_bytes)
         self._checkpoints = Checkpoints(self.sides, checkpoint_s, keep)
+        self._keep_alive = KeepAlive(keep_alive_s, wire_format.keep_alive, give)
         self._last_chunk = time.perf_counter()
 
     async def run(self, data: AsyncGenerator[bytes, None]) -> Chunk:
@@ -66,32 +71,45 @@ class StreamPass:
             PolicyBlock: a policy blocked.
         """
         with self._checkpoints.made():
-            while True:
-                chunks, terminal = self._split(await self._next(data))
-                if self.policies.is_empty:
-                    await self.release(chunks)
-                else:
-                    for chunk in chunks:
-                        await self.release(await self.policies.feed(chunk))
-                        self._check_block()
-                if terminal is not None:
-                    await self.release(await self.policies.feed_unsaid(terminal))
+            async with self._kept_alive():
+                return await self._run(data)
+
+    async def _run(self, data: AsyncGenerator[bytes, None]) -> Chunk:
+        while True:
+            chunks, terminal = self._split(await self._next(data))
+            if self.policies.is_empty:
+                await self.release(chunks)
+            else:
+                for chunk in chunks:
+                    self._keep_alive.is_holding = True
+                    await self.release(await self.policies.feed(chunk))
                     self._check_block()
-                    self.sides.ended()
-                    return terminal
-                self._checkpoints.passed()
+            if terminal is not None:
+                await self.release(await self.policies.feed_unsaid(terminal))
+                self._check_block()
+                self.sides.ended()
+                return terminal
+            self._checkpoints.passed()
 
     async def finish(self) -> None:
         """Nothing more will come: gives what the policies still hold. Raises as `run` does."""
-        held = await self.policies.finish()
-        self._check_block()
-        await self.release(held)
+        async with self._kept_alive():
+            self._keep_alive.is_holding = True
+            held = await self.policies.finish()
+            self._check_block()
+            await self.release(held)
+
+    def _kept_alive(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self.policies.is_empty else self._keep_alive.running()
 
     async def release(self, chunks: Sequence[Chunk]) -> None:
         """Gives chunks to the client."""
         if chunks:
             raw = chunks[0].raw if len(chunks) == 1 else b"".join([chunk.raw for chunk in chunks])
-            await self._give(raw)
+            if self.policies.is_empty:
+                await self._give(raw, True)
+            else:
+                await self._keep_alive.give(raw)
             self.sides.released(raw, chunks)
 
     async def _next(self, data: AsyncGenerator[bytes, None]) -> bytes:

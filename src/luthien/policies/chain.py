@@ -3,58 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from luthien.errors import PolicyFailure
 from luthien.exchange import Side
-from luthien.formats import jsontext
+from luthien.formats import blocks, jsontext
 from luthien.formats.format import BoundedAssembler
 from luthien.formats.sse import Chunk
+from luthien.policies.holding import judge_blocks
+from luthien.policies.link import MAX_HELD_BYTES, Link
 from luthien.policies.policy import Action, CallContext, Policy, Request, Response, Verdict
+from luthien.policies.step import Decision, Step, error_verdict, is_cancelled
+
+__all__ = ["Block", "Chain", "ChainRun", "Decision", "Step", "StreamRun"]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One policy of the chain as configured. `version` is a hash of its code and configuration."""
-
-    name: str
-    version: str
-    policy: type[Policy]
-    config: Any
-
-    def overrides(self, hook: str) -> bool:
-        return getattr(self.policy, hook) is not getattr(Policy, hook)
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What one step decided on one side of a call.
-
-    `output` is what the step gave on (a body; for a stream, the response it adds up to, or if it `is_capped`, its
-    beginning); None when it changed nothing.
-    """
-
-    step: Step
-    side: Side
-    position: int
-    verdict: Verdict
-    changed: bool
-    duration_s: float
-    chunks: int | None = None
-    output: bytes | None = None
-    is_capped: bool = False
-
-    @property
-    def output_sha256(self) -> bytes | None:
-        return None if self.output is None else hashlib.sha256(self.output).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +37,7 @@ class Chain:
     """The policies in the order in which they see requests; they see responses in the same order."""
 
     steps: tuple[Step, ...] = ()
+    max_held_bytes: int = MAX_HELD_BYTES
 
     def open(self, call: CallContext) -> ChainRun:
         return ChainRun(self, call)
@@ -81,20 +49,21 @@ class ChainRun:
     def __init__(self, chain: Chain, call: CallContext) -> None:
         self.call = call
         self.decisions: list[Decision] = []
-        self._policies = [
-            (position, step, step.policy(step.config, call)) for position, step in enumerate(chain.steps)
-        ]
+        self._max_held_bytes = chain.max_held_bytes
+        self._policies = [(position, step, _made(step, call)) for position, step in enumerate(chain.steps)]
 
     @property
     def reads_responses(self) -> bool:
         """Whether any policy must be shown the response."""
-        return any(step.overrides("on_response") for _, step, _ in self._policies)
+        return any(step.overrides(step.response_hook) for _, step, _ in self._policies)
 
     @property
     def blocked(self) -> Block | None:
         """The block that ended this side of the call, if one did."""
         last = self.decisions[-1] if self.decisions else None
-        return Block(last.step.name, last.verdict.reason) if last and last.verdict.action is Action.BLOCK else None
+        if last is None or last.verdict.action is not Action.BLOCK or last.step.is_shadow:
+            return None
+        return Block(last.step.name, last.verdict.reason)
 
     async def on_request(self, body: bytes) -> bytes:
         """The request as the chain leaves it: the very same bytes when nobody changed it.
@@ -102,60 +71,80 @@ class ChainRun:
         Raises:
             PolicyFailure: a policy broke.
         """
-        return await self._run(Side.REQUEST, "on_request", body)
+        return await self._run(Side.REQUEST, body)
 
     async def on_response(self, body: bytes) -> bytes:
         """The response as the chain leaves it; like `on_request`."""
-        return await self._run(Side.RESPONSE, "on_response", body)
+        return await self._run(Side.RESPONSE, body)
 
     def stream(self) -> StreamRun:
-        return StreamRun(self, [link for link in self._policies if link[1].overrides("on_chunk")])
+        return StreamRun(
+            self.call,
+            self.decisions,
+            [
+                Link(step, position, policy, self._broken, self._max_held_bytes)
+                for position, step, policy in self._policies
+                if step.overrides(step.stream_hook)
+            ],
+        )
 
-    async def _run(self, side: Side, hook: str, body: bytes) -> bytes:
-        shown_as = Request if side is Side.REQUEST else Response
+    async def _run(self, side: Side, body: bytes) -> bytes:
         for position, step, policy in self._policies:
-            if not step.overrides(hook):
+            hook = "on_request" if side is Side.REQUEST else step.response_hook
+            # One that could not be made says so at once, whatever it would have looked at.
+            if not step.overrides(hook) and not (hook == "on_request" and isinstance(policy, _Unmade)):
                 continue
             started = time.perf_counter()
-            output: bytes | None = None
             try:
-                # A copy of its own: what a policy does to it counts only if it says so.
-                shown = shown_as(self.call, jsontext.parse_object(body))
-                verdict = await getattr(policy, hook)(shown)
-                if verdict.action is Action.MODIFY:
-                    rendered = jsontext.render(shown.body)
-                    output = None if rendered == jsontext.render(jsontext.parse(body)) else rendered
+                verdict, output = await self._ask(side, hook, policy, body)
             except (Exception, asyncio.CancelledError) as error:
-                if _is_cancelled(error):
+                if is_cancelled(error):
                     raise
-                raise self.broken(step, side, position, started, error) from error
+                failure = self._broken(step, side, position, started, error)
+                if step.fails_open or step.is_shadow:
+                    continue
+                raise failure from error
             duration_s = time.perf_counter() - started
             changed = output is not None
             self.decisions.append(Decision(step, side, position, verdict, changed, duration_s, output=output))
+            if step.is_shadow:
+                continue
             if verdict.action is Action.BLOCK:
                 break
             body = body if output is None else output
         return body
 
-    def broken(self, step: Step, side: Side, position: int, started: float, error: BaseException) -> PolicyFailure:
+    async def _ask(self, side: Side, hook: str, policy: Policy, body: bytes) -> tuple[Verdict, bytes | None]:
+        """The policy's verdict, and what it gave on: None when that is what it was given."""
+        shown_as = Request if side is Side.REQUEST else Response
+        # A copy of its own: what a policy does to it counts only if it says so.
+        shown: Any = shown_as(self.call, jsontext.parse_object(body))
+        ask = judge_blocks(policy, shown) if hook == "on_block" else getattr(policy, hook)(shown)
+        verdict: Verdict = await ask
+        if verdict.action is not Action.MODIFY:
+            return verdict, None
+        rendered = jsontext.render(shown.body)
+        return verdict, None if rendered == jsontext.render(jsontext.parse(body)) else rendered
+
+    def _broken(self, step: Step, side: Side, position: int, started: float, error: BaseException) -> PolicyFailure:
         """Records that a policy broke; the failure to raise says which, and nothing of its data."""
         _log.error("policy %s broke on a %s: %s", step.name, side, type(error).__name__)
-        verdict = Verdict(Action.ERROR, f"{type(error).__name__}: {error}")
         duration_s = time.perf_counter() - started
-        self.decisions.append(Decision(step, side, position, verdict, False, duration_s))
+        self.decisions.append(Decision(step, side, position, error_verdict(error), False, duration_s))
         return PolicyFailure(f"the policy {step.name!r} failed, so the call was stopped")
 
 
 class StreamRun:
     """The chain's work on one stream. After a block nothing more comes out."""
 
-    def __init__(self, run: ChainRun, policies: list[tuple[int, Step, Policy]]) -> None:
-        self._run = run
-        links = [_Link(run, position, step, policy) for position, step, policy in policies]
-        for link in links[:-1]:  # the last one's output is what the client is given, assembled anyway
-            link.assembler = BoundedAssembler(run.call.format.assembler())
+    def __init__(self, call: CallContext, decisions: list[Decision], links: list[Link]) -> None:
+        self._decisions = decisions
         self._links = links
-        self._repeats = run.call.format.repeats() if links else None
+        # The last one's output is what the client is given, assembled anyway.
+        last = next((link for link in reversed(links) if not link.step.is_shadow), None)
+        for link in links:
+            link.assembler = None if link is last else BoundedAssembler(call.format.assembler())
+        self._repeats = call.format.repeats() if links else None
         self._decided = False
 
     @property
@@ -170,7 +159,7 @@ class StreamRun:
 
     @property
     def changed(self) -> bool:
-        return any(link.changed for link in self._links)
+        return any(link.changed and not link.step.is_shadow for link in self._links)
 
     async def feed(self, chunk: Chunk) -> Sequence[Chunk]:
         """The chunks that may go to the client now.
@@ -188,7 +177,7 @@ class StreamRun:
     def agreed(self, terminal: Chunk) -> Chunk:
         """The end marker in agreement with all that the policies gave on, after `finish`."""
         for link in self._links:
-            terminal = link.agreed(terminal)
+            terminal = link.agreed_end(terminal)
         return terminal
 
     def _unsaid(self, chunk: Chunk) -> Sequence[Chunk]:
@@ -222,115 +211,32 @@ class StreamRun:
         if self._decided:
             return
         self._decided = True
-        broken = {decision.position for decision in self._run.decisions if decision.side is Side.RESPONSE}
-        for link in self._links:
-            if link.position not in broken:
-                self._run.decisions.append(link.decision(final))
+        broken = {decision.position for decision in self._decisions if decision.side is Side.RESPONSE}
+        self._decisions += [link.decision(final) for link in self._links if link.position not in broken]
 
 
-class _Link:
-    """One policy in a stream: what went in, what came out, and how long it took."""
+class _Unmade(Policy):
+    """Stands for a policy that could not even be made for a call: whatever it is asked, it breaks."""
 
-    def __init__(self, run: ChainRun, position: int, step: Step, policy: Policy) -> None:
-        self.position = position
-        self.assembler: BoundedAssembler | None = None
-        self.blocked: Verdict | None = None
-        self.changed = False
-        self._run = run
-        self.name = step.name
-        self._step = step
-        self._policy = policy
-        self._chunks = 0
-        self._duration_s = 0.0
-        self._held: deque[Chunk] = deque()
-        self._repeats = run.call.format.repeats()
+    def __init__(self, error: Exception, step: Step, call: CallContext) -> None:
+        super().__init__(step.config, call)
+        self._error = error
 
-    async def feed(self, chunk: Chunk) -> Sequence[Chunk]:
-        if self.blocked:
-            return ()
-        self._chunks += 1
-        if self._repeats is not None:
-            self._repeats.offered(chunk)
-        if not self.changed:
-            self._held.append(chunk)
-        return await self._call(self._policy.on_chunk, chunk)
+    async def on_request(self, request: Request) -> Verdict:
+        raise self._error
 
-    async def end(self) -> Sequence[Chunk]:
-        given = await self._call(self._policy.on_stream_end)
-        if self._held:
-            self.changed = True  # something was never given on
-        return given
+    async def on_response(self, response: Response) -> Verdict:
+        raise self._error
 
-    async def _call(self, hook: Any, *args: Chunk) -> Sequence[Chunk]:
-        started = time.perf_counter()
-        try:
-            given = await hook(*args)
-            if isinstance(given, Verdict):
-                if given.action is not Action.BLOCK:
-                    raise TypeError(f"a verdict on a chunk can only block, not {given.action}")
-                self.blocked, given = given, ()
-            self._duration_s += time.perf_counter() - started
-            chunks: Sequence[Chunk] = [self._noticed(chunk) for chunk in given]
-        except (Exception, asyncio.CancelledError) as error:
-            if _is_cancelled(error):
-                raise
-            raise self._run.broken(self._step, Side.RESPONSE, self.position, started, error) from error
-        return chunks
+    async def on_chunk(self, chunk: Chunk) -> Sequence[Chunk] | Verdict:
+        raise self._error
 
-    def agreed(self, chunk: Chunk) -> Chunk:
-        """The chunk in agreement with what the policy gave on, and part of what this step put out."""
-        if self._repeats is not None:
-            chunk = self._repeats.agreed(chunk)
-        if self.assembler is not None:
-            self.assembler.add(chunk)
-        return chunk
-
-    def _noticed(self, chunk: Chunk) -> Chunk:
-        if not isinstance(chunk, Chunk):
-            raise TypeError(f"a policy gives on chunks, not {type(chunk).__name__}")
-        chunk = self.agreed(chunk)
-        if self.changed:
-            return chunk
-        if self._held and self._held[0] is chunk:
-            self._held.popleft()
-        else:
-            self.changed = True
-            self._held.clear()
-        return chunk
-
-    def decision(self, final: bytes | None) -> Decision:
-        return Decision(
-            self._step,
-            Side.RESPONSE,
-            self.position,
-            self._verdict(),
-            self.changed,
-            self._duration_s,
-            self._chunks,
-            self._output(final) if self.changed else None,
-            is_capped=self.changed and self.assembler is not None and self.assembler.is_capped,
-        )
-
-    def _verdict(self) -> Verdict:
-        """What the policy says of the whole stream, which has passed: breaking here ends nothing any more."""
-        if self.blocked:
-            return self.blocked
-        try:
-            verdict = self._policy.stream_verdict()
-            is_bare = verdict.action is Action.ALLOW and self.changed
-        except Exception as error:  # noqa: BLE001 - the policy guard
-            _log.error("policy %s broke after a stream: %s", self.name, type(error).__name__)
-            return Verdict(Action.ERROR, f"{type(error).__name__}: {error}")
-        return Verdict.modify() if is_bare else verdict
-
-    def _output(self, final: bytes | None) -> bytes | None:
-        if self.assembler is None:
-            return final
-        assembled = self.assembler.result()
-        return None if assembled is None else jsontext.render(assembled)
+    async def on_block(self, block: blocks.Block) -> Verdict:
+        raise self._error
 
 
-def _is_cancelled(error: BaseException) -> bool:
-    """Whether this is the call being cancelled, and not a policy that raises what it got from a task of its own."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+def _made(step: Step, call: CallContext) -> Policy:
+    try:
+        return step.policy(step.config, call)
+    except Exception as error:  # noqa: BLE001 - the policy guard
+        return _Unmade(error, step, call)

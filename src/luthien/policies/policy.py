@@ -21,8 +21,22 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
+from luthien.formats.blocks import Block, BlockKind
 from luthien.formats.format import Json, TextSlot, WireFormat
 from luthien.formats.sse import Chunk
+
+__all__ = [
+    "Action",
+    "Block",
+    "BlockKind",
+    "CallContext",
+    "Needs",
+    "NoConfig",
+    "Policy",
+    "Request",
+    "Response",
+    "Verdict",
+]
 
 
 class Action(StrEnum):
@@ -101,6 +115,17 @@ class Response:
         return self.call.format.response_texts(self.body)
 
 
+class Needs(StrEnum):
+    """What a policy must have of a response before it can decide; so much of a stream is held for it."""
+
+    CHUNKS = "chunks"
+    """Each chunk as it comes."""
+    BLOCKS = "blocks"
+    """A whole text, tool call or piece of reasoning."""
+    WHOLE = "whole"
+    """All of it."""
+
+
 class NoConfig(BaseModel):
     """For policies that have nothing to configure."""
 
@@ -110,12 +135,22 @@ class NoConfig(BaseModel):
 class Policy:
     """Derive from this and override what you need; what is not overridden is not called.
 
-    A policy that overrides `on_response` must override `on_chunk` too: otherwise streams would pass it by.
+    What it needs of a response says which method is shown it, so that streams cannot pass it by: with `Needs.CHUNKS`
+    a policy that overrides `on_response` must override `on_chunk` too, with `Needs.BLOCKS` `on_block` sees the blocks
+    of plain and streamed responses, with `Needs.WHOLE` `on_response` sees both.
     Raising anything ends the call: it fails closed.
     """
 
     Config: ClassVar[type[BaseModel]] = NoConfig
     """Its configuration: a frozen pydantic model, validated once, when the gateway starts."""
+
+    version: ClassVar[str | None] = None
+    """Recorded with each decision. Without one, a hash of the source of its module stands for it."""
+
+    needs: ClassVar[Needs] = Needs.CHUNKS
+
+    kinds: ClassVar[frozenset[BlockKind]] = frozenset(BlockKind)
+    """Of `Needs.BLOCKS`, the blocks it must see; others are not held for it."""
 
     def __init__(self, config: Any, call: CallContext) -> None:
         self.config = config
@@ -127,6 +162,10 @@ class Policy:
 
     async def on_response(self, response: Response) -> Verdict:
         """Sees a plain response before the client does."""
+        return Verdict.allow()
+
+    async def on_block(self, block: Block) -> Verdict:
+        """Sees each whole block of a response, in order. It is the policy's own copy, to change or to drop."""
         return Verdict.allow()
 
     async def on_chunk(self, chunk: Chunk) -> Sequence[Chunk] | Verdict:

@@ -127,7 +127,8 @@ RESPONSE_HEADERS: Final = _kept("luthien.response.headers", "Allow-listed respon
 # A policy's decision
 POLICY_NAME: Final = _attribute("luthien.policy.name", "The policy")
 POLICY_VERSION: Final = _attribute("luthien.policy.version", "Hash of its code and configuration")
-POLICY_ACTION: Final = _attribute("luthien.policy.action", "allow, modify, annotate or block")
+POLICY_ACTION: Final = _attribute("luthien.policy.action", "allow, modify, annotate, block or error")
+POLICY_SHADOW: Final = _attribute("luthien.policy.shadow", "Whether it was recorded only, and not carried out")
 POLICY_SIDE: Final = _attribute("luthien.policy.side", "request or response")
 POLICY_POSITION: Final = _attribute("luthien.policy.position", "Its place in the chain, from 0")
 POLICY_CHANGED: Final = _attribute("luthien.policy.changed", "Whether this step changed what it was given")

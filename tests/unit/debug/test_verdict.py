@@ -193,7 +193,7 @@ class TestStoppedCalls:
 
     def test_a_policy_that_broke_and_was_passed_over(self) -> None:
         error = Decision("shaky", "request", "error", changed=False)
-        assert tell(decisions=[error]) == "no policy changed this call"
+        assert tell(decisions=[error]) == "no policy changed this call; shaky broke on the request"
 
     def test_an_upstream_that_gave_no_answer(self) -> None:
         states = without(response_original="not_reached", response_final="gateway_generated")
@@ -314,3 +314,26 @@ def test_no_change_is_only_said_of_complete_records(
 def test_a_request_of_any_shape_has_a_sentence(document: Any) -> None:
     assert tell(document).endswith("response: no change")
     assert tell(before=document).endswith("response: no change")
+
+
+class TestShadow:
+    def test_what_would_have_been_comes_last_and_claims_no_change(self) -> None:
+        decisions = [
+            Decision("replace_text", "request", "modify", changed=True, shadow=True),
+            Decision("replace_text", "response", "modify", changed=True, shadow=True),
+            Decision("guard", "response", "block", changed=False, shadow=True),
+            Decision("shaky", "request", "error", changed=False, shadow=True),
+            Decision("noop", "request", "allow", changed=False, shadow=True),
+        ]
+        assert tell(decisions=decisions) == (
+            "no policy changed this call; in shadow, replace_text would have changed the request and the response; "
+            "in shadow, guard would have blocked the response; in shadow, shaky would have broken on the request"
+        )
+
+    def test_what_did_happen_comes_first(self) -> None:
+        after = chat("one", "2")
+        shadow = Decision("guard", "request", "block", changed=False, shadow=True)
+        assert tell(after, decisions=[shadow]) == (
+            "replace_text changed 1 of 2 messages; response: no change; "
+            "in shadow, guard would have blocked the request"
+        )

@@ -161,12 +161,12 @@ async def run(
         for piece in pieces:
             yield piece
 
-    async def give(raw: bytes) -> None:
+    async def give(raw: bytes, is_stream: bool) -> None:
         given.append(raw)
 
     chain_run = chain.open(CallContext(new_call_id(), wire_format, "m", streaming=True))
     stream = StreamPass(
-        wire_format, chain_run.stream(), Timings(), give, 1 << 20, deltas.extend, checkpoint_s=checkpoint_s
+        wire_format, chain_run.stream(), Timings(), give, 1 << 20, deltas.extend, checkpoint_s, keep_alive_s=60.0
     )
     terminal = None
     with contextlib.suppress(UpstreamError):

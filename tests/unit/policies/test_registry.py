@@ -80,10 +80,7 @@ def test_every_mistake_of_every_policy_is_named_with_line_and_key() -> None:
           - policy: add_system_message
         """
     ) == [
-        (
-            "2: policies[0].policy: there is no policy 'rewrite'; "
-            "known are add_system_message, limit, noop, redact, replace_text"
-        ),
+        f"2: policies[0].policy: there is no policy 'rewrite'; known are {', '.join(sorted(BUILTIN))}",
         "5: policies[1].config.level: no such key",
         "9: policies[2].config.rules[0].in: must be a list",
         "10: policies[2].config.rules[1]: not a regular expression: missing ) at position 1",

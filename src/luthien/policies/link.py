@@ -1,0 +1,280 @@
+"""One policy in a stream: what went in, what came out, and what is owed when it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from luthien.errors import PolicyFailure
+from luthien.exchange import Side
+from luthien.formats import jsontext
+from luthien.formats.format import BoundedAssembler
+from luthien.formats.sse import Chunk
+from luthien.policies.holding import BlockReader, WholeReader
+from luthien.policies.policy import Action, Needs, Policy, Verdict
+from luthien.policies.step import Decision, Step, error_verdict, is_cancelled
+
+_log = logging.getLogger(__name__)
+
+MAX_HELD_BYTES = 16 * 1024 * 1024
+"""How much of one stream a policy may hold, in bytes of chunks; one that would hold more counts as broken."""
+
+Broken = Callable[[Step, Side, int, float, BaseException], PolicyFailure]
+
+
+class HeldTooMuch(Exception):
+    """A policy would hold more of a stream than there may be."""
+
+
+class Reader(Protocol):
+    """Shows a policy the chunks of a stream in the way it needs them."""
+
+    @property
+    def held_bytes(self) -> int: ...
+
+    async def feed(self, chunk: Chunk) -> Sequence[Chunk] | Verdict:
+        """The chunks that may go on now, or a block."""
+        ...
+
+    async def end(self) -> Sequence[Chunk] | Verdict:
+        """The same for what was still held, now that no more will come."""
+        ...
+
+    def give_up(self) -> Sequence[Chunk]:
+        """What is held, as it came. From here on the policy is not asked, and all that is fed goes on."""
+        ...
+
+    def verdict(self) -> Verdict:
+        """What was decided over the whole stream."""
+        ...
+
+
+class Pending:
+    """The chunks that a policy was given and has not answered for.
+
+    A chunk it gives on answers for that chunk and all before it; one it made itself, for the oldest.
+    """
+
+    def __init__(self) -> None:
+        self.chunks: deque[Chunk] = deque()
+        self.size_bytes = 0
+
+    def add(self, chunk: Chunk) -> None:
+        self.chunks.append(chunk)
+        self.size_bytes += len(chunk.raw)
+
+    def settle(self, given: Chunk) -> bool:
+        """Whether this is the very chunk that was due."""
+        place = next((place for place, chunk in enumerate(self.chunks) if chunk is given), None)
+        for _ in range(1 if place is None else place + 1):
+            if self.chunks:
+                self.size_bytes -= len(self.chunks.popleft().raw)
+        return place == 0
+
+    def clear(self) -> None:
+        self.chunks.clear()
+        self.size_bytes = 0
+
+
+class ChunkReader:
+    """For policies that see chunks as they come."""
+
+    def __init__(self, policy: Policy, pending: Pending) -> None:
+        self._policy = policy
+        self._pending = pending
+        self._has_given_up = False
+
+    @property
+    def held_bytes(self) -> int:
+        return self._pending.size_bytes
+
+    async def feed(self, chunk: Chunk) -> Sequence[Chunk] | Verdict:
+        return (chunk,) if self._has_given_up else await self._policy.on_chunk(chunk)
+
+    async def end(self) -> Sequence[Chunk] | Verdict:
+        return () if self._has_given_up else await self._policy.on_stream_end()
+
+    def give_up(self) -> Sequence[Chunk]:
+        self._has_given_up = True
+        return tuple(self._pending.chunks)
+
+    def verdict(self) -> Verdict:
+        return self._policy.stream_verdict()
+
+
+class _Unreadable(ChunkReader):
+    """For policies that need what the wire format cannot give: they break at the first chunk."""
+
+    def __init__(self, policy: Policy, pending: Pending, error: NotImplementedError) -> None:
+        super().__init__(policy, pending)
+        self._error = error
+
+    async def feed(self, chunk: Chunk) -> Sequence[Chunk] | Verdict:
+        if not self._has_given_up:
+            raise self._error
+        return (chunk,)
+
+
+def _reader(step: Step, policy: Policy, pending: Pending) -> Reader:
+    try:
+        match step.policy.needs:
+            case Needs.BLOCKS:
+                return BlockReader(policy)
+            case Needs.WHOLE:
+                return WholeReader(policy)
+    except NotImplementedError as error:
+        return _Unreadable(policy, pending, error)
+    return ChunkReader(policy, pending)
+
+
+class Link:
+    """One policy in a stream. In shadow it is shown everything, and everything passes it by.
+
+    Args:
+        broken: records that the policy broke, and returns the failure to raise.
+    """
+
+    def __init__(self, step: Step, position: int, policy: Policy, broken: Broken, max_held_bytes: int) -> None:
+        self.name = step.name
+        self.step = step
+        self.position = position
+        self.assembler: BoundedAssembler | None = None
+        self.blocked: Verdict | None = None
+        """The verdict that ended the stream."""
+        self.changed = False
+        self._broken = broken
+        self._max_held_bytes = max_held_bytes
+        self._chunks = 0
+        self._duration_s = 0.0
+        self._pending = Pending()
+        self._reader = _reader(step, policy, self._pending)
+        self._last_word: Verdict | None = None
+        self._repeats = policy.call.format.repeats()
+
+    async def feed(self, chunk: Chunk) -> Sequence[Chunk]:
+        """What may go on now."""
+        if self.blocked:
+            return ()
+        shown = () if self._is_over else await self._show(chunk)
+        return (chunk,) if self.step.is_shadow else shown
+
+    async def end(self) -> Sequence[Chunk]:
+        """What was still held."""
+        if self._is_over:
+            return ()
+        given = await self._call(self._reader.end)
+        if self._pending.chunks:
+            self.changed = True  # something was never given on
+        return () if self.step.is_shadow else given
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether a policy in shadow has nothing left to say."""
+        return self.step.is_shadow and self._last_word is not None
+
+    async def _show(self, chunk: Chunk) -> Sequence[Chunk]:
+        self._chunks += 1
+        if self._repeats is not None:
+            self._repeats.offered(chunk)
+        if not self.changed or self.step.fails_open:
+            self._pending.add(chunk)
+        return await self._call(lambda: self._reader.feed(chunk))
+
+    async def _call(self, ask: Callable[[], Awaitable[Sequence[Chunk] | Verdict]]) -> Sequence[Chunk]:
+        started = time.perf_counter()
+        given: tuple[Chunk, ...] = ()
+        try:
+            given = self._noticed(self._checked(await ask()))
+            if self._reader.held_bytes > self._max_held_bytes:
+                raise HeldTooMuch(f"more than {self._max_held_bytes} bytes of the stream would be held")
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancelled(error):
+                raise
+            if not (self.step.fails_open or self.step.is_shadow):
+                raise self._broken(self.step, Side.RESPONSE, self.position, started, error) from error
+            given = (*given, *self._give_up(error))
+        self._duration_s += time.perf_counter() - started
+        return given
+
+    def _checked(self, answer: object) -> tuple[Chunk, ...]:
+        if isinstance(answer, Verdict):
+            if answer.action is not Action.BLOCK:
+                raise TypeError(f"a verdict on a chunk can only block, not {answer.action}")
+            self._last_word = answer
+            self.blocked = None if self.step.is_shadow else answer
+            return ()
+        given: tuple[Chunk, ...] = tuple(answer)  # type: ignore[arg-type]
+        for chunk in given:
+            if not isinstance(chunk, Chunk):
+                raise TypeError(f"a policy gives on chunks, not {type(chunk).__name__}")
+        return given
+
+    def _give_up(self, error: BaseException) -> Sequence[Chunk]:
+        """The policy broke, and the stream goes on: with what it held, if it matters."""
+        _log.error("policy %s broke on a response: %s", self.name, type(error).__name__)
+        self._last_word = error_verdict(error)
+        if self.step.is_shadow:
+            return ()
+        return self._noticed(self._reader.give_up())
+
+    def agreed_end(self, terminal: Chunk) -> Chunk:
+        """The end marker in agreement with what the policy gave on; a policy in shadow changes nothing."""
+        agreed = self._agreed(terminal)
+        return terminal if self.step.is_shadow else agreed
+
+    def _agreed(self, chunk: Chunk) -> Chunk:
+        """The chunk in agreement with what the policy gave on, and part of what this step put out."""
+        if self._repeats is not None:
+            chunk = self._repeats.agreed(chunk)
+        if self.assembler is not None:
+            self.assembler.add(chunk)
+        return chunk
+
+    def _noticed(self, given: Sequence[Chunk]) -> tuple[Chunk, ...]:
+        return tuple([self._noticed_one(chunk) for chunk in given])
+
+    def _noticed_one(self, chunk: Chunk) -> Chunk:
+        agreed = self._agreed(chunk)
+        if self.changed and not self.step.fails_open:
+            return agreed
+        is_due = self._pending.settle(chunk)
+        if not is_due or agreed is not chunk:
+            self.changed = True
+            if not self.step.fails_open:
+                self._pending.clear()
+        return agreed
+
+    def decision(self, final: bytes | None) -> Decision:
+        return Decision(
+            self.step,
+            Side.RESPONSE,
+            self.position,
+            self._verdict(),
+            self.changed,
+            self._duration_s,
+            self._chunks,
+            self._output(final) if self.changed else None,
+            is_capped=self.changed and self.assembler is not None and self.assembler.is_capped,
+        )
+
+    def _verdict(self) -> Verdict:
+        """What the policy says of the whole stream, which has passed: breaking here ends nothing any more."""
+        if self._last_word is not None:
+            return self._last_word
+        try:
+            verdict = self._reader.verdict()
+            is_bare = verdict.action is Action.ALLOW and self.changed
+        except Exception as error:  # noqa: BLE001 - the policy guard
+            _log.error("policy %s broke after a stream: %s", self.name, type(error).__name__)
+            return error_verdict(error)
+        return Verdict.modify() if is_bare else verdict
+
+    def _output(self, final: bytes | None) -> bytes | None:
+        if self.assembler is None:
+            return final
+        assembled = self.assembler.result()
+        return None if assembled is None else jsontext.render(assembled)

@@ -1,0 +1,72 @@
+"""One policy of a chain as configured, and what it decided."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from luthien.exchange import Side
+from luthien.policies.policy import Action, Needs, Policy, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One policy of the chain as configured. `version` is a hash of its code and configuration."""
+
+    name: str
+    version: str
+    policy: type[Policy]
+    config: Any
+    fails_open: bool = False
+    """Whether a call goes on with what the policy was given when it breaks."""
+    is_shadow: bool = False
+    """Whether what it decides is recorded only."""
+
+    @property
+    def response_hook(self) -> str:
+        """What is asked about a plain response."""
+        return "on_block" if self.policy.needs is Needs.BLOCKS else "on_response"
+
+    @property
+    def stream_hook(self) -> str:
+        """What is asked about a stream."""
+        return "on_chunk" if self.policy.needs is Needs.CHUNKS else self.response_hook
+
+    def overrides(self, hook: str) -> bool:
+        return getattr(self.policy, hook) is not getattr(Policy, hook)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one step decided on one side of a call.
+
+    `output` is what the step gave on (a body; for a stream, the response it adds up to, or if it `is_capped`, its
+    beginning); None when it changed nothing. Of a step in shadow, all of this is what would have been.
+    """
+
+    step: Step
+    side: Side
+    position: int
+    verdict: Verdict
+    changed: bool
+    duration_s: float
+    chunks: int | None = None
+    output: bytes | None = None
+    is_capped: bool = False
+
+    @property
+    def output_sha256(self) -> bytes | None:
+        return None if self.output is None else hashlib.sha256(self.output).digest()
+
+
+def error_verdict(error: BaseException) -> Verdict:
+    """What is recorded of a policy that broke."""
+    return Verdict(Action.ERROR, f"{type(error).__name__}: {error}")
+
+
+def is_cancelled(error: BaseException) -> bool:
+    """Whether this is the call being cancelled, and not a policy that raises what it got from a task of its own."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
