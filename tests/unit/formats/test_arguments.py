@@ -8,7 +8,7 @@ import pytest
 
 from luthien.formats.arguments import ArgumentSlot, arguments_of, change_text
 from luthien.formats.format import Json
-from luthien.formats.registry import ANTHROPIC_MESSAGES, FORMATS, OPENAI_CHAT
+from luthien.formats.registry import ANTHROPIC_MESSAGES, FORMATS, OPENAI_CHAT, OPENAI_RESPONSES
 
 STRANGE: list[Any] = [None, 1, "x", [], {}, [None], [1], [{}], [{"function": None}], [{"function": {"arguments": 1}}]]
 
@@ -51,6 +51,19 @@ def test_every_place_of_anthropic() -> None:
     for slot in arguments.in_response({"content": content}):
         slot.change(shouted)
     assert [block["input"] for block in content] == [{"a": "X"}] * 2
+
+
+def test_every_place_of_responses() -> None:
+    items: list[Json] = [
+        {"type": "function_call", "call_id": "1", "name": "f", "arguments": '{"a": "x"}'},
+        {"type": "custom_tool_call", "call_id": "2", "name": "g", "input": "free text"},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "no argument"}]},
+    ]
+    arguments = arguments_of(OPENAI_RESPONSES)
+    assert len(arguments.in_request({"input": items})) == 2
+    for slot in arguments.in_response({"output": items}):
+        slot.change(shouted)
+    assert [items[0]["arguments"], items[1]["input"]] == ['{"a":"X"}', "FREE TEXT"]
 
 
 @pytest.mark.parametrize("wire_format", FORMATS, ids=lambda wire_format: wire_format.name)

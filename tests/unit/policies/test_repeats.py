@@ -13,9 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthien.errors import PolicyFailure
 from luthien.exchange import Side
 from luthien.formats.registry import OPENAI_RESPONSES as FORMAT
 from luthien.formats.sse import Chunk, FrameReader
+from luthien.policies.builtin.block_tools import BlockTools
+from luthien.policies.builtin.redact import Redact, RedactConfig
 from luthien.policies.builtin.replace_text import ReplaceText, ReplaceTextConfig
 from luthien.policies.chain import Chain, ChainRun
 from luthien.policies.policy import CallContext, Policy
@@ -261,3 +264,47 @@ async def test_a_stream_adds_up_to_what_is_made_of_the_plain_response(
     body = await Chain((replacing(*rules),)).open(CALL).on_response(json.dumps(copy.deepcopy(ending)).encode())
     assert added_up(given_on) == json.loads(body)
     assert added_up(given_on[:-1]).get("output", []) == json.loads(body)["output"]
+
+
+def calling(arguments: str, *pieces: str) -> list[bytes]:
+    """The frames of a stream that calls one tool."""
+    call = {"id": "fc_1", "type": "function_call", "call_id": "call_1", "name": "send", "status": "completed"}
+    place = {"item_id": "fc_1", "output_index": 0}
+    done = {**call, "arguments": arguments}
+    return responses_events(
+        {"type": "response.created", "response": responses_response() | {"output": [], "usage": None}},
+        {"type": "response.output_item.added", "output_index": 0, "item": {**call, "arguments": ""}},
+        *({"type": "response.function_call_arguments.delta", **place, "delta": piece} for piece in pieces),
+        {"type": "response.function_call_arguments.done", **place, "arguments": arguments},
+        {"type": "response.output_item.done", "output_index": 0, "item": done},
+        {"type": "response.completed", "response": responses_response() | {"output": [done]}},
+    )
+
+
+@pytest.mark.parametrize(
+    "pieces", [['{"to": "[email-1]"}'], ['{"to": "[em', 'ail-1]"}'], list('{"to": "[email-1]"}')]
+)
+async def test_arguments_in_a_stream_get_their_values_back_wherever_they_are_said(pieces: list[str]) -> None:
+    config = RedactConfig.model_validate({"rules": [{"kinds": ["email"], "action": "reversible"}]})
+    run = Chain((make_step("redact", Redact, config),)).open(CALL)
+    sent = await run.on_request(b'{"model":"m","input":"Write to \\"jane\\"@x or jane@example.com"}')
+    assert b"[email-1]" in sent
+    stream = run.stream()
+    given_on: list[Chunk] = []
+    for chunk in chunks_of(calling('{"to": "[email-1]"}', *pieces)):
+        if FORMAT.is_terminal(chunk):
+            given_on += [*await stream.feed_unsaid(chunk), *await stream.finish(), stream.agreed(chunk)]
+        else:
+            given_on += await stream.feed(chunk)
+    assert json.loads(deltas(given_on)) == {"to": "jane@example.com"}
+    assert {json.loads(text)["to"] for text in every_whole(given_on, "arguments")} == {"jane@example.com"}
+    assert added_up(given_on)["output"][0]["arguments"] == deltas(given_on)
+
+
+async def test_a_policy_that_needs_blocks_stops_a_call_that_cannot_be_cut_into_them() -> None:
+    """Nothing that it should have seen goes on."""
+    config = BlockTools.Config.model_validate({"rules": [{"tool": "send"}]})
+    stream = Chain((make_step("block_tools", BlockTools, config),)).open(CALL).stream()
+    with pytest.raises(PolicyFailure):
+        for chunk in chunks_of(calling("{}", "{}")):
+            assert not await stream.feed(chunk)
