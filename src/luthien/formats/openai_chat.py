@@ -6,6 +6,7 @@ https://platform.openai.com/docs/api-reference/chat
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from luthien.formats import jsontext
@@ -64,8 +65,7 @@ class OpenAIChat:
         ]
 
     def response_texts(self, body: Json) -> list[TextSlot]:
-        messages = [choice.get("message") for choice in objects(body.get("choices"))]
-        return [slot for message in objects(messages) for slot in _message_slots(message, "assistant")]
+        return [slot for choice in objects(body.get("choices")) for _, slot in _choice_slots(choice, "message")]
 
     def add_system_message(self, body: Json, text: str) -> None:
         messages = body.get("messages")
@@ -141,12 +141,30 @@ def _message_slots(message: Json, role: str) -> Iterator[TextSlot]:
 
 def _chunk_slots(body: Json) -> Iterator[tuple[str, TextSlot]]:
     for choice in objects(body.get("choices")):
-        delta = choice.get("delta")
-        if isinstance(delta, dict):
-            for field in _TEXT_FIELDS:
-                if field in delta:
-                    for slot in text_slots(delta, field, "assistant"):
-                        yield f"{index_of(choice)}/{field}", slot
+        for field, slot in _choice_slots(choice, "delta"):
+            yield f"{index_of(choice)}/{field}", slot
+
+
+def _choice_slots(choice: Json, holder: str) -> Iterator[tuple[str, TextSlot]]:
+    message = choice.get(holder)
+    if isinstance(message, dict):
+        for field in _TEXT_FIELDS:
+            if field in message:
+                for slot in text_slots(message, field, "assistant"):
+                    yield field, _ChoiceSlot(slot.container, slot.key, slot.role, choice.get("logprobs"), field)
+
+
+@dataclass(slots=True)
+class _ChoiceSlot(TextSlot):
+    """A text with its tokens beside it, which would tell what it was before it was changed."""
+
+    logprobs: Any
+    field: str
+
+    def set(self, text: str) -> None:
+        if text != self.text and isinstance(self.logprobs, dict) and self.logprobs.get(self.field):
+            self.logprobs[self.field] = []
+        TextSlot.set(self, text)
 
 
 class OpenAIChatAssembler:

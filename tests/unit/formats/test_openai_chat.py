@@ -589,3 +589,20 @@ class TestHostile:
         assembler.add(chunk)
         assembler.add(chunk)
         assert copy.deepcopy(assembler).result() == assembler.result()
+
+
+def test_the_tokens_beside_a_text_go_with_it_when_it_is_changed() -> None:
+    """They would tell the client what it was."""
+    tokens: Json = {
+        "content": [{"token": "secret", "logprob": -0.1, "bytes": None, "top_logprobs": []}],
+        "refusal": None,
+    }
+    plain: Json = {"choices": [{"message": {"content": "secret"}, "logprobs": dict(tokens)}]}
+    [slot] = FORMAT.response_texts(plain)
+    slot.set("secret")
+    assert plain["choices"][0]["logprobs"] == tokens
+    slot.set("[hidden]")
+    assert plain["choices"][0] == {"message": {"content": "[hidden]"}, "logprobs": {"content": [], "refusal": None}}
+    chunk = Chunk.of({"choices": [{"index": 0, "delta": {"content": "secret"}, "logprobs": tokens}]})
+    assert b"secret" not in FORMAT.with_chunk_texts(chunk, ["[hidden]"]).raw
+    assert b"secret" in chunk.raw
