@@ -21,14 +21,15 @@ class Timeline:
     """
 
     def __init__(self, started: float) -> None:
-        self._started = started
         self.frames = 0
         """How many have come."""
+        self._started = started
         self._shift = 0
         self._last_given = -1
-        self._arrived = array("Q")
+        # Times as the clock has them. What was given lags behind what arrived.
+        self._arrived = array("d")
         self._bytes = array("Q")
-        self._given = array("Q")
+        self._given = array("d")
         self._given_bytes = array("Q")
         self._given_frames = array("I")
         self._held: dict[int, tuple[int, int]] = {}
@@ -36,34 +37,41 @@ class Timeline:
 
     def arrived(self, chunks: Sequence[Chunk], at: float) -> None:
         """The provider's next frames have come."""
-        offset = self._offset(at)
         for chunk in chunks:
             entry = self.frames >> self._shift
             if entry == MAX_ENTRIES:
                 self._halve()
-                entry = self.frames >> self._shift
+                entry >>= 1
             self.frames += 1
-            if entry < len(self._arrived):
+            if entry == len(self._arrived):
+                self._arrived.append(at)
+                self._bytes.append(len(chunk.raw))
+            else:
                 self._bytes[entry] += len(chunk.raw)
-                continue
-            self._arrived.append(offset)
-            self._bytes.append(len(chunk.raw))
-            self._given.append(0)
-            self._given_bytes.append(0)
-            self._given_frames.append(0)
 
     def given(self, chunks: Sequence[Chunk], at: float) -> None:
         """The client was given these. One that stands for no frame counts as part of the one before."""
-        if not self.frames:
-            return
-        offset = self._offset(at)
         for chunk in chunks:
             frame = chunk.frame if chunk.frame >= 0 else max(self._last_given, 0)
             entry = frame >> self._shift
-            self._given[entry] = offset
-            self._given_bytes[entry] += len(chunk.raw)
-            self._given_frames[entry] += frame != self._last_given
+            if entry == len(self._given):  # the next, as mostly
+                self._given.append(at)
+                self._given_bytes.append(len(chunk.raw))
+                self._given_frames.append(1)
+            else:
+                self._give(entry, at, len(chunk.raw), frame != self._last_given)
             self._last_given = frame
+
+    def _give(self, entry: int, at: float, size: int, is_another: bool) -> None:
+        self._fill(entry + 1)
+        self._given[entry] = at
+        self._given_bytes[entry] += size
+        self._given_frames[entry] += is_another
+
+    def _fill(self, entries: int) -> None:
+        """Of entries that were passed over nothing was given yet."""
+        for column in (self._given, self._given_bytes, self._given_frames):
+            column.extend([0] * (entries - len(column)))
 
     def held(self, frame: int, position: int, seconds: float) -> None:
         """A policy held a frame, or took so long for it; who did so longest is kept."""
@@ -78,19 +86,12 @@ class Timeline:
 
     def payload(self, policies: Sequence[str]) -> bytes:
         """As it is recorded (docs/record.md); `policies` are named in the order of the chain."""
-        size = 1 << self._shift
-        arrived = list(self._arrived)
-        delays = [
-            given - came if count else None
-            for came, given, count in zip(arrived, self._given, self._given_frames, strict=True)
-        ]
-        last = self.frames - ((len(arrived) - 1) << self._shift)
-        sizes = [*[size] * (len(arrived) - 1), last] if arrived else []
-        dropped = [
-            [entry, frames - count]
-            for entry, (frames, count) in enumerate(zip(sizes, self._given_frames, strict=True))
-            if count < frames
-        ]
+        size, count = 1 << self._shift, len(self._arrived)
+        self._fill(count)
+        arrived = [self._offset(at) for at in self._arrived]
+        given = [self._offset(at) for at in self._given]
+        sizes = [min(size, self.frames - entry * size) for entry in range(count)]
+        counts = self._given_frames
         value: dict[str, Any] = {
             "version": 1,
             "frames": self.frames,
@@ -98,10 +99,10 @@ class Timeline:
             "policies": list(policies),
             "arrived_us": [after - before for before, after in zip([0, *arrived], arrived, strict=False)],
             "bytes": list(self._bytes),
-            "delay_us": delays,
+            "delay_us": [given[entry] - arrived[entry] if counts[entry] else None for entry in range(count)],
             "held": [[entry, position, micros] for entry, (micros, position) in sorted(self._held.items())],
             "rewritten": [[entry, position, count] for entry, (position, count) in sorted(self._rewritten.items())],
-            "dropped": dropped,
+            "dropped": [[entry, size - counts[entry]] for entry, size in enumerate(sizes) if counts[entry] < size],
         }
         if self._given_bytes != self._bytes:
             value["given_bytes"] = list(self._given_bytes)
@@ -111,8 +112,9 @@ class Timeline:
         return max(0, round((at - self._started) * 1e6))
 
     def _halve(self) -> None:
+        self._fill(len(self._arrived))
         self._arrived = self._arrived[::2]
-        self._given = array("Q", map(max, self._given[::2], self._given[1::2]))
+        self._given = array("d", map(max, self._given[::2], self._given[1::2]))
         self._bytes, self._given_bytes = _sums(self._bytes), _sums(self._given_bytes)
         self._given_frames = _sums(self._given_frames)
         held, rewritten = self._held, self._rewritten

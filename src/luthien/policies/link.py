@@ -193,12 +193,14 @@ class Link:
             self._repeats.offered(chunk)
         if not self.changed or self.step.fails_open:
             self._pending.add(chunk)
-        if self._due is not None:
-            self._due.shown(chunk.frame)
-        return await self._call(lambda: self._reader.feed(chunk))
+        return await self._call(lambda: self._reader.feed(chunk), chunk)
 
-    async def _call(self, ask: Callable[[], Awaitable[Sequence[Chunk] | Verdict]]) -> Sequence[Chunk]:
+    async def _call(
+        self, ask: Callable[[], Awaitable[Sequence[Chunk] | Verdict]], shown: Chunk | None = None
+    ) -> Sequence[Chunk]:
         started = time.perf_counter()
+        if self._due is not None and shown is not None:
+            self._due.shown(shown.frame, started)
         given: tuple[Chunk, ...] = ()
         try:
             given = self._noticed(self._checked(await ask()))
@@ -248,9 +250,10 @@ class Link:
         return chunk
 
     def _noticed(self, given: Sequence[Chunk]) -> tuple[Chunk, ...]:
-        return tuple([self._noticed_one(chunk) for chunk in given])
+        now = time.perf_counter()
+        return tuple([self._noticed_one(chunk, now) for chunk in given])
 
-    def _noticed_one(self, chunk: Chunk) -> Chunk:
+    def _noticed_one(self, chunk: Chunk, now: float) -> Chunk:
         agreed = self._agreed(chunk)
         if not self.changed or self.step.fails_open:
             is_due = self._pending.settle(chunk)
@@ -258,7 +261,7 @@ class Link:
                 self.changed = True
                 if not self.step.fails_open:
                     self._pending.clear()
-        return agreed if self._due is None else self._due.answered(chunk, agreed)
+        return agreed if self._due is None else self._due.answered(chunk, agreed, now)
 
     def decision(self, final: bytes | None) -> Decision:
         return Decision(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from typing import Protocol
 
@@ -33,13 +32,13 @@ class Due:
         self._frames: deque[tuple[int, float]] = deque(maxlen=_MAX_DUE)
         self._last = -1
 
-    def shown(self, frame: int) -> None:
-        self._frames.append((frame, time.perf_counter()))
+    def shown(self, frame: int, at: float) -> None:
+        """The policy was shown a chunk for that frame, at a time on the clock of `time.perf_counter`."""
+        self._frames.append((frame, at))
 
-    def answered(self, given: Chunk, agreed: Chunk) -> Chunk:
+    def answered(self, given: Chunk, agreed: Chunk, now: float) -> Chunk:
         """The chunk that goes on as `agreed` for what the policy gave, said to stand for a frame."""
-        now = since = time.perf_counter()
-        frame = given.frame
+        since, frame = now, given.frame
         if frame < 0:
             frame, since = self._frames.popleft() if self._frames else (self._last, now)
         else:

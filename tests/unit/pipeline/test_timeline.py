@@ -121,7 +121,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("luthien.policies.trail.time.perf_counter", clock)
+    monkeypatch.setattr("luthien.policies.link.time.perf_counter", clock)
     return clock
 
 
@@ -202,9 +202,9 @@ async def test_what_a_policy_swallows_is_forgotten_in_the_end(clock: Clock, monk
     monkeypatch.setattr("luthien.policies.trail._MAX_DUE", 4)
     due = Due(Told(), 0)
     for frame in range(10):
-        due.shown(frame)
+        due.shown(frame, 0.0)
     made = Chunk(b"data: x\n\n", b"x")
-    assert due.answered(made, made).frame == 6
+    assert due.answered(made, made, 0.0).frame == 6
 
 
 async def test_frames_that_nobody_counts_stay_as_they_are() -> None:
