@@ -124,7 +124,7 @@ def lacking(dsn: str, calls: int) -> str | None:
             if found == expected:
                 return None
             if time.monotonic() > ends:
-                return f"(calls, complete calls, quarantined, records that nobody counted): {expected} expected, {found} found"
+                return f"(calls, complete ones, quarantined, records not counted): {expected} expected, {found} found"
             time.sleep(0.5)
 
 

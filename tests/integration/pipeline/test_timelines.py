@@ -75,7 +75,7 @@ def test_what_a_policy_rewrites_and_merges_is_told(
     ask: Callable[..., Any],
     stream: Callable[..., list[bytes]],
 ) -> None:
-    policies = [{"policy": "noop"}, {"policy": "replace_text", "config": RULES}]
+    policies: list[dict[str, Any]] = [{"policy": "noop"}, {"policy": "replace_text", "config": RULES}]
     provider.will(streams(*stream("a se", "cret", " b")))
     with running_gateway(record_database, provider.url, policies) as gateway:
         response = gateway.post(path, ask(stream=True))
