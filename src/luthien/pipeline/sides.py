@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from luthien.formats import jsontext
 from luthien.formats.format import BoundedAssembler, Json, WireFormat
 from luthien.formats.sse import Chunk
+from luthien.pipeline.watch import Watch
 from luthien.telemetry.spans import Wire
 
 
@@ -28,10 +30,14 @@ class Delta:
 
 
 class StreamSide:
-    """Hashes the bytes of one side as they pass, and puts its chunks together as a plain response."""
+    """Hashes the bytes of one side as they pass, and puts its chunks together as a plain response.
 
-    def __init__(self, wire_format: WireFormat) -> None:
+    `watch` sees them, too, if there is one.
+    """
+
+    def __init__(self, wire_format: WireFormat, watch: Watch | None = None) -> None:
         self.chunks = 0
+        self.watch = watch
         self._assembler = BoundedAssembler(wire_format.assembler())
         self._hash = hashlib.sha256()
         self._size_bytes = 0
@@ -51,6 +57,10 @@ class StreamSide:
         self.chunks += len(chunks)
         for chunk in chunks:
             self._assembler.add(chunk)
+        if self.watch is not None:
+            if self.is_capped:
+                self.watch.give_up()
+            self.watch.passed(chunks)
 
     @property
     def unsaved_bytes(self) -> int:
@@ -86,12 +96,12 @@ class StreamSides:
     """Both sides of one stream.
 
     While everything is passed on as it came there is but one side: what has arrived is added to it once it
-    was released, so that the client does not wait for it.
+    was released, so that the client does not wait for it. Both are watched only where policies come between.
     """
 
     def __init__(self, wire_format: WireFormat, *, may_change: bool) -> None:
-        self.original = StreamSide(wire_format)
-        self._final = StreamSide(wire_format) if may_change else None
+        self.original = StreamSide(wire_format, Watch.of(wire_format) if may_change else None)
+        self._final = StreamSide(wire_format, Watch.of(wire_format)) if may_change else None
         self._arrived: list[tuple[bytes, Sequence[Chunk]]] = []
 
     @property
@@ -108,6 +118,26 @@ class StreamSides:
     def ended(self) -> None:
         """The provider has sent all it had to, its end marker too."""
         self._catch_up()
+        if self.original.watch is not None:
+            self.original.watch.ended()
+
+    def closed(self) -> None:
+        """The client was given the end of its stream, or an error that ends it."""
+        if self._final is not None and self._final.watch is not None:
+            self._final.watch.ended()
+
+    @property
+    def upstream_violations(self) -> Counter[str]:
+        """How often the provider broke which rule of its protocol, if anybody watched."""
+        return Counter() if self.original.watch is None else self.original.watch.violations
+
+    @property
+    def gateway_violations(self) -> Counter[str]:
+        """The rules that the client's side breaks, and the provider's does not, as far as both were watched."""
+        final, original = self.final.watch, self.original.watch
+        if final is None or original is None or self.original.is_capped or self.final.is_capped:
+            return Counter()
+        return final.beside(original)
 
     def released(self, raw: bytes, chunks: Sequence[Chunk]) -> None:
         """The client was given these: all that had arrived, unless policies come between."""
