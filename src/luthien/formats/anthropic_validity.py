@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from luthien.formats import jsontext
 from luthien.formats.format import Json, count_or_none, text_or_none
 from luthien.formats.sse import Chunk
 from luthien.formats.validity import (
@@ -21,7 +22,6 @@ from luthien.formats.validity import (
     Violation,
     check_event_name,
     is_done,
-    is_json,
 )
 
 START_FIRST = Rule("message_start_first", "`message_start` comes first")
@@ -173,7 +173,7 @@ class AnthropicValidator:
         text = "".join(self._input)
         self._input.clear()
         self._block = None
-        if text and not is_json(text):
+        if text and not jsontext.is_valid(text):
             self._bad_inputs += 1
 
     def _message_delta(self, body: Json) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from luthien.formats import jsontext
 from luthien.formats.blocks import object_of
 from luthien.formats.format import Json, count_or_none, objects, text_or_none
 from luthien.formats.sse import Chunk
@@ -23,7 +24,6 @@ from luthien.formats.validity import (
     Rule,
     Violation,
     is_done,
-    is_json,
 )
 
 OBJECT = Rule("chunk_object", "a chunk is a `chat.completion.chunk`")
@@ -88,6 +88,12 @@ class _Call:
         self.pieces: list[str] = []
         """Its arguments, if they are to be JSON."""
 
+    def is_before(self, call_id: str, name: str) -> bool:
+        """Whether a piece with this id and name is of another call: some give all calls one index."""
+        if call_id and self.call_id:
+            return call_id != self.call_id
+        return bool(name and self.pieces) and jsontext.is_valid("".join(self.pieces))
+
 
 class _Choice:
     """What one choice has said so far."""
@@ -132,18 +138,19 @@ class _Choice:
         index = count_or_none(call.get("index"))
         call_id = text_or_none(call.get("id")) or ""
         part = object_of(call.get("function")) or object_of(call.get("custom"))
+        name = text_or_none(part.get("name")) or ""
         if index is None:
             self._findings.add(CALL_INDEX_MISSING)
-            known = None if call_id or part.get("name") or not self._calls else self._calls[-1]
+            known = None if call_id or name or not self._calls else self._calls[-1]
         else:
             known = self._known.get(index)
-        if known is not None and call_id and known.call_id not in ("", call_id):
+        if known is not None and index is not None and known.is_before(call_id, name):
             self._findings.add(CALL_INDEX_REUSED)
             known = None
         elif known is None and index is not None and index != len(self._known):
             self._findings.add(CALL_INDEX, f"{index} for {len(self._known)}")
         if known is None:
-            known = self._begin(call_id, text_or_none(part.get("name")) or "")
+            known = self._begin(call_id, name)
             if index is not None:
                 self._known[index] = known
         arguments = part.get("arguments")
@@ -175,7 +182,7 @@ class _Choice:
             self._check_arguments()
 
     def _check_arguments(self) -> None:
-        bad = sum(1 for call in self._calls if call.pieces and not is_json("".join(call.pieces)))
+        bad = sum(1 for call in self._calls if call.pieces and not jsontext.is_valid("".join(call.pieces)))
         if bad:
             self._findings.add(TOOL_ARGUMENTS, f"{bad} of {len(self._calls)} calls")
 

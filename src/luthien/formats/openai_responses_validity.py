@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from luthien.formats import jsontext
 from luthien.formats.format import Json, count_or_none
 from luthien.formats.openai_responses_stream import Said, item_slots, pieces, type_of, wholes
 from luthien.formats.sse import Chunk
@@ -23,7 +24,6 @@ from luthien.formats.validity import (
     Violation,
     check_event_name,
     is_done,
-    is_json,
 )
 
 CREATED_FIRST = Rule("created_first", "`response.created` comes first")
@@ -226,7 +226,7 @@ class OpenAIResponsesValidator:
     def _check_input(self, item: Json) -> None:
         arguments = item.get("arguments")
         is_whole = item.get("type") == "function_call" and item.get("status") in (None, "completed")
-        if is_whole and isinstance(arguments, str) and arguments and not is_json(arguments):
+        if is_whole and isinstance(arguments, str) and arguments and not jsontext.is_valid(arguments):
             self._findings.add(TOOL_ARGUMENTS)
 
     def _open_item(self, body: Json) -> _Item | None:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from luthien.formats import jsontext
 from luthien.formats.sse import Chunk, FrameReader
 
 MAX_DETAIL = 120
@@ -83,14 +82,6 @@ class Findings:
 
 def is_done(chunk: Chunk) -> bool:
     return chunk.data is not None and chunk.data.strip() == b"[DONE]"
-
-
-def is_json(text: str) -> bool:
-    try:
-        jsontext.parse(text)
-    except jsontext.InvalidJson:
-        return False
-    return True
 
 
 def check_event_name(chunk: Chunk, kind: str, findings: Findings) -> None:
