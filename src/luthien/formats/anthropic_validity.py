@@ -18,6 +18,7 @@ from luthien.formats.validity import (
     NOT_JSON,
     TOOL_ARGUMENTS,
     Findings,
+    Growing,
     Rule,
     Violation,
     check_event_name,
@@ -72,7 +73,7 @@ class AnthropicValidator:
         self._block: int | None = None
         """The index of the open block."""
         self._block_type = ""
-        self._input: list[str] = []
+        self._input = Growing()
         self._bad_inputs = 0
         self._next = 0
         self._has_tool_use = False
@@ -87,7 +88,7 @@ class AnthropicValidator:
                 self._findings.add(DONE_MARKER if is_done(chunk) else NOT_JSON)
             else:
                 self._check(chunk, body)
-        return self._findings.told()
+        return self._findings.told() if self._findings.found else ()
 
     def end(self) -> Sequence[Violation]:
         if not self._has_ended:
@@ -95,7 +96,8 @@ class AnthropicValidator:
         return self._findings.told()
 
     def _check(self, chunk: Chunk, body: Json) -> None:
-        kind = text_or_none(body.get("type")) or ""
+        said = body.get("type")
+        kind = said if isinstance(said, str) else ""
         if chunk.event != kind:
             check_event_name(chunk, kind, self._findings)
         if self._has_ended:
@@ -103,7 +105,8 @@ class AnthropicValidator:
             return
         match kind:
             case "content_block_delta":
-                self._started()
+                if not self._has_started:
+                    self._started()
                 self._delta(body)
             case "content_block_start":
                 self._started()
@@ -154,14 +157,14 @@ class AnthropicValidator:
             return
         if not isinstance(delta, dict):
             return
-        kind = text_or_none(delta.get("type")) or ""
-        fitting = _FITTING.get(kind)
+        kind = delta.get("type")
+        fitting = _FITTING.get(kind) if isinstance(kind, str) else None
         if fitting is None or self._block_type not in _KNOWN_BLOCKS:
             return
         if self._block_type not in fitting:
             self._findings.add(DELTA_TYPE, f"{kind} in {self._block_type}")
         elif fitting is _TOOLS and isinstance(delta.get("partial_json"), str):
-            self._input.append(delta["partial_json"])
+            self._input.pieces.append(delta["partial_json"])
 
     def _stop(self, body: Json) -> None:
         if self._block is None or body.get("index") != self._block:
@@ -170,8 +173,7 @@ class AnthropicValidator:
             self._close()
 
     def _close(self) -> None:
-        text = "".join(self._input)
-        self._input.clear()
+        text, self._input = self._input.whole(), Growing()
         self._block = None
         if text and not jsontext.is_valid(text):
             self._bad_inputs += 1

@@ -21,6 +21,7 @@ from luthien.formats.validity import (
     NOT_JSON,
     TOOL_ARGUMENTS,
     Findings,
+    Growing,
     Rule,
     Violation,
     is_done,
@@ -81,18 +82,18 @@ _OTHER_TEXTS = ("reasoning_content", "reasoning", "refusal")
 
 
 class _Call:
-    __slots__ = ("call_id", "pieces")
+    __slots__ = ("arguments", "call_id")
 
     def __init__(self, call_id: str) -> None:
         self.call_id = call_id
-        self.pieces: list[str] = []
+        self.arguments = Growing()
         """Its arguments, if they are to be JSON."""
 
     def is_before(self, call_id: str, name: str) -> bool:
         """Whether a piece with this id and name is of another call: some give all calls one index."""
         if call_id and self.call_id:
             return call_id != self.call_id
-        return bool(name and self.pieces) and jsontext.is_valid("".join(self.pieces))
+        return bool(name and self.arguments.pieces) and jsontext.is_valid(self.arguments.whole())
 
 
 class _Choice:
@@ -110,8 +111,10 @@ class _Choice:
 
     def check(self, choice: Json) -> None:
         delta = choice.get("delta")
-        if isinstance(delta, dict) and delta:
-            self._delta(delta)
+        if delta and isinstance(delta, dict):
+            is_plain = len(delta) == 1 and "content" in delta and self._has_role and self.finish_reason is None
+            if not is_plain:
+                self._delta(delta)
         reason = choice.get("finish_reason")
         if reason is not None:
             self._finish(reason)
@@ -155,7 +158,7 @@ class _Choice:
                 self._known[index] = known
         arguments = part.get("arguments")
         if isinstance(arguments, str):
-            known.pieces.append(arguments)
+            known.arguments.pieces.append(arguments)
 
     def _begin(self, call_id: str, name: str) -> _Call:
         if not call_id:
@@ -182,7 +185,8 @@ class _Choice:
             self._check_arguments()
 
     def _check_arguments(self) -> None:
-        bad = sum(1 for call in self._calls if call.pieces and not jsontext.is_valid("".join(call.pieces)))
+        said = [call.arguments.whole() for call in self._calls if call.arguments.pieces]
+        bad = sum(1 for text in said if not jsontext.is_valid(text))
         if bad:
             self._findings.add(TOOL_ARGUMENTS, f"{bad} of {len(self._calls)} calls")
 
@@ -205,7 +209,7 @@ class OpenAIChatValidator:
                 self._done()
             else:
                 self._findings.add(NOT_JSON)
-        return self._findings.told()
+        return self._findings.told() if self._findings.found else ()
 
     def end(self) -> Sequence[Violation]:
         if not self._is_done and not self._has_failed:
@@ -224,8 +228,9 @@ class OpenAIChatValidator:
         if not isinstance(choices, list):
             self._findings.add(CHOICES_MISSING)
         elif choices:
-            for choice in objects(choices):
-                self._choice(choice)
+            for choice in choices:
+                if isinstance(choice, dict):
+                    self._choice(choice)
         elif body.get("usage") and any(choice.finish_reason is None for choice in self._choices.values()):
             self._findings.add(USAGE_EARLY)
 
@@ -238,8 +243,8 @@ class OpenAIChatValidator:
             self._findings.add(ID_CHANGED)
 
     def _choice(self, choice: Json) -> None:
-        index = count_or_none(choice.get("index"))
-        if index is None:
+        index = choice.get("index")
+        if type(index) is not int:
             self._findings.add(CHOICE_INDEX_MISSING)
             index = 0
         known = self._choices.get(index)

@@ -20,6 +20,7 @@ from luthien.formats.validity import (
     NOT_JSON,
     TOOL_ARGUMENTS,
     Findings,
+    Growing,
     Rule,
     Violation,
     check_event_name,
@@ -77,6 +78,7 @@ _STATUS = {
 }
 # May come before the response is created, or be all that comes.
 _FIRST = frozenset({"response.created", "response.queued", "response.failed", "error", "keepalive"})
+_PLACE = ("output_index", "item_id", "content_index", "summary_index")
 _PARTS = {"response.content_part": "content_index", "response.reasoning_summary_part": "summary_index"}
 # Whose texts are in parts, and what numbers those.
 _TEXTS = {
@@ -118,7 +120,9 @@ class OpenAIResponsesValidator:
         self._items: dict[int, _Item] = {}
         self._is_numbered = True
         """Whether all that belongs to an item said so."""
-        self._texts: dict[str, list[str]] = {}
+        self._texts: dict[str, Growing] = {}
+        self._growing: tuple[tuple[object, ...], Growing] | None = None
+        """While deltas of one text follow each other: where it is, and the text."""
 
     def check(self, chunk: Chunk) -> Sequence[Violation]:
         if chunk.data:
@@ -127,7 +131,7 @@ class OpenAIResponsesValidator:
                 self._findings.add(DONE_MARKER if is_done(chunk) else NOT_JSON)
             else:
                 self._check(chunk, body)
-        return self._findings.told()
+        return self._findings.told() if self._findings.found else ()
 
     def end(self) -> Sequence[Violation]:
         if not self._has_ended and not self._has_failed:
@@ -144,18 +148,35 @@ class OpenAIResponsesValidator:
             return
         self._check_sequence(body)
         self._check_start(kind)
+        if kind.endswith(".delta"):
+            self._delta(kind, body)
+            return
+        self._growing = None
         name, _, how = kind.rpartition(".")
-        if how == "delta":
-            if name in _TEXTS or name in _INPUTS:
-                self._check_place(body, name)
-            for said in pieces(body):
-                self._texts.setdefault(said.keys[0], []).append(said.slot.text)
-        elif kind in _STATUS:
+        if kind in _STATUS:
             self._end(kind, body)
         elif kind == "error" or (not kind and body.get("error")):
             self._has_failed = True
         elif how in ("added", "done"):
             self._check_part_of_it(body, name, how)
+
+    def _delta(self, kind: str, body: Json) -> None:
+        place = (kind, *map(body.get, _PLACE))
+        if self._growing is not None and self._growing[0] == place and isinstance(body.get("delta"), str):
+            self._growing[1].pieces.append(body["delta"])
+            return
+        self._growing = None
+        name = kind.removesuffix(".delta")
+        if name in _TEXTS or name in _INPUTS:
+            self._check_place(body, name)
+        for said in pieces(body):
+            text = self._hear(said)
+            self._growing = (place, text) if count_or_none(body.get("output_index")) is not None else None
+
+    def _hear(self, said: Said) -> Growing:
+        text = self._texts.setdefault(said.keys[0], Growing())
+        text.pieces.append(said.slot.text)
+        return text
 
     def _check_sequence(self, body: Json) -> None:
         number = count_or_none(body.get("sequence_number"))
@@ -186,7 +207,7 @@ class OpenAIResponsesValidator:
             self._check_place(body, name)
         if how == "added":
             for said in pieces(body):
-                self._texts.setdefault(said.keys[0], []).append(said.slot.text)
+                self._hear(said)
         else:
             self._check_texts(body)
 
@@ -269,13 +290,11 @@ class OpenAIResponsesValidator:
         known = next((self._texts[key] for key in said.keys if key in self._texts), None)
         if known is None:
             # From here on it is known, so that one that nobody said in pieces counts once.
-            self._texts[said.keys[0]] = [said.slot.text]
+            self._hear(said)
             if said.slot.text and said.is_for_readers:
                 self._findings.add(TEXT_WITHOUT_DELTA)
             return
-        if len(known) > 1:
-            known[:] = ["".join(known)]
-        if known != [said.slot.text] and (known or said.slot.text):
+        if known.whole() != said.slot.text:
             self._findings.add(TEXT_DIFFERS)
 
     def _end(self, kind: str, body: Json) -> None:

@@ -65,19 +65,33 @@ class Validator(Protocol):
 class Findings:
     """What a validator has found and not yet told."""
 
-    __slots__ = ("_found",)
+    __slots__ = ("found",)
 
     def __init__(self) -> None:
-        self._found: list[Violation] = []
+        self.found: list[Violation] = []
 
     def add(self, rule: Rule, detail: str = "") -> None:
-        self._found.append(rule.broken(detail))
+        self.found.append(rule.broken(detail))
 
     def told(self) -> Sequence[Violation]:
-        if not self._found:
-            return ()
-        told, self._found = self._found, []
+        told, self.found = self.found, []
         return told
+
+
+class Growing:
+    """A text that comes in pieces; cheap to copy."""
+
+    __slots__ = ("pieces",)
+
+    def __init__(self, *pieces: str) -> None:
+        self.pieces = [*pieces]
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Growing:
+        return Growing(*self.pieces)
+
+    def whole(self) -> str:
+        self.pieces[:] = ["".join(self.pieces)]
+        return self.pieces[0]
 
 
 def is_done(chunk: Chunk) -> bool:

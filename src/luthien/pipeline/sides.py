@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from luthien.formats import jsontext
 from luthien.formats.format import BoundedAssembler, Json, WireFormat
 from luthien.formats.sse import Chunk
-from luthien.pipeline.watch import Watch
+from luthien.pipeline.watch import SidesWatch
 from luthien.telemetry.spans import Wire
 
 
@@ -30,14 +30,10 @@ class Delta:
 
 
 class StreamSide:
-    """Hashes the bytes of one side as they pass, and puts its chunks together as a plain response.
+    """Hashes the bytes of one side as they pass, and puts its chunks together as a plain response."""
 
-    `watch` sees them, too, if there is one.
-    """
-
-    def __init__(self, wire_format: WireFormat, watch: Watch | None = None) -> None:
+    def __init__(self, wire_format: WireFormat) -> None:
         self.chunks = 0
-        self.watch = watch
         self._assembler = BoundedAssembler(wire_format.assembler())
         self._hash = hashlib.sha256()
         self._size_bytes = 0
@@ -57,10 +53,6 @@ class StreamSide:
         self.chunks += len(chunks)
         for chunk in chunks:
             self._assembler.add(chunk)
-        if self.watch is not None:
-            if self.is_capped:
-                self.watch.give_up()
-            self.watch.passed(chunks)
 
     @property
     def unsaved_bytes(self) -> int:
@@ -96,12 +88,14 @@ class StreamSides:
     """Both sides of one stream.
 
     While everything is passed on as it came there is but one side: what has arrived is added to it once it
-    was released, so that the client does not wait for it. Both are watched only where policies come between.
+    was released, so that the client does not wait for it. Where policies come between, both are watched for what
+    their protocol does not allow.
     """
 
     def __init__(self, wire_format: WireFormat, *, may_change: bool) -> None:
-        self.original = StreamSide(wire_format, Watch.of(wire_format) if may_change else None)
-        self._final = StreamSide(wire_format, Watch.of(wire_format)) if may_change else None
+        self.original = StreamSide(wire_format)
+        self._final = StreamSide(wire_format) if may_change else None
+        self._watch = SidesWatch(wire_format) if may_change else None
         self._arrived: list[tuple[bytes, Sequence[Chunk]]] = []
 
     @property
@@ -114,30 +108,29 @@ class StreamSides:
             self._arrived.append((raw, chunks))
         else:
             self.original.passed(raw, chunks)
+            if self._watch is not None:
+                self._watch.arrived(chunks, len(raw))
 
     def ended(self) -> None:
         """The provider has sent all it had to, its end marker too."""
         self._catch_up()
-        if self.original.watch is not None:
-            self.original.watch.ended()
+        if self._watch is not None:
+            self._watch.ended()
 
     def closed(self) -> None:
         """The client was given the end of its stream, or an error that ends it."""
-        if self._final is not None and self._final.watch is not None:
-            self._final.watch.ended()
+        if self._watch is not None:
+            self._watch.closed()
 
     @property
     def upstream_violations(self) -> Counter[str]:
         """How often the provider broke which rule of its protocol, if anybody watched."""
-        return Counter() if self.original.watch is None else self.original.watch.violations
+        return Counter() if self._watch is None else self._watch.upstream
 
     @property
     def gateway_violations(self) -> Counter[str]:
-        """The rules that the client's side breaks, and the provider's does not, as far as both were watched."""
-        final, original = self.final.watch, self.original.watch
-        if final is None or original is None or self.original.is_capped or self.final.is_capped:
-            return Counter()
-        return final.beside(original)
+        """The rules that the client's side breaks, and the provider's does not."""
+        return Counter() if self._watch is None else self._watch.gateway
 
     def released(self, raw: bytes, chunks: Sequence[Chunk]) -> None:
         """The client was given these: all that had arrived, unless policies come between."""
@@ -145,6 +138,8 @@ class StreamSides:
             self._catch_up()
         else:
             self._final.passed(raw, chunks)
+            if self._watch is not None:
+                self._watch.given(chunks)
 
     @property
     def unsaved_bytes(self) -> int:
