@@ -29,7 +29,7 @@ from luthien.formats.validity import (
 
 CREATED_FIRST = Rule("created_first", "`response.created` comes first")
 CREATED_ONCE = Rule("created_once", "`response.created` comes once")
-SEQUENCE = Rule("sequence_number", "sequence numbers grow")
+SEQUENCE = Rule("sequence_number", "sequence numbers grow", is_quirk=True)
 SEQUENCE_GAP = Rule("sequence_number_gap", "sequence numbers grow by one", is_quirk=True)
 SEQUENCE_MISSING = Rule("sequence_number_missing", "each event has a sequence number", is_quirk=True)
 ITEM_INDEX = Rule("item_index", "output items are numbered from 0 without gaps")

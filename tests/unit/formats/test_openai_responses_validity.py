@@ -150,8 +150,8 @@ def test_sequence_numbers_count_up_by_one() -> None:
 
     assert found(*numbered(0, 1, 2)) == found(*numbered(5, 6, 7)) == []
     assert found(*numbered(0, 2, 3)) == [("sequence_number_gap", True)]
-    assert found(*numbered(1, 0, 1)) == [("sequence_number", False)]
-    assert found(*numbered(0, 0, 1)) == [("sequence_number", False)]
+    assert found(*numbered(1, 0, 1)) == [("sequence_number", True)]
+    assert found(*numbered(0, 0, 1)) == [("sequence_number", True)]
     assert found(*numbered(0, None, 1)) == [("sequence_number_missing", True)]
 
 

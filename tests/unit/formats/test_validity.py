@@ -114,3 +114,9 @@ def test_plain_answers_keep_all_rules() -> None:
 def test_one_name_is_one_rule() -> None:
     assert len({rule.name for rule in ALL_RULES}) == len(ALL_RULES)
     assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", rule.name) for rule in ALL_RULES)
+
+
+def test_each_rule_is_documented_and_nothing_else_is() -> None:
+    document = (Path(__file__).parents[3] / "docs" / "streams.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (yes|–) \|$", document, re.MULTILINE)
+    assert sorted(rows) == sorted((rule.name, rule.meaning, "yes" if rule.is_quirk else "–") for rule in ALL_RULES)
