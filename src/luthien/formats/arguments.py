@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from luthien.formats import jsontext
 from luthien.formats.anthropic_messages import AnthropicMessages
-from luthien.formats.format import Json, TextSlot, WireFormat, count_or_none, index_of, objects
+from luthien.formats.format import Json, TextSlot, WireFormat, index_of, objects
 from luthien.formats.openai_chat import OpenAIChat
 from luthien.formats.openai_responses import INPUTS, OpenAIResponses, is_terminal
 from luthien.formats.openai_responses_stream import ended, item_slots, pieces
@@ -122,14 +122,12 @@ def _named_calls(message: Any) -> Iterator[tuple[str, ArgumentSlot]]:
 
 
 def _numbered(calls: Iterable[Json]) -> Iterator[tuple[str, Json]]:
-    """Those of one message or chunk: by their index, or by their place if they have none or share it."""
-    known: set[str] = set()
+    """Those of one message or chunk: by their index, and by their place as well where they share it."""
+    known: set[int] = set()
     for at, call in enumerate(calls):
-        index = count_or_none(call.get("index"))
-        name = str(at if index is None else index)
-        name = f"{name}.{at}" if name in known else name
-        known.add(name)
-        yield name, call
+        index = index_of(call)
+        yield f"{index}.{at}" if index in known else str(index), call
+        known.add(index)
 
 
 class AnthropicMessagesArguments:

@@ -381,8 +381,8 @@ class _Exchange:
         is_upstream = outcome is Outcome.UPSTREAM_ERROR
         stream, begun_with = self._end_answer_early(code if is_upstream else None)
         if stream is not None and self._client.started:
-            # The provider's own error, if it sent one, was passed on already.
-            is_told = is_upstream and stream.failure is not None
+            # The provider's own error, if it sent one, was passed on already, unless a policy withheld it.
+            is_told = is_upstream and stream.failure is not None and _has_error(stream.sides.final.response)
             frame = b"" if is_told else self._format.error_frame(status, code, message, stream.sides.final.chunks)
             stream.sides.released(frame, () if is_told else (parse_frame(frame, frame),))
             stream.sides.closed()
@@ -417,6 +417,10 @@ async def _drain(data: AsyncGenerator[bytes, None]) -> None:
 def _is_event_stream(response: httpx.Response) -> bool:
     content_type: str = response.headers.get("content-type", "")
     return content_type.partition(";")[0].strip().lower() == "text/event-stream"
+
+
+def _has_error(response: Json | None) -> bool:
+    return response is not None and bool(response.get("error"))
 
 
 def _text(value: Any) -> str | None:

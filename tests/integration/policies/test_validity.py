@@ -17,6 +17,7 @@ from tests.playbook import Gateway, ScriptedProvider, running_gateway, streams
 from tests.validity import assert_valid
 from tests.wire import (
     DONE,
+    anthropic_event,
     anthropic_request,
     anthropic_stream,
     openai_chunk,
@@ -24,6 +25,7 @@ from tests.wire import (
     openai_stream,
     responses_request,
     responses_stream,
+    sse,
 )
 from tests.wire_tools import anthropic_tools_stream, openai_tools_stream
 
@@ -195,6 +197,50 @@ def test_a_block_and_a_stream_that_breaks_off_end_validly(
             assert_valid(OPENAI_CHAT, response.content)
             call = gateway.call(response)
             assert (call["outcome"], violations(call)) == (outcome, ([], []))
+    assert counted(receiver) == {}
+
+
+@pytest.mark.parametrize(
+    ("wire_format", "ask", "stream", "error"),
+    [
+        (OPENAI_CHAT, openai_request, openai_stream, sse({"error": {"message": "overloaded"}})),
+        (
+            ANTHROPIC_MESSAGES,
+            anthropic_request,
+            anthropic_stream,
+            anthropic_event({"type": "error", "error": {"type": "overloaded_error", "message": "overloaded"}}),
+        ),
+        (
+            OPENAI_RESPONSES,
+            responses_request,
+            responses_stream,
+            sse({"type": "error", "message": "overloaded", "sequence_number": 4}, "error"),
+        ),
+    ],
+    ids=["openai", "anthropic", "responses"],
+)
+@pytest.mark.parametrize("word", ["overloaded", "nothing of this"])
+def test_the_client_is_told_once_that_the_provider_failed(
+    start: Start,
+    provider: ScriptedProvider,
+    receiver: OtlpReceiver,
+    tmp_path: Path,
+    wire_format: WireFormat,
+    ask: Callable[..., Any],
+    stream: Callable[..., list[bytes]],
+    error: bytes,
+    word: str,
+) -> None:
+    """By the provider's own error, or by ours if a policy withheld that."""
+    (tmp_path / "careless.py").write_text(CARELESS)
+    provider.will(streams(*stream(*TEXTS)[:4], error))
+    with start([{"policy": f"{tmp_path / 'careless.py'}:Careless"}]) as gateway:
+        response = gateway.post(wire_format.path, ask(stream=True, metadata={"word": word}))
+        assert_valid(wire_format, response.content)
+        assert response.text.count('"overloaded"') == 1
+        assert response.content.endswith(error) == (word != "overloaded")
+        call = gateway.call(response)
+    assert (call["outcome"], violations(call)) == ("upstream_error", ([], []))
     assert counted(receiver) == {}
 
 

@@ -260,3 +260,10 @@ async def test_calls_are_found_however_they_are_numbered(name: str) -> None:
     _, redacted = await sides_of(wire_format, frames, [REDACT])
     assert EMAIL.encode() not in redacted
     assert redacted.count(rb"\"[email]\"") == (1 if name in {"empty finish reasons", "all kinds of blocks"} else 2)
+
+
+async def test_an_empty_finish_reason_ends_no_text() -> None:
+    wire_format, frames = STREAMS["empty finish reasons"]
+    _, replaced = await sides_of(wire_format, frames, [REPLACE])
+    assert b"Hel" in b"".join(frames)
+    assert b"Hel" not in replaced
