@@ -25,6 +25,7 @@ from luthien.formats.validity import (
     Violation,
     check_event_name,
     is_done,
+    is_same,
 )
 
 CREATED_FIRST = Rule("created_first", "`response.created` comes first")
@@ -44,6 +45,7 @@ PART_NOT_DONE = Rule("part_not_done", "each part that was added is done before i
 TEXT_DIFFERS = Rule("text_differs", "a text that is said whole is what its deltas said")
 TEXT_WITHOUT_DELTA = Rule("text_without_delta", "a text that is said whole was said in deltas before", is_quirk=True)
 OUTPUT_DIFFERS = Rule("output_differs", "the response at the end has the items that were given")
+OUTPUT_UNTOLD = Rule("output_untold", "the items of the response at the end were given before", is_quirk=True)
 OUTPUT_EMPTY = Rule("output_empty", "the response at the end has an output", is_quirk=True)
 STATUS = Rule("terminal_status", "the status of the response at the end fits its event")
 
@@ -66,6 +68,7 @@ RULES = (
     TEXT_DIFFERS,
     TEXT_WITHOUT_DELTA,
     OUTPUT_DIFFERS,
+    OUTPUT_UNTOLD,
     OUTPUT_EMPTY,
     STATUS,
 )
@@ -294,7 +297,7 @@ class OpenAIResponsesValidator:
             if said.slot.text and said.is_for_readers:
                 self._findings.add(TEXT_WITHOUT_DELTA)
             return
-        if known.whole() != said.slot.text:
+        if not is_same(known.whole(), said.slot.text):
             self._findings.add(TEXT_DIFFERS)
 
     def _end(self, kind: str, body: Json) -> None:
@@ -314,6 +317,9 @@ class OpenAIResponsesValidator:
         if not output or not isinstance(output, list):
             if self._items and has_all:
                 self._findings.add(OUTPUT_EMPTY)
+            return
+        if not self._items:
+            self._findings.add(OUTPUT_UNTOLD)
             return
         if has_all and len(output) != len(self._items):
             self._findings.add(OUTPUT_DIFFERS, f"{len(output)} items for {len(self._items)}")

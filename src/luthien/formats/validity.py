@@ -94,6 +94,14 @@ class Growing:
         return self.pieces[0]
 
 
+def is_same(one: str, other: str) -> bool:
+    """Whether two texts are the same to those who read them in JSON, where a character may be two halves."""
+    if one == other:
+        return True
+    halves = [text.encode("utf-16-le", "surrogatepass") for text in (one, other)]
+    return halves[0] == halves[1]
+
+
 def is_done(chunk: Chunk) -> bool:
     return chunk.data is not None and chunk.data.strip() == b"[DONE]"
 

@@ -111,6 +111,7 @@ CASES: dict[str, tuple[Rule, list[Json], list[Json]]] = {
         [CREATED, *TEXT, completed(MESSAGE, {"type": "reasoning", "summary": []})],
         WHOLE,
     ),
+    "everything at the end": (rules.OUTPUT_UNTOLD, [CREATED, END], WHOLE),
     "nothing at the end": (rules.OUTPUT_EMPTY, [CREATED, *TEXT, completed()], WHOLE),
     "completed, it says, and is not": (
         rules.STATUS,
@@ -200,6 +201,13 @@ def test_what_openai_sends_keeps_all_rules() -> None:
     bodies = [CREATED, IN_PROGRESS, *summary, *searched, *text, *called, completed(*whole)]
     assert found(*responses_events(*bodies)) == []
     assert found(*responses_events(ERROR)) == []
+
+
+def test_a_character_may_be_cut_between_two_deltas() -> None:
+    halves, whole = responses_text("\ud83d", "\ude00"), responses_text("\U0001f600")
+    bodies = [CREATED, *halves[:4], *whole[3:], completed(responses_message("\U0001f600"))]
+    assert found(*responses_events(*bodies)) == []
+    assert found(*responses_events(CREATED, *halves[:3], *whole[3:], bodies[-1])) == [("text_differs", False)] * 3
 
 
 def test_other_ids_for_the_same_item_and_an_empty_output_are_quirks_of_others() -> None:
