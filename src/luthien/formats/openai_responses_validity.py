@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from luthien.formats import jsontext
+from luthien.formats import openai_responses_rules as rules
 from luthien.formats.format import Json, count_or_none
 from luthien.formats.openai_responses_stream import Said, item_slots, pieces, type_of, wholes
 from luthien.formats.sse import Chunk
@@ -16,61 +17,14 @@ from luthien.formats.validity import (
     AFTER_END,
     DONE_MARKER,
     END_MISSING,
-    EVENT_RULES,
     NOT_JSON,
     TOOL_ARGUMENTS,
     Findings,
     Growing,
-    Rule,
     Violation,
     check_event_name,
     is_done,
     is_same,
-)
-
-CREATED_FIRST = Rule("created_first", "`response.created` comes first")
-CREATED_ONCE = Rule("created_once", "`response.created` comes once")
-SEQUENCE = Rule("sequence_number", "sequence numbers grow", is_quirk=True)
-SEQUENCE_GAP = Rule("sequence_number_gap", "sequence numbers grow by one", is_quirk=True)
-SEQUENCE_MISSING = Rule("sequence_number_missing", "each event has a sequence number", is_quirk=True)
-ITEM_INDEX = Rule("item_index", "output items are numbered from 0 without gaps")
-ITEM_INDEX_MISSING = Rule("item_index_missing", "what belongs to an item has its index", is_quirk=True)
-ITEM_NOT_ADDED = Rule("item_not_added", "an item is added before it is done", is_quirk=True)
-ITEM_NOT_DONE = Rule("item_not_done", "each item that was added is done before the response is completed")
-ITEM_ADDED_TWICE = Rule("item_added_twice", "an item is added once, and done once")
-OUTSIDE_ITEM = Rule("outside_item", "parts and texts belong to an item that is open")
-PART_INDEX = Rule("part_index", "the parts of an item are numbered from 0 without gaps")
-OUTSIDE_PART = Rule("outside_part", "texts of a message or a summary belong to a part that is open")
-PART_NOT_DONE = Rule("part_not_done", "each part that was added is done before its item is")
-TEXT_DIFFERS = Rule("text_differs", "a text that is said whole is what its deltas said")
-TEXT_WITHOUT_DELTA = Rule("text_without_delta", "a text that is said whole was said in deltas before", is_quirk=True)
-OUTPUT_DIFFERS = Rule("output_differs", "the response at the end has the items that were given")
-OUTPUT_UNTOLD = Rule("output_untold", "the items of the response at the end were given before", is_quirk=True)
-OUTPUT_EMPTY = Rule("output_empty", "the response at the end has an output", is_quirk=True)
-STATUS = Rule("terminal_status", "the status of the response at the end fits its event")
-
-RULES = (
-    *EVENT_RULES,
-    CREATED_FIRST,
-    CREATED_ONCE,
-    SEQUENCE,
-    SEQUENCE_GAP,
-    SEQUENCE_MISSING,
-    ITEM_INDEX,
-    ITEM_INDEX_MISSING,
-    ITEM_NOT_ADDED,
-    ITEM_NOT_DONE,
-    ITEM_ADDED_TWICE,
-    OUTSIDE_ITEM,
-    PART_INDEX,
-    OUTSIDE_PART,
-    PART_NOT_DONE,
-    TEXT_DIFFERS,
-    TEXT_WITHOUT_DELTA,
-    OUTPUT_DIFFERS,
-    OUTPUT_UNTOLD,
-    OUTPUT_EMPTY,
-    STATUS,
 )
 
 _STATUS = {
@@ -184,21 +138,21 @@ class OpenAIResponsesValidator:
     def _check_sequence(self, body: Json) -> None:
         number = count_or_none(body.get("sequence_number"))
         if number is None:
-            self._findings.add(SEQUENCE_MISSING)
+            self._findings.add(rules.SEQUENCE_MISSING)
             return
         if self._sequence is not None and number != self._sequence + 1:
             is_gap = number > self._sequence
-            self._findings.add(SEQUENCE_GAP if is_gap else SEQUENCE, f"{number} after {self._sequence}")
+            self._findings.add(rules.SEQUENCE_GAP if is_gap else rules.SEQUENCE, f"{number} after {self._sequence}")
         self._sequence = number
 
     def _check_start(self, kind: str) -> None:
         if not self._has_started:
             self._has_started = True
             if kind.startswith("response.") and kind not in _FIRST:
-                self._findings.add(CREATED_FIRST)
+                self._findings.add(rules.CREATED_FIRST)
         if kind == "response.created":
             if self._has_created:
-                self._findings.add(CREATED_ONCE)
+                self._findings.add(rules.CREATED_ONCE)
             self._has_created = True
 
     def _check_part_of_it(self, body: Json, name: str, how: str) -> None:
@@ -218,7 +172,7 @@ class OpenAIResponsesValidator:
         index = count_or_none(body.get("output_index"))
         if index is None:
             self._is_numbered = False
-            self._findings.add(ITEM_INDEX_MISSING)
+            self._findings.add(rules.ITEM_INDEX_MISSING)
         return index
 
     def _added(self, body: Json) -> None:
@@ -226,9 +180,9 @@ class OpenAIResponsesValidator:
         if index is None:
             return
         if index in self._items:
-            self._findings.add(ITEM_ADDED_TWICE, f"item {index}")
+            self._findings.add(rules.ITEM_ADDED_TWICE, f"item {index}")
         elif index != len(self._items):
-            self._findings.add(ITEM_INDEX, f"{index} for {len(self._items)}")
+            self._findings.add(rules.ITEM_INDEX, f"{index} for {len(self._items)}")
         self._items[index] = _Item()
 
     def _done(self, body: Json) -> None:
@@ -237,12 +191,12 @@ class OpenAIResponsesValidator:
             return
         item = self._items.get(index)
         if item is None:
-            self._findings.add(ITEM_NOT_ADDED, f"item {index}")
+            self._findings.add(rules.ITEM_NOT_ADDED, f"item {index}")
             item = self._items[index] = _Item()
         elif item.done is not None:
-            self._findings.add(ITEM_ADDED_TWICE, f"item {index} is done twice")
+            self._findings.add(rules.ITEM_ADDED_TWICE, f"item {index} is done twice")
         if item.open_parts:
-            self._findings.add(PART_NOT_DONE, f"{len(item.open_parts)} parts of item {index}")
+            self._findings.add(rules.PART_NOT_DONE, f"{len(item.open_parts)} parts of item {index}")
             item.open_parts.clear()
         item.done = value if isinstance(value, dict) else {}
         self._check_input(item.done)
@@ -257,7 +211,7 @@ class OpenAIResponsesValidator:
         index = self._index(body)
         item = None if index is None else self._items.get(index)
         if index is not None and (item is None or item.done is not None):
-            self._findings.add(OUTSIDE_ITEM, f"item {index}")
+            self._findings.add(rules.OUTSIDE_ITEM, f"item {index}")
             return None
         return item
 
@@ -267,13 +221,13 @@ class OpenAIResponsesValidator:
             return
         if how == "added":
             if index != item.parts[numbered_by]:
-                self._findings.add(PART_INDEX, f"{index} for {item.parts[numbered_by]}")
+                self._findings.add(rules.PART_INDEX, f"{index} for {item.parts[numbered_by]}")
             item.parts[numbered_by] = index + 1
             item.open_parts.add((numbered_by, index))
         elif (numbered_by, index) in item.open_parts:
             item.open_parts.remove((numbered_by, index))
         else:
-            self._findings.add(OUTSIDE_PART, f"part {index}")
+            self._findings.add(rules.OUTSIDE_PART, f"part {index}")
 
     def _check_place(self, body: Json, name: str) -> None:
         """A text, or a piece of one: its item is open, and so is its part."""
@@ -283,7 +237,7 @@ class OpenAIResponsesValidator:
             return
         index = count_or_none(body.get(numbered_by))
         if index is not None and (numbered_by, index) not in item.open_parts:
-            self._findings.add(OUTSIDE_PART, f"part {index}")
+            self._findings.add(rules.OUTSIDE_PART, f"part {index}")
 
     def _check_texts(self, body: Json) -> None:
         for said in wholes(body):
@@ -295,20 +249,20 @@ class OpenAIResponsesValidator:
             # From here on it is known, so that one that nobody said in pieces counts once.
             self._hear(said)
             if said.slot.text and said.is_for_readers:
-                self._findings.add(TEXT_WITHOUT_DELTA)
+                self._findings.add(rules.TEXT_WITHOUT_DELTA)
             return
         if not is_same(known.whole(), said.slot.text):
-            self._findings.add(TEXT_DIFFERS)
+            self._findings.add(rules.TEXT_DIFFERS)
 
     def _end(self, kind: str, body: Json) -> None:
         self._has_ended = True
         response: Any = body.get("response")
         response = response if isinstance(response, dict) else {}
         if response.get("status") != _STATUS[kind]:
-            self._findings.add(STATUS, _STATUS[kind])
+            self._findings.add(rules.STATUS, _STATUS[kind])
         undone = [index for index, item in self._items.items() if item.done is None]
         if undone and kind == "response.completed":
-            self._findings.add(ITEM_NOT_DONE, f"{len(undone)} of {len(self._items)} items")
+            self._findings.add(rules.ITEM_NOT_DONE, f"{len(undone)} of {len(self._items)} items")
         if self._is_numbered:
             self._check_output(response, has_all=not undone)
 
@@ -316,18 +270,18 @@ class OpenAIResponsesValidator:
         output = response.get("output")
         if not output or not isinstance(output, list):
             if self._items and has_all:
-                self._findings.add(OUTPUT_EMPTY)
+                self._findings.add(rules.OUTPUT_EMPTY)
             return
         if not self._items:
-            self._findings.add(OUTPUT_UNTOLD)
+            self._findings.add(rules.OUTPUT_UNTOLD)
             return
         if has_all and len(output) != len(self._items):
-            self._findings.add(OUTPUT_DIFFERS, f"{len(output)} items for {len(self._items)}")
+            self._findings.add(rules.OUTPUT_DIFFERS, f"{len(output)} items for {len(self._items)}")
             return
         for index, item in enumerate(output):
             known = self._items.get(index)
             if known is not None and known.done is not None and _gist(item) != _gist(known.done):
-                self._findings.add(OUTPUT_DIFFERS, f"item {index}")
+                self._findings.add(rules.OUTPUT_DIFFERS, f"item {index}")
 
 
 def _gist(item: object) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from luthien.formats import openai_responses_validity as rules
+from luthien.formats import openai_responses_rules as rules
 from luthien.formats import validity
 from luthien.formats.registry import OPENAI_RESPONSES
 from luthien.formats.validity import Rule

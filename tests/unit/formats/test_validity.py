@@ -11,7 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthien.formats import anthropic_validity, openai_chat_validity, openai_responses_validity
+from luthien.formats import (
+    anthropic_validity,
+    openai_chat_validity,
+    openai_responses_rules,
+    openai_responses_validity,
+)
 from luthien.formats.format import WireFormat
 from luthien.formats.registry import ANTHROPIC_MESSAGES, FORMATS, OPENAI_CHAT, OPENAI_RESPONSES
 from luthien.formats.validity import MAX_DETAIL, Violation
@@ -24,7 +29,7 @@ STREAMS: dict[WireFormat, list[bytes]] = {
     OPENAI_RESPONSES: responses_stream("Hello ", "thére"),
     ANTHROPIC_MESSAGES: anthropic_tools_stream("Let me see ✓", ("get", {"a": ["é", 1]}), ("put", {})),
 }
-ALL_RULES = {*openai_chat_validity.RULES, *openai_responses_validity.RULES, *anthropic_validity.RULES}
+ALL_RULES = {*openai_chat_validity.RULES, *openai_responses_rules.RULES, *anthropic_validity.RULES}
 
 # Values where others are meant, under the names and with the words of the protocols.
 _WORDS = re.findall(r'"([\w.]+)"', " ".join(Path(str(module.__file__)).read_text() for module in (
