@@ -49,6 +49,12 @@ class StageView:
         return self.record is not None and self.record.attributes.get("luthien.payload.capped") is True
 
     @property
+    def violations(self) -> list[str]:
+        """The rules of its protocol that a stream broke, as rule=count: of the final stage, those that we broke."""
+        found = None if self.record is None else self.record.attributes.get("luthien.stream.violations")
+        return [str(each) for each in found] if isinstance(found, (list, tuple)) else []
+
+    @property
     def note(self) -> str | None:
         """What is to be known of a stage that is not whole before it is read."""
         if self.partial is None:
@@ -330,6 +336,7 @@ def _stage_as_dict(stage: StageView) -> dict[str, Any]:
         "wire_sha256": _hex(record.wire_sha256),
         "wire_bytes": record.wire_bytes,
         "capped": stage.is_capped,
+        "violations": stage.violations,
         "note": stage.note,
         "payload": _shown(stage),
     }

@@ -90,10 +90,11 @@ class OpenAIChatArguments:
         ended: list[str] = []
         for choice in objects(body.get("choices")):
             own = f"{index_of(choice)}/"
-            called = {own + name for name, _ in _named_calls(choice.get("delta"))}
-            if called or choice.get("finish_reason") is not None:
-                is_last = choice.get("finish_reason") is not None
-                ended += [key for key in keys if key.startswith(own) and (is_last or key not in called)]
+            is_last = bool(choice.get("finish_reason"))
+            called = {own + name: slot for name, slot in _named_calls(choice.get("delta"))}
+            if called or is_last:
+                goes_on = {key for key, slot in called.items() if not is_last and not _is_whole(slot)}
+                ended += [key for key in keys if key.startswith(own) and key not in goes_on]
         return ended
 
 
@@ -101,10 +102,16 @@ def _called(message: Json) -> Iterator[ArgumentSlot]:
     return (slot for _, slot in _named_calls(message))
 
 
+def _is_whole(slot: ArgumentSlot) -> bool:
+    """Whether a call came in one piece. Some providers then give the next one the same index."""
+    text = slot.container[slot.key]
+    return bool("name" in slot.container and isinstance(text, str) and text) and jsontext.is_valid(text)
+
+
 def _named_calls(message: Any) -> Iterator[tuple[str, ArgumentSlot]]:
     if not isinstance(message, dict):
         return
-    calls = [(str(index_of(call)), call) for call in objects(message.get("tool_calls"))]
+    calls = [*_numbered(objects(message.get("tool_calls")))]
     for name, holder in [("function", message.get("function_call")), *((n, c.get("function")) for n, c in calls)]:
         if isinstance(holder, dict) and "arguments" in holder:
             yield name, ArgumentSlot(holder, "arguments")
@@ -112,6 +119,15 @@ def _named_calls(message: Any) -> Iterator[tuple[str, ArgumentSlot]]:
         custom = call.get("custom")
         if isinstance(custom, dict) and "input" in custom:
             yield name, ArgumentSlot(custom, "input")
+
+
+def _numbered(calls: Iterable[Json]) -> Iterator[tuple[str, Json]]:
+    """Those of one message or chunk: by their index, and by their place as well where they share it."""
+    known: set[int] = set()
+    for at, call in enumerate(calls):
+        index = index_of(call)
+        yield f"{index}.{at}" if index in known else str(index), call
+        known.add(index)
 
 
 class AnthropicMessagesArguments:

@@ -58,6 +58,15 @@ def parse_object(text: bytes | str, *, max_depth: int | None = None) -> dict[str
     return value
 
 
+def is_valid(text: str) -> bool:
+    """Whether `parse` could read it."""
+    try:
+        parse(text)
+    except InvalidJson:
+        return False
+    return True
+
+
 def render(value: Any) -> bytes:
     """Compact UTF-8 JSON of anything that `parse` can give, unless it is nested deeper than the writer goes.
 

@@ -204,7 +204,8 @@ class _Stream:
             if isinstance(delta.get("function_call"), dict):
                 block = self._call(known, _OLD_CALL, {"function": delta["function_call"]})
                 pieces.append(Piece(block, (place, "function_call")))
-            if choice.get("finish_reason") is not None:
+            # Some say an empty one in each chunk.
+            if choice.get("finish_reason"):
                 _finish(known)
         return Frame(chunk, tuple(pieces))
 
@@ -231,8 +232,9 @@ class _Stream:
         part, call_id = _part(call), text_or_none(call.get("id")) or ""
         name, text = text_or_none(part.get("name")) or "", text_or_none(part.get(_input_key(part))) or ""
         known = choice.calls.get(index)
-        # Some providers give every call the same index, whole, and tell them apart by their ids.
+        # Some providers give every call the same index, whole: those with ids tell them apart.
         is_another = call_id and choice.ids.get(index) not in {None, "", call_id}
+        is_another = is_another or (name and known is not None and _is_whole(known))
         if known is None or is_another:
             known = choice.calls[index] = self._open(BlockKind.TOOL_CALL, choice)
         elif known.is_finished and (name or text):
@@ -322,6 +324,12 @@ class _Stream:
         before = _text_of(delta.get("content"))
         delta["content"] = before + ("\n\n" if known.has_spoken else "") + text
         known.has_spoken = True
+
+
+def _is_whole(call: GrowingBlock) -> bool:
+    """Whether nothing can follow: the call has its name, and arguments that end."""
+    text = "".join(call.texts)
+    return any(call.names) and text.rstrip().endswith("}") and jsontext.is_valid(text)
 
 
 def _finish(choice: _Choice) -> None:

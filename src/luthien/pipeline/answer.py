@@ -80,6 +80,7 @@ class Answer:
         self._ledger.end(names.CHAT, error)
 
     def _record(self, response: httpx.Response) -> ResponseFacts:
+        violations: list[str] | None = None
         if self.stream is None:
             self.payload = b"".join(self._parts)
             wire, chunks, facts, is_capped = Wire.of(self.payload), None, self._plain_facts(), False
@@ -87,6 +88,7 @@ class Answer:
             original = self.stream.sides.original
             self.payload, wire, chunks = original.payload(), original.wire, original.chunks
             facts, is_capped = self._format.response_facts(original.response or {}), original.is_capped
+            violations = self._ledger.violated("upstream", self.stream.sides.upstream_violations)
         self.sequence = self._ledger.stage(
             self._span,
             EventType.RESPONSE_ORIGINAL,
@@ -96,6 +98,7 @@ class Answer:
                 names.HTTP_STATUS: response.status_code,
                 names.CHUNKS: chunks,
                 names.CAPPED: is_capped or None,
+                names.VIOLATIONS: violations,
                 names.CHECKPOINTS: self._ledger.checkpoints,
                 names.RESPONSE_MODEL: facts.model,
                 names.RESPONSE_ID: facts.response_id,

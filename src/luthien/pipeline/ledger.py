@@ -248,6 +248,13 @@ class Ledger:
             metrics.policy_duration.record(decision.duration_s, kind)
             metrics.policy_decisions.add(1, {**kind, names.POLICY_ACTION: decision.verdict.action.value})
 
+    def violated(self, side: str, rules: Counter[str]) -> list[str] | None:
+        """Counts the rules that a side of the stream broke, and says them as they are recorded: rule=count."""
+        for rule, count in rules.items():
+            kind = {names.VIOLATED_RULE: rule, names.VIOLATION_SIDE: side, names.WIRE_FORMAT: self._format.name}
+            self._instruments.metrics.stream_violations.add(count, kind)
+        return [f"{rule}={count}" for rule, count in sorted(rules.items())] or None
+
     def belongs_to(self, session: str | None) -> None:
         """The session of the call, if its client named one."""
         self._exchange.set_attributes(safe_attributes({names.SESSION: session}))

@@ -260,6 +260,7 @@ class _Exchange:
         terminal = stream.policies.agreed(terminal)
         # Only the end marker is still held. It is given when the record of all before it is safe.
         stream.passed(terminal.raw, (terminal,))
+        stream.sides.closed()
         self._end_stream(stream, status, is_whole=True)
         outcome = Outcome.COMPLETED if failure is None else Outcome.UPSTREAM_ERROR
         await self._ending.close(outcome, status, failure, (status, headers, terminal.raw))
@@ -273,7 +274,13 @@ class _Exchange:
         stream.policies.decide(payload)
         is_changed = final.wire != sides.original.wire if is_whole else stream.policies.changed
         self._end_response(
-            payload, final.wire, status, is_changed=is_changed, chunks=final.chunks, is_capped=final.is_capped
+            payload,
+            final.wire,
+            status,
+            is_changed=is_changed,
+            chunks=final.chunks,
+            is_capped=final.is_capped,
+            violations=self._ledger.violated("gateway", sides.gateway_violations),
         )
 
     # Ends
@@ -288,6 +295,7 @@ class _Exchange:
         is_generated: bool = False,
         chunks: int | None = None,
         is_capped: bool = False,
+        violations: list[str] | None = None,
     ) -> None:
         """Records the decisions about the response and what the client is given, and ends their span."""
         span = self._ledger.open_span(names.POLICY_RESPONSE)
@@ -306,6 +314,7 @@ class _Exchange:
                 names.GENERATED: is_generated or None,
                 names.CHUNKS: chunks,
                 names.CAPPED: is_capped or None,
+                names.VIOLATIONS: violations,
                 names.CHECKPOINTS: self._ledger.checkpoints,
                 names.HTTP_STATUS: status,
             },
@@ -372,10 +381,11 @@ class _Exchange:
         is_upstream = outcome is Outcome.UPSTREAM_ERROR
         stream, begun_with = self._end_answer_early(code if is_upstream else None)
         if stream is not None and self._client.started:
-            # The provider's own error, if it sent one, was passed on already.
-            is_told = is_upstream and stream.failure is not None
+            # The provider's own error, if it sent one, was passed on already, unless a policy withheld it.
+            is_told = is_upstream and stream.failure is not None and _has_error(stream.sides.final.response)
             frame = b"" if is_told else self._format.error_frame(status, code, message, stream.sides.final.chunks)
             stream.sides.released(frame, () if is_told else (parse_frame(frame, frame),))
+            stream.sides.closed()
             self._end_stream(stream, begun_with or 200, is_whole=False)
             with suppress(ClientGone):
                 await self._ending.close(outcome, begun_with, (code, message), (begun_with or 200, [], frame))
@@ -407,6 +417,10 @@ async def _drain(data: AsyncGenerator[bytes, None]) -> None:
 def _is_event_stream(response: httpx.Response) -> bool:
     content_type: str = response.headers.get("content-type", "")
     return content_type.partition(";")[0].strip().lower() == "text/event-stream"
+
+
+def _has_error(response: Json | None) -> bool:
+    return response is not None and bool(response.get("error"))
 
 
 def _text(value: Any) -> str | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from luthien.formats import jsontext
 from luthien.formats.format import BoundedAssembler, Json, WireFormat
 from luthien.formats.sse import Chunk
+from luthien.pipeline.watch import SidesWatch
 from luthien.telemetry.spans import Wire
 
 
@@ -86,12 +88,14 @@ class StreamSides:
     """Both sides of one stream.
 
     While everything is passed on as it came there is but one side: what has arrived is added to it once it
-    was released, so that the client does not wait for it.
+    was released, so that the client does not wait for it. Where policies come between, both are watched for what
+    their protocol does not allow.
     """
 
     def __init__(self, wire_format: WireFormat, *, may_change: bool) -> None:
         self.original = StreamSide(wire_format)
         self._final = StreamSide(wire_format) if may_change else None
+        self._watch = SidesWatch(wire_format) if may_change else None
         self._arrived: list[tuple[bytes, Sequence[Chunk]]] = []
 
     @property
@@ -104,10 +108,29 @@ class StreamSides:
             self._arrived.append((raw, chunks))
         else:
             self.original.passed(raw, chunks)
+            if self._watch is not None:
+                self._watch.arrived(chunks, len(raw))
 
     def ended(self) -> None:
         """The provider has sent all it had to, its end marker too."""
         self._catch_up()
+        if self._watch is not None:
+            self._watch.ended()
+
+    def closed(self) -> None:
+        """The client was given the end of its stream, or an error that ends it."""
+        if self._watch is not None:
+            self._watch.closed()
+
+    @property
+    def upstream_violations(self) -> Counter[str]:
+        """How often the provider broke which rule of its protocol, if anybody watched."""
+        return Counter() if self._watch is None else self._watch.upstream
+
+    @property
+    def gateway_violations(self) -> Counter[str]:
+        """The rules that the client's side breaks, and the provider's does not."""
+        return Counter() if self._watch is None else self._watch.gateway
 
     def released(self, raw: bytes, chunks: Sequence[Chunk]) -> None:
         """The client was given these: all that had arrived, unless policies come between."""
@@ -115,6 +138,8 @@ class StreamSides:
             self._catch_up()
         else:
             self._final.passed(raw, chunks)
+            if self._watch is not None:
+                self._watch.given(chunks)
 
     @property
     def unsaved_bytes(self) -> int:

@@ -85,6 +85,10 @@ HTTP_METHOD: Final = _attribute("http.request.method", "The method of a request 
 URL_PATH: Final = _attribute("url.path", "The path of a request passed through, in its one spelling", source=OTEL)
 URL_TEMPLATE: Final = _attribute("url.template", "The pattern that opens that path", source=OTEL)
 CHUNKS: Final = _attribute("luthien.chunks", "Frames of a stream", unit="{chunk}")
+VIOLATIONS: Final = _kept(
+    "luthien.stream.violations",
+    "What a stream broke of its protocol, as rule=count: the provider, or between it and the client we",
+)
 CHECKPOINT_SIDES: Final = _attribute(
     "luthien.checkpoint.sides", "Whose bytes a checkpoint holds: original, final, or both when they are the same"
 )
@@ -182,6 +186,11 @@ TIME_TO_FIRST_CHUNK: Final = _metric(
 TIME_PER_OUTPUT_CHUNK: Final = _metric(
     "gen_ai.client.operation.time_per_output_chunk", "Between two chunks", unit="s", source=GEN_AI
 )
+STREAM_VIOLATIONS: Final = _metric(
+    "luthien.stream.violations", "Rules of their protocols that streams broke", unit="{violation}"
+)
+VIOLATED_RULE: Final = _attribute("luthien.stream.rule", "Which rule of its protocol a stream broke")
+VIOLATION_SIDE: Final = _attribute("luthien.stream.side", "Who broke it: upstream or gateway")
 CALLS: Final = _metric("luthien.calls", "Calls ended, by outcome", unit="{call}")
 RECORD_APPENDED: Final = _metric("luthien.record.appended", "Records taken in", unit="{record}")
 RECORD_STORED: Final = _metric("luthien.record.stored", "Records committed", unit="{record}")

@@ -35,6 +35,7 @@ class CallMetrics:
         self.time_per_output_chunk = histogram(names.TIME_PER_OUTPUT_CHUNK, _CHUNK_SECONDS)
         self.policy_duration = histogram(names.POLICY_DURATION, _SECONDS)
         self.policy_decisions = meter.create_counter(**_convention(names.POLICY_DECISIONS))
+        self.stream_violations = meter.create_counter(**_convention(names.STREAM_VIOLATIONS))
         self.calls = meter.create_counter(**_convention(names.CALLS))
         self.receipt_timeouts = meter.create_counter(**_convention(names.RECORD_RECEIPT_TIMEOUTS))
 

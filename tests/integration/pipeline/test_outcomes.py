@@ -29,6 +29,7 @@ from tests.playbook import (
     running_gateway,
     streams,
 )
+from tests.validity import assert_valid
 from tests.wire import (
     DONE,
     anthropic_event,
@@ -154,6 +155,7 @@ def test_blocked_in_a_stream_that_has_begun(
     assert "never seen" not in response.text
     assert frames[-1] not in response.content
     assert "policy_blocked" in response.text
+    assert_valid(path, response.content)
     call = stern.call(response)
     assert ended(call) == ("blocked", "policy_blocked")
     assert states(call) == ["recorded"] * 4
@@ -191,6 +193,7 @@ def test_a_policy_that_breaks_fails_closed(
     call = stern.call(response)
     assert ended(call) == ("policy_error", "policy_error")
     if streaming and frames:
+        assert_valid(path, response.content)
         assert states(call) == ["recorded"] * 4
         assert "break response" not in response.text
     else:

@@ -17,6 +17,7 @@ import pytest
 from tests.playbook import Gate, Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway, streams
 from tests.serving import Serving, read_response, read_until, serving
 from tests.tcp_proxy import TcpProxy
+from tests.validity import assert_valid
 from tests.wire import (
     DONE,
     anthropic_request,
@@ -127,6 +128,7 @@ def test_open_calls_finish_within_the_grace_period_or_are_ended_cleanly(
         assert body.startswith(b"".join(frames[:-2]))
         assert b"gateway_stopped" in body
         assert frames[-1] not in body
+        assert_valid(path, body)
         cut_id = response.headers["luthien-call-id"]
         assert gateway.command.wait() == 0, gateway.command.output
     with looking_back(record_database, provider, data_dir) as later:

@@ -24,6 +24,7 @@ from luthien.formats.sse import Chunk, FrameReader
 from luthien.policies.policy import Policy, Verdict
 from luthien.policies.registry import BUILTIN
 from tests.playbook import DEADLINE_S, Gateway, Play, ScriptedProvider, Turn, running_gateway
+from tests.validity import assert_valid
 from tests.wire import (
     anthropic_event,
     anthropic_request,
@@ -345,6 +346,7 @@ def test_the_provider_fails(
     assert_wire(call["stages"]["response_original"], spoken.format, b"".join(frames))
     assert_wire(call["stages"]["response_final"], spoken.format, caller.body)
     assert spoken.frames[-1] not in caller.body
+    assert_valid(spoken.format.path, caller.body)
     [error] = errors_in(spoken, caller.body)
     assert error_type.encode() in error.raw
 
@@ -410,6 +412,7 @@ def test_the_policy_ends_it(
     assert_wire(call["stages"]["response_final"], spoken.format, caller.body)
     assert b"the secret of the policy" not in caller.body
     assert spoken.frames[-1] not in caller.body
+    assert_valid(spoken.format.path, caller.body)
     [error] = errors_in(spoken, caller.body)
     assert caller.body.endswith(error.raw)
     assert ("fails", action) in {(each["policy"], each["action"]) for each in call["decisions"]}

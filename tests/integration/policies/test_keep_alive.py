@@ -15,6 +15,7 @@ from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT
 from luthien.policies.policy import Needs, Policy, Response, Verdict
 from luthien.policies.registry import BUILTIN
 from tests.playbook import DEADLINE_S, Gateway, Play, ScriptedProvider, Turn, running_gateway
+from tests.validity import assert_valid
 from tests.wire import anthropic_request, anthropic_stream, openai_request, openai_stream
 
 FORMATS = [
@@ -77,6 +78,7 @@ def test_keep_alives_are_sent_while_a_stream_is_held_and_are_no_part_of_the_reco
             if received.count(keep_alive) >= 2:
                 go_on()
     assert received.replace(keep_alive, b"") == b"".join(frames)
+    assert_valid(path, received)
     call = patient.call(response.headers["luthien-call-id"])
     assert call["outcome"] == "completed"
     for stage in ("response_original", "response_final"):
@@ -105,6 +107,7 @@ def test_a_block_after_keep_alives_is_an_error_event(
     assert b"not here" in rest
     assert b'block"' not in rest
     assert frames[-1] not in rest
+    assert_valid(path, received)
     call = patient.call(response.headers["luthien-call-id"])
     assert call["outcome"] == "blocked"
     assert call["stages"]["response_final"]["wire_sha256"] == hashlib.sha256(rest).hexdigest()
