@@ -80,7 +80,7 @@ def make_step(name: str, policy: type[Policy], config: Any, source: Any = None) 
         TypeError: the policy would let streams pass it by, overrides what is never called, or states a version that
             is none.
     """
-    step = Step(name, _version(policy, source), policy, config)
+    step = Step(name, _version(policy, source), policy, config, sides=frozenset(policy.sides(config)))
     _check_hooks(step)
     return step
 
