@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from luthien.config import ConfigFile
 from luthien.policies.builtin.add_system_message import AddSystemMessage
 from luthien.policies.builtin.block_tools import BlockTools
+from luthien.policies.builtin.judge import Judge
 from luthien.policies.builtin.limit import Limit
 from luthien.policies.builtin.noop import Noop
 from luthien.policies.builtin.redact import Redact
@@ -26,6 +27,7 @@ from luthien.policies.reference import NotAPolicy, find_policy, installed
 BUILTIN: dict[str, type[Policy]] = {
     "add_system_message": AddSystemMessage,
     "block_tools": BlockTools,
+    "judge": Judge,
     "limit": Limit,
     "noop": Noop,
     "redact": Redact,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 from uuid import UUID
@@ -109,7 +108,7 @@ def both(asked: Play, otherwise: Play) -> Play:
 
 
 @pytest.fixture
-def model(provider: ScriptedProvider) -> Iterator[ScriptedProvider]:
+def model(provider: ScriptedProvider) -> ScriptedProvider:
     provider.will(both(answers(openai_response("Fine.")), answers(openai_response("Hello there"))))
     return provider
 
