@@ -14,8 +14,8 @@ from opentelemetry.metrics import Meter
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 
 from luthien.exchange import EventType, Outcome, Side
+from luthien.formats.credentials import masked, masked_frames
 from luthien.formats.format import ResponseFacts
-from luthien.pipeline.credentials import masked, masked_frames
 from luthien.pipeline.sides import Delta
 from luthien.policies.chain import Chain, Decision
 from luthien.policies.details import details_as_json

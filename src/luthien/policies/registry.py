@@ -20,6 +20,7 @@ from luthien.policies.builtin.limit import Limit
 from luthien.policies.builtin.noop import Noop
 from luthien.policies.builtin.redact import Redact
 from luthien.policies.builtin.replace_text import ReplaceText
+from luthien.policies.builtin.webhook import Webhook
 from luthien.policies.chain import Chain, Step
 from luthien.policies.policy import Needs, Policy
 from luthien.policies.reference import NotAPolicy, find_policy, installed
@@ -32,6 +33,7 @@ BUILTIN: dict[str, type[Policy]] = {
     "noop": Noop,
     "redact": Redact,
     "replace_text": ReplaceText,
+    "webhook": Webhook,
 }
 
 _VERSION = re.compile(r"[\w.-]{1,40}")

@@ -100,6 +100,12 @@ class TestTheTranscript:
         assert json.loads(shown.text) == {"request": {"model": "m", "é": "\ud800"}, "response": {"id": 1}}
         assert shown.left_out_chars == 0
 
+    def test_has_no_credentials(self) -> None:
+        server = {"type": "mcp", "server_url": "https://a.example", "authorization": "a-token"}
+        shown = transcript({"model": "m", "tools": [server]}, None, 1000)
+        assert "https://a.example" in shown.text
+        assert "a-token" not in shown.text
+
     @pytest.mark.parametrize(
         ("request_chars", "response_chars", "left_out"), [(2000, 0, 1010), (2000, 100, 1110), (2000, 2000, 3020)]
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from luthien.exchange import Side
 from luthien.formats import jsontext
+from luthien.formats.credentials import masked
 from luthien.formats.format import Json, number_or_none, objects, text_or_none
 
 _NAME = "verdict"
@@ -76,7 +77,9 @@ def transcript(request: Json, response: Json | None, max_chars: int) -> Transcri
 
 
 def _as_text(body: Json) -> str:
-    return jsontext.render(body).decode()
+    """Without the credentials in it, which are neither for another provider nor for the record of asking it."""
+    rendered = jsontext.render(body)
+    return (masked(rendered) or rendered).decode()
 
 
 def _cut(text: str, max_chars: int) -> tuple[str, int]:
