@@ -68,9 +68,10 @@ class Orchestrator:
     async def run_child(self, call_id: UUID, wire_format: WireFormat, asker: Asker, parent: Parent) -> None:
         """Takes the call of a policy to its end; no policy looks at it. Cancelled, it ends as if its asker hung up.
 
-        The call of the policy is under way as long as this is, so this one is not counted.
+        It is held by the task of the policy, and open like any call, for a policy that does not wait for it.
         """
-        await _Exchange(replace(self, chain=Chain()), call_id, wire_format, asker, parent).run()
+        with self.open_calls.one():
+            await _Exchange(replace(self, chain=Chain()), call_id, wire_format, asker, parent).run()
 
 
 class _Exchange:

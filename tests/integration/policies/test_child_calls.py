@@ -351,6 +351,36 @@ def test_it_ends_when_the_gateway_stops(record_database: str, provider: Scripted
         assert {call["completeness"]["state"] for call in calls} == {"complete"}
 
 
+class Careless(Asking):
+    """Waits for the first of several answers only."""
+
+    async def on_request(self, request: Request) -> Verdict:
+        asked = [asyncio.create_task(self._ask()) for _ in range(2)]  # noqa: TID251 - that is what is careless
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        return Verdict.allow()
+
+
+def test_one_that_nobody_waits_for_is_ended_when_the_gateway_stops(
+    record_database: str, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BUILTIN, "careless", Careless)
+    gate = provider.gate()
+
+    async def second_never(turn: Turn) -> None:
+        if len([each for each in provider.turns if is_asked(each)]) == 2:
+            await gate.wait()
+        await answers(openai_response("Fine."))(turn)
+
+    provider.will(both(second_never, answers(openai_response("Hello there"))))
+    with running_gateway(record_database, provider.url, asking("careless"), grace_s=0.1) as gateway:
+        assert gateway.post(OPENAI, openai_request("Hello")).status_code == 200
+    gate.open()
+    with running_gateway(record_database, provider.url) as later:
+        calls = later.get("/debug/calls.json").json()["calls"]
+        assert sorted(call["outcome"] for call in calls if call["parent"]) == ["client_disconnected", "completed"]
+        assert {call["completeness"]["state"] for call in calls} == {"complete"}
+
+
 @pytest.mark.parametrize("config", [{"stream": True}, {"format": "openai.chat_completions", "credential": "client"}])
 def test_what_cannot_be_asked(record_database: str, model: ScriptedProvider, config: dict[str, Any]) -> None:
     """No child call is begun."""
