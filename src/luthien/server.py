@@ -20,6 +20,7 @@ from luthien.settings import Settings
 from luthien.telemetry.logs import logging_config
 
 _BACKLOG = 2048
+_OPEN_FILES = 65_536
 
 
 class Server(uvicorn.Server):
@@ -102,12 +103,25 @@ def server_options(settings: Settings) -> dict[str, Any]:
     }
 
 
+def raise_file_limit() -> None:
+    """Takes as many open files as the system permits: a stream needs two, and many systems start with 1024."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def listen(settings: Settings) -> socket.socket:
-    """A listening socket at the configured address.
+    """A listening socket at the configured address; also takes the open files that serving needs.
 
     Raises:
         ConfigError: the address cannot be had.
     """
+    raise_file_limit()
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     """How long a provider may be silent, in seconds; a stream may last as long as it likes."""
     pool_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """How long a call may wait for a free connection to a provider, in seconds."""
-    max_connections: Annotated[int, Field(gt=0)] = 1000
+    max_connections: Annotated[int, Field(gt=0)] = 2000
     """Connections to providers at once."""
     grace_s: Annotated[float, Field(gt=0)] = 10.0
     """How long open calls may take to finish when Luthien is stopped, in seconds; then they are ended."""

@@ -13,6 +13,7 @@ from luthien.debug.diff import diff_payloads
 from luthien.debug.losses import UNREADABLE, Records
 from luthien.debug.ops import Diff
 from luthien.debug.partial import Partial, partial_of
+from luthien.debug.timeline import Lanes, lanes_of
 from luthien.debug.values import dumps, parse
 from luthien.debug.verdict import Basis, Decision, StageState, verdict_sentence
 from luthien.exchange import STAGES, EventType, Side, StageRecord
@@ -125,6 +126,8 @@ class CallView:
     response: Diff | None
     children: list[CallRow]
     """The calls in which its policies asked models."""
+    lanes: Lanes | None = None
+    """When the frames of a stream came and went."""
 
     def diffs_as_dict(self) -> dict[str, object]:
         """For diff.json: both diffs, or null where a stage is not there to compare."""
@@ -169,8 +172,17 @@ class CallView:
                 }
                 for child in self.children
             ],
-            "links": links(self.call_id),
+            "timeline": self.lanes.summary() if self.lanes else None,
+            "links": links(self.call_id) | self._timeline_link(),
         }
+
+    def timeline_as_dict(self) -> dict[str, object]:
+        """For timeline.json."""
+        lanes = self.lanes.as_dict() if self.lanes else None
+        return {"call_id": str(self.call_id), "completeness": self.completeness.as_dict(), "timeline": lanes}
+
+    def _timeline_link(self) -> dict[str, str]:
+        return {"timeline": f"/debug/calls/{self.call_id}/timeline.json"} if self.lanes else {}
 
 
 def links(call_id: UUID) -> dict[str, str]:
@@ -234,8 +246,9 @@ def view_call(call: StoredCall, evidence: Evidence) -> CallView:
         basis=Basis(states, max(0, lost), _redacted(row, stages, request, response), completeness.state),
     )
     endpoint = _endpoint(stages[EventType.REQUEST_ORIGINAL].record)
+    lanes, children = lanes_of(call.records), call.children
     return CallView(
-        row["call_id"], row, endpoint, completeness, sentence, stages, decisions, request, response, call.children
+        row["call_id"], row, endpoint, completeness, sentence, stages, decisions, request, response, children, lanes
     )
 
 

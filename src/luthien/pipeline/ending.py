@@ -11,7 +11,7 @@ from luthien.pipeline.client import Asker, ClientGone
 from luthien.pipeline.ledger import Ledger
 from luthien.policies.chain import Chain
 
-FAREWELL_S = 2.0
+FAREWELL_S = 4.0
 """How long a client may take to hear that the gateway stops."""
 _RETRY_AFTER_S = 2
 

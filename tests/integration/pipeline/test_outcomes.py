@@ -1,4 +1,4 @@
-"""Every call ends in one outcome, with all four stages accounted for."""
+"""Every call ends in one outcome, with all four stages accounted for. Failures in mid-stream: test_troubles.py."""
 
 from __future__ import annotations
 
@@ -201,10 +201,9 @@ def test_a_policy_that_breaks_fails_closed(
     assert "the secret of the policy" in call["decisions"][-1]["reason"]
 
 
-@pytest.mark.parametrize("kept", [0, 2, 4])
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize(("path", "request_of", "response_of", "stream_of"), FORMATS)
-def test_a_stream_without_its_end_marker_is_an_upstream_error(
+def test_a_stream_without_a_single_frame_is_an_upstream_error(
     stern: Gateway,
     provider: ScriptedProvider,
     path: str,
@@ -212,23 +211,15 @@ def test_a_stream_without_its_end_marker_is_an_upstream_error(
     response_of: Any,
     stream_of: Any,
     cut: bool,
-    kept: int,
 ) -> None:
     """Whether the provider closed it politely or dropped it: never a clean end."""
-    frames = stream_of("a", "b")
-    provider.will(streams(*frames[:kept], then_cut=cut, pause_s=0.02))
+    provider.will(streams(then_cut=cut, pause_s=0.02))
     response = stern.post(path, request_of(stream=True))
-    assert frames[-1] not in response.content
+    assert response.status_code == 502
     call = stern.call(response)
     assert call["outcome"] == "upstream_error"
     assert call["error"]["type"] in {"upstream_incomplete", "upstream_disconnected"}
-    if kept:
-        assert response.content.startswith(b"".join(frames[:kept]))
-        assert call["error"]["type"] in response.text
-        assert states(call) == ["recorded"] * 4
-    else:
-        assert response.status_code == 502
-        assert states(call)[-1] == "gateway_generated"
+    assert states(call)[-1] == "gateway_generated"
 
 
 def test_the_official_sdks_raise_on_the_error_frame(gateway: Gateway, provider: ScriptedProvider) -> None:
@@ -349,38 +340,26 @@ def holding(provider: ScriptedProvider, *frames: bytes) -> tuple[Play, asyncio.E
 
 
 @pytest.mark.parametrize("rudely", [False, True])
-@pytest.mark.parametrize("released", [0, 1, 3])
 @pytest.mark.parametrize(("path", "request_of", "response_of", "stream_of"), FORMATS)
-def test_a_client_that_hangs_up_in_mid_stream(
+def test_a_client_that_hangs_up_before_a_stream_says_anything(
     stern: Gateway,
     provider: ScriptedProvider,
     path: str,
     request_of: Any,
     response_of: Any,
     stream_of: Any,
-    released: int,
     rudely: bool,
 ) -> None:
-    """The provider's stream is closed, and the record has what came and what was released."""
-    frames = stream_of("a", "b", "c")[:released]
-    play, closed = holding(provider, *frames)
+    play, closed = holding(provider)
     provider.will(play)
     with connection(stern, path, request_of(stream=True)) as client:
-        received = b""
-        while frames and frames[-1] not in received:
-            received += client.recv(65536)
         eventually(lambda: provider.turns, bool)
         hang_up(client, rudely=rudely)
     assert eventually(closed.is_set, bool)
     call = stern.call(stern.newest_call_id())
     assert ended(call) == ("client_disconnected", "client_disconnected")
     assert call["stages"]["request_final"]["state"] == "recorded"
-    if released:
-        assert states(call) == ["recorded"] * 4
-        final = call["stages"]["response_final"]
-        assert final["wire_bytes"] == sum(len(frame) for frame in frames)
-    else:
-        assert states(call)[-1] == "not_reached"
+    assert states(call)[-1] == "not_reached"
 
 
 class Thoughtful(Policy):
