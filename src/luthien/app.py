@@ -132,6 +132,8 @@ class App:
 
             upstream = UpstreamClient(settings, self._config.config)
             stack.push_async_callback(upstream.close)
+            await self._chain.start()
+            stack.push_async_callback(self._chain.stop)
             reader = RecordReader(self._dsn)
             await reader.open()
             stack.push_async_callback(reader.close)

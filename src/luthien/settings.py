@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
@@ -180,6 +181,11 @@ def read_settings() -> Settings:
             for item in error.errors(include_input=False)
         ]
         raise ConfigError("\n".join(["these settings are wrong:", *lines])) from None
+
+
+def from_environment(name: str) -> str | None:
+    """A variable that the configuration file names, for a secret that is not to stand there."""
+    return os.environ.get(name)
 
 
 def _variable(loc: tuple[int | str, ...]) -> str:

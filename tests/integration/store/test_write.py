@@ -169,6 +169,18 @@ class TestACall:
             "records_not_crash_proof": 0,
         }
 
+    @pytest.mark.parametrize("order", [1, -1], ids=["in order", "backwards"])
+    def test_keeps_the_parent_that_one_of_its_records_names(self, conn: psycopg.Connection[Any], order: int) -> None:
+        """What is no id names nobody."""
+        call_id, parent_id = new_call_id(), new_call_id()
+        named = record(call_id, 0, attributes={"luthien.parent_call_id": str(parent_id)})
+        for each in [named, record(call_id, 1, EventType.REQUEST_FINAL)][::order]:
+            write_batch(conn, [each])
+        assert call_row(conn, call_id)["parent_call_id"] == parent_id
+        odd = record(attributes={"luthien.parent_call_id": "nobody"})
+        write_batch(conn, [odd])
+        assert call_row(conn, odd.call_id)["parent_call_id"] is None
+
     @given(data=st.data())
     @against_postgres
     def test_is_the_same_however_its_records_come(self, conn: psycopg.Connection[Any], data: st.DataObject) -> None:
