@@ -24,7 +24,7 @@ from pydantic import SecretStr
 
 from luthien.app import App
 from luthien.config import ConfigFile
-from luthien.policies.registry import load_chain
+from luthien.gateway.configuration import configured
 from luthien.server import Server, address_of, listen
 from luthien.settings import Settings
 
@@ -273,7 +273,7 @@ def running_gateway(
         "grace_s": 5.0,
     }
     built = Settings(**(options | settings))
-    app = App(built, config, load_chain(config))
+    app = App(built, configured(config))
     with spools, serving(app, built) as gateway:
         yield gateway
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
@@ -54,6 +55,8 @@ class Settings(BaseSettings):
     """The port to listen on; 0 lets the system choose."""
     config: Path = Path("luthien.yaml")
     """The file that names upstreams and policies. Without one: the public providers, and no policy."""
+    reload: bool = True
+    """Whether a changed configuration is taken while Luthien runs; SIGHUP asks for that in any case."""
     data_dir: Path = Field(default_factory=_default_data_dir)
     """Where `luthien up` keeps its database and its token."""
     debug_token: SecretStr | None = None
@@ -180,6 +183,12 @@ def read_settings() -> Settings:
             for item in error.errors(include_input=False)
         ]
         raise ConfigError("\n".join(["these settings are wrong:", *lines])) from None
+
+
+def named_secret(variable: str) -> SecretStr | None:
+    """A secret that the configuration file calls by the name of its environment variable; None when it is not set."""
+    value = os.environ.get(variable)
+    return SecretStr(value) if value else None
 
 
 def _variable(loc: tuple[int | str, ...]) -> str:

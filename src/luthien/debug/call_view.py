@@ -98,6 +98,10 @@ class CallView:
     row: CallRow
     endpoint: str | None
     """Method and path of a request that was passed through."""
+    group: str | None
+    """The group whose policies looked at it, if it was not the default one."""
+    configuration: str | None
+    """The version of the configuration that it went by."""
     completeness: Completeness
     verdict: str
     stages: dict[EventType, StageView]
@@ -121,6 +125,8 @@ class CallView:
         return {
             **row_as_dict(self.row),
             "endpoint": self.endpoint,
+            "group": self.group,
+            "configuration": self.configuration,
             "completeness": self.completeness.as_dict(),
             "verdict": self.verdict,
             "decisions": [
@@ -153,6 +159,7 @@ def row_as_dict(row: CallRow) -> dict[str, object]:
         "call_id": str(row["call_id"]),
         "trace_id": row["trace_id"],
         "session_id": row["session_id"],
+        "gateway_key": row["gateway_key"],
         "started_at": _iso(row["started_at"]),
         "ended_at": _iso(row["ended_at"]),
         "wire_format": row["wire_format"],
@@ -202,7 +209,25 @@ def view_call(call: StoredCall, evidence: Evidence) -> CallView:
         basis=Basis(states, max(0, lost), _redacted(row, stages, request, response), completeness.state),
     )
     endpoint = _endpoint(stages[EventType.REQUEST_ORIGINAL].record)
-    return CallView(row["call_id"], row, endpoint, completeness, sentence, stages, decisions, request, response)
+    return CallView(
+        row["call_id"],
+        row,
+        endpoint,
+        _said(call.records, "luthien.policy.group"),
+        _said(call.records, "luthien.config.version"),
+        completeness,
+        sentence,
+        stages,
+        decisions,
+        request,
+        response,
+    )
+
+
+def _said(records: Sequence[StageRecord], attribute: str) -> str | None:
+    """What the first or the last record of a call says; either may be missing."""
+    found = (record.attributes.get(attribute) for record in records)
+    return next((value for value in found if isinstance(value, str)), None)
 
 
 def _stage(name: EventType, records: Records, state: State) -> StageView:

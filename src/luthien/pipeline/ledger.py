@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -79,7 +80,13 @@ class Spoken(Protocol):
 class Ledger:
     """The record of one call in the making. Each payload goes onto the span whose work produced it."""
 
-    def __init__(self, instruments: Instruments, call_id: UUID, wire_format: Spoken) -> None:
+    def __init__(
+        self,
+        instruments: Instruments,
+        call_id: UUID,
+        wire_format: Spoken,
+        marks: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.call_id = call_id
         self.timings = Timings()
         self._instruments = instruments
@@ -93,9 +100,10 @@ class Ledger:
         self._policy_s = 0.0
         self._model: str | None = None
         self._open: dict[str, Span] = {}
+        self._marks = {**marks, names.PROCESS_ID: str(instruments.process_id)}
         context = with_call_id(call_id, get_current())
         self._exchange = instruments.tracer.start_span(
-            names.EXCHANGE, context, attributes={names.WIRE_FORMAT: wire_format.name}
+            names.EXCHANGE, context, attributes={names.WIRE_FORMAT: wire_format.name, **marks}
         )
         self._context: Context = set_span_in_context(self._exchange, context)
 
@@ -167,7 +175,7 @@ class Ledger:
         sequence, self._sequence = self._sequence, self._sequence + 1
         noted = dict(scalars or {})
         if sequence == 0 or event_type is EventType.CALL_OUTCOME:
-            noted[names.PROCESS_ID] = str(self._instruments.process_id)
+            noted |= self._marks
         hide = masked_frames if event_type is EventType.RESPONSE_PARTIAL else masked
         hidden = hide(payload) if payload else None
         if hidden is not None:
@@ -250,6 +258,12 @@ class Ledger:
     def belongs_to(self, session: str | None) -> None:
         """The session of the call, if its client named one."""
         self._exchange.set_attributes(safe_attributes({names.SESSION: session}))
+
+    def goes_through(self, group: str | None) -> None:
+        """The group whose policies look at the call, if it is not the default one."""
+        if group is not None:
+            self._marks[names.POLICY_GROUP] = group
+            self._exchange.set_attribute(names.POLICY_GROUP, group)
 
     def asked(self, model: str | None) -> None:
         """The model that the client asked for."""

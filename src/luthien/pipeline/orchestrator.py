@@ -32,11 +32,12 @@ from luthien.pipeline.ledger import Instruments, Ledger
 from luthien.pipeline.open_calls import OpenCalls
 from luthien.pipeline.session import session_of, user_of
 from luthien.pipeline.stream import PolicyBlock, StreamPass
+from luthien.pipeline.terms import Terms
 from luthien.policies.chain import Chain
 from luthien.policies.policy import CallContext
 from luthien.telemetry import conventions as names
 from luthien.telemetry.spans import Wire, clean_name
-from luthien.upstream.client import UpstreamClient, check_passable, returned_headers, translated_errors
+from luthien.upstream.client import check_passable, returned_headers, translated_errors
 from luthien.upstream.decoding import decoded
 
 _log = logging.getLogger(__name__)
@@ -49,8 +50,6 @@ _EOF_S = 0.5
 class Orchestrator:
     """What all exchanges share."""
 
-    upstream: UpstreamClient
-    chain: Chain
     instruments: Instruments
     max_body_bytes: int
     checkpoint_s: float
@@ -59,25 +58,28 @@ class Orchestrator:
     """How long a client may hear nothing while policies hold its stream."""
     open_calls: OpenCalls = field(default_factory=OpenCalls)
 
-    async def run(self, call_id: UUID, wire_format: WireFormat, client: Client) -> None:
+    async def run(self, call_id: UUID, wire_format: WireFormat, client: Client, terms: Terms) -> None:
         """Takes one exchange to its end. Cancelled, that is soon (`ending.FAREWELL_S`), and the client is told."""
         with self.open_calls.one():
-            await _Exchange(self, call_id, wire_format, client).run()
+            await _Exchange(self, call_id, wire_format, client, terms).run()
 
 
 class _Exchange:
     """One exchange on its way."""
 
-    def __init__(self, shared: Orchestrator, call_id: UUID, wire_format: WireFormat, client: Client) -> None:
+    def __init__(
+        self, shared: Orchestrator, call_id: UUID, wire_format: WireFormat, client: Client, terms: Terms
+    ) -> None:
         self._shared = shared
+        self._terms = terms
         self._format = wire_format
         self._client = client
-        self._ledger = Ledger(shared.instruments, call_id, wire_format)
+        self._ledger = Ledger(shared.instruments, call_id, wire_format, terms.marks)
         self._run = Chain().open(CallContext(call_id, wire_format, "", streaming=False))
         self._call_id = call_id
         self._request: Json = {}
         self._answer: Answer | None = None
-        self._ending = Ending(self._ledger, client, shared.chain)
+        self._ending = Ending(self._ledger, client)
 
     async def run(self) -> None:
         try:
@@ -92,6 +94,8 @@ class _Exchange:
 
     async def _run_to_an_end(self) -> None:
         try:
+            if self._terms.refusal is not None:
+                raise self._terms.refusal
             body = await self._receive()
             async with self._client.attentive():
                 await self._call_provider(await self._ask_about_request(body))
@@ -127,6 +131,7 @@ class _Exchange:
         session = scalars[names.SESSION] = session_of(self._client.headers, self._request)
         scalars[names.SESSION_USER] = user_of(self._request) if session is None else None
         self._ledger.belongs_to(session)
+        self._choose_group()
         self._request_sequence = self._ledger.stage(
             span, EventType.REQUEST_ORIGINAL, body, wire=wire, scalars=scalars
         )
@@ -135,12 +140,18 @@ class _Exchange:
             raise ClientError(f"the request body is not a JSON object: {mistake}", code="invalid_json")
         return body
 
+    def _choose_group(self) -> None:
+        """The policies are those for the model that the client asks for, whatever they make of it."""
+        group = self._terms.groups.of(_text(self._request.get("model")), self._format.path, self._terms.key)
+        self._ending.chain = group.chain
+        self._ledger.goes_through(group.name)
+
     async def _ask_about_request(self, body: bytes) -> bytes:
         span = self._ledger.begin(names.POLICY_REQUEST)
         model = _text(self._request.get("model"))
         self._ledger.asked(model)
         call = CallContext(self._call_id, self._format, model or "", self._request.get("stream") is True)
-        run = self._run = self._shared.chain.open(call)
+        run = self._run = self._ending.chain.open(call)
         final: bytes | None = None
         try:
             final = await run.on_request(body)
@@ -166,7 +177,7 @@ class _Exchange:
     # The provider
 
     async def _call_provider(self, body: bytes) -> None:
-        upstream, client = self._shared.upstream, self._client
+        upstream, client = self._terms.upstream, self._client
         endpoint = upstream.endpoint(self._format.provider, self._format.path)
         where = {names.SERVER_ADDRESS: endpoint.host, names.SERVER_PORT: endpoint.port}
         model = _text(self._request.get("model"))
@@ -186,7 +197,7 @@ class _Exchange:
         answer = self._answer = Answer(self._ledger, self._format, span, where)
         timings = self._ledger.timings
         timings.sent = time.perf_counter()
-        async with upstream.send(endpoint, client.query, client.headers, body) as response:
+        async with upstream.send(endpoint, client.query, self._terms.headers, body) as response:
             timings.waited(timings.sent)
             answer.begin(response)
             check_passable(response)

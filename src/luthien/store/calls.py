@@ -57,6 +57,7 @@ CALL_COLUMNS = {
     "call_id": "uuid",
     "trace_id": "text",
     "session_id": "text",
+    "gateway_key": "text",
     "started_at": "timestamptz",
     "ended_at": "timestamptz",
     "wire_format": "text",
@@ -126,6 +127,10 @@ def _contribute(row: Row, record: StageRecord) -> None:
         row[column] = _fitting(get(attribute), CALL_COLUMNS[column])
     if "service.instance.id" in record.attributes:
         row["process_id"] = _as_uuid(get("service.instance.id"))
+    if (
+        "luthien.gateway_key" in record.attributes
+    ):  # on the first record, so also while the call runs, and on the last
+        row["gateway_key"] = _fitting(get("luthien.gateway_key"), "text")
     if record.event_type == EventType.REQUEST_ORIGINAL:
         user = _fitting(get("luthien.session.user"), "text")
         row["session_id"] = _clipped(row["session_id"] or user)

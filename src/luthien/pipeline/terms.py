@@ -1,0 +1,32 @@
+"""What one call goes by from its beginning to its end, whatever is configured meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from luthien.errors import ClientError
+from luthien.policies.groups import Groups
+from luthien.telemetry import conventions as names
+from luthien.upstream.client import UpstreamClient
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """`headers` are the client's as they go on to the provider, `key` is the name of the gateway key it came with."""
+
+    upstream: UpstreamClient
+    groups: Groups
+    version: str
+    """Of the configuration."""
+    headers: Headers
+    key: str | None = None
+    refusal: ClientError | None = None
+    """Why the request is not even read."""
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """What the record of the call says of them, by attribute."""
+        marks = {names.CONFIG_VERSION: self.version}
+        return marks if self.key is None else marks | {names.GATEWAY_KEY: self.key}
