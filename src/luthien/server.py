@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import threading
@@ -78,7 +79,15 @@ class WorkerConfig(uvicorn.Config):
 
 
 class Workers(Multiprocess):
-    """uvicorn's processes, which no longer seem to listen once they are told to end."""
+    """uvicorn's processes, which no longer seem to listen once they are told to end.
+
+    SIGHUP is for each of them: they take a changed configuration, and no call is ended for it.
+    """
+
+    def handle_hup(self) -> None:
+        for process in self.processes:
+            if process.pid is not None and process.process.is_alive():
+                os.kill(process.pid, signal.SIGHUP)
 
     def terminate_all(self) -> None:
         # The system would go on to take connections for as long as one process has the socket open.

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from luthien.config import Config
 from luthien.gateway.configuration import Configuration
-from luthien.pipeline.terms import Headers, Terms
+from luthien.pipeline.client import Client
+from luthien.pipeline.terms import Terms
 from luthien.policies.reference import forget_modules
 from luthien.upstream.client import UpstreamClient
 
@@ -22,18 +23,12 @@ class InUse:
     calls: int = 0
     resources: AsyncExitStack = field(default_factory=AsyncExitStack)
 
-    def terms(self, headers: Headers, provider: str) -> Terms:
-        """What a call with these headers, meant for a provider, goes by."""
+    def admit(self, client: Client, provider: str) -> Terms:
+        """What a client's request to a provider goes by; nobody after this sees the gateway key it came with."""
         configuration = self.configuration
-        admission = configuration.keyring.admit(headers, provider)
-        return Terms(
-            self.upstream,
-            configuration.groups,
-            configuration.version,
-            admission.headers,
-            admission.key,
-            admission.refusal,
-        )
+        admission = configuration.keyring.admit(client.headers, provider)
+        client.headers = admission.headers
+        return Terms(self.upstream, configuration.groups, configuration.version, admission.key, admission.refusal)
 
 
 class Live:

@@ -14,7 +14,6 @@ from luthien.gateway.live import InUse, Live
 from luthien.open_paths import is_never_open, normal_path, open_pattern
 from luthien.pipeline.client import Client
 from luthien.pipeline.passage import Passenger, Passthrough
-from luthien.pipeline.terms import Terms
 
 _SHOWN_CHARS = 200
 # Paths that only one of the providers has; the rest goes to whom the credentials are for.
@@ -37,14 +36,14 @@ class PassthroughEndpoint:
         method: str = scope["method"]
         path = normal_path(scope.get("raw_path") or scope["path"].encode())
         shape = addressed_format(client)
-        terms = taken.terms(client.headers, shape.provider)
+        terms = taken.admit(client, shape.provider)
         open_paths = taken.configuration.config.passthrough
         template = None if path is None else open_pattern(open_paths, method, path)
         if path is None or template is None:
             passenger = Passenger(shape, method, path or "", "")
             refusal: ClientError | None = _refusal(method, path, scope["path"])
         else:
-            passenger = Passenger(shape, method, path, template, _withheld(terms, shape))
+            passenger = Passenger(shape, method, path, template, _withheld(client, shape))
             refusal = _misdirected(path, client, shape)
         await self._passthrough().run(scope[SCOPE_CALL_ID], passenger, client, terms, terms.refusal or refusal)
 
@@ -55,9 +54,9 @@ def addressed_format(client: Client) -> WireFormat:
     return ANTHROPIC_MESSAGES if is_anthropic else OPENAI_CHAT
 
 
-def _withheld(terms: Terms, wire_format: WireFormat) -> frozenset[bytes]:
+def _withheld(client: Client, wire_format: WireFormat) -> frozenset[bytes]:
     """With two credentials, only that one goes on which is certain to be the provider's own."""
-    has_key = wire_format is ANTHROPIC_MESSAGES and any(name == b"x-api-key" for name, _ in terms.headers)
+    has_key = wire_format is ANTHROPIC_MESSAGES and client.header(b"x-api-key") is not None
     return frozenset({b"authorization"}) if has_key else frozenset()
 
 

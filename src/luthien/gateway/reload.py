@@ -34,14 +34,11 @@ class Reloader:
         watches: whether it looks without being told to.
     """
 
-    def __init__(
-        self, path: Path, live: Live, reloads: Counter, *, watches: bool, period_s: float = PERIOD_S
-    ) -> None:
+    def __init__(self, path: Path, live: Live, reloads: Counter, *, watches: bool) -> None:
         self._path = path
         self._live = live
         self._reloads = reloads
         self._watches = watches
-        self._period_s = period_s
         self._files: list[Path] = []
         self._seen: str | None = None
         self._refused: str | None = None
@@ -77,7 +74,7 @@ class Reloader:
 
     async def _run(self) -> None:
         while True:
-            period_s = self._period_s if self._watches or self._live.retired else None
+            period_s = PERIOD_S if self._watches or self._live.retired else None
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._asked.wait(), period_s)
             is_asked = self._asked.is_set()

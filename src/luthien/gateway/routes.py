@@ -33,7 +33,7 @@ class CallEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = Client(scope, receive, send)
         with self._live().call() as taken:
-            terms = taken.terms(client.headers, self._format.provider)
+            terms = taken.admit(client, self._format.provider)
             await self._orchestrator().run(scope[SCOPE_CALL_ID], self._format, client, terms)
 
 

@@ -197,7 +197,7 @@ class _Exchange:
         answer = self._answer = Answer(self._ledger, self._format, span, where)
         timings = self._ledger.timings
         timings.sent = time.perf_counter()
-        async with upstream.send(endpoint, client.query, self._terms.headers, body) as response:
+        async with upstream.send(endpoint, client.query, client.headers, body) as response:
             timings.waited(timings.sent)
             answer.begin(response)
             check_passable(response)

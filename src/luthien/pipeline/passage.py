@@ -243,7 +243,7 @@ class _Passage:
                 names.SERVER_PORT: endpoint.port,
             },
         )
-        headers = [(name, value) for name, value in self._terms.headers if name not in passenger.withheld]
+        headers = [(name, value) for name, value in client.headers if name not in passenger.withheld]
         body, length = self._forwarded(beginning)
         timings.sent = time.perf_counter()
         async with self._terms.upstream.send(

@@ -9,19 +9,15 @@ from luthien.policies.groups import Groups
 from luthien.telemetry import conventions as names
 from luthien.upstream.client import UpstreamClient
 
-Headers = list[tuple[bytes, bytes]]
-
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """`headers` are the client's as they go on to the provider, `key` is the name of the gateway key it came with."""
-
     upstream: UpstreamClient
     groups: Groups
     version: str
     """Of the configuration."""
-    headers: Headers
     key: str | None = None
+    """The name of the gateway key that the client came with."""
     refusal: ClientError | None = None
     """Why the request is not even read."""
 
