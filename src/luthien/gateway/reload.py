@@ -101,8 +101,8 @@ class Reloader:
         sources: Sources | None = None
         try:
             file = await asyncio.to_thread(read_config, self._path, must_exist=True)
-            if not file.text.strip():
-                raise ConfigError(f"{self._path} is empty: write `policies: []` for no policy")
+            if not file.config.model_fields_set:
+                raise ConfigError(f"{self._path} says nothing: write `policies: []` for no policy")
             sources = await asyncio.to_thread(sources_of, file)
             self._files, seen = [*sources.files], sources.version
             configuration = await asyncio.to_thread(configured, file)
