@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
 from luthien.errors import ConfigError
+from luthien.gateway.reload import has_terminal
 from luthien.settings import Settings
 from luthien.telemetry.logs import logging_config
 
@@ -84,7 +85,14 @@ class Workers(Multiprocess):
     SIGHUP is for each of them: they take a changed configuration, and no call is ended for it.
     """
 
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._had_terminal = has_terminal()
+
     def handle_hup(self) -> None:
+        if self._had_terminal and not has_terminal():
+            self.handle_term()
+            return
         for process in self.processes:
             if process.pid is not None and process.process.is_alive():
                 os.kill(process.pid, signal.SIGHUP)

@@ -44,7 +44,7 @@ class Reloader:
         self._refused: str | None = None
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._had_terminal = _has_terminal()
+        self._had_terminal = has_terminal()
 
     @property
     def is_behind(self) -> bool:
@@ -67,7 +67,7 @@ class Reloader:
                 await self._task
 
     def _hang_up(self) -> None:
-        if self._had_terminal and not _has_terminal():
+        if self._had_terminal and not has_terminal():
             signal.raise_signal(signal.SIGTERM)  # it was closed, and with it all that ran there
         else:
             self._asked.set()
@@ -136,7 +136,8 @@ def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _has_terminal() -> bool:
+def has_terminal() -> bool:
+    """Whether this process has a terminal; one that was closed it has no more."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
     except OSError:

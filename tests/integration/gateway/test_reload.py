@@ -24,6 +24,16 @@ from tests.serving import serving
 from tests.wire import openai_request, openai_response, openai_stream
 
 OPENAI = "/v1/chat/completions"
+IN_A_TERMINAL = """
+import os, pty, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+process, terminal = pty.fork()
+if not process:
+    os.execv(sys.executable, [sys.executable, "-m", "luthien", *sys.argv[1:]])
+signal.sigwait({signal.SIGUSR1})
+os.close(terminal)
+print("it ended with", os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+"""
 POLICY = """
 from luthien.policies.policy import Policy, Request, Verdict
 
@@ -373,3 +383,14 @@ def test_a_process_watches_its_files(data_dir: Path, record_database: str, provi
         assert set(users()) == {"one"}
         (data_dir / "mine.py").write_text(POLICY.format(user="two"))
         assert set(eventually(users, lambda said: set(said) == {"two"})) == {"two"}
+
+
+@pytest.mark.parametrize("arguments", [(), ("--workers", "2")], ids=["one", "workers"])
+def test_a_process_ends_in_order_when_its_terminal_is_closed(
+    data_dir: Path, record_database: str, provider: ScriptedProvider, arguments: tuple[str, ...]
+) -> None:
+    """That is SIGHUP, too, and nobody would be left to end it."""
+    program = ("-c", IN_A_TERMINAL)
+    with serving(data_dir, record_database, provider.url, *arguments, program=program) as running:
+        running.signal(signal.SIGUSR1)
+        running.command.wait_for("it ended with 0")
