@@ -72,6 +72,20 @@ def record_database(postgres_dsn: str, migrated_template: str) -> Iterator[str]:
     yield from _database(postgres_dsn, migrated_template)
 
 
+@pytest.fixture(scope="module")
+def shared_record_database(postgres_dsn: str, migrated_template: str) -> Iterator[str]:
+    """Like `record_database`, for all tests of a module."""
+    yield from _database(postgres_dsn, migrated_template)
+
+
+@pytest.fixture(scope="module")
+def shared_provider() -> Iterator[ScriptedProvider]:
+    """Like `provider`, for all tests of a module."""
+    scripted = ScriptedProvider()
+    yield scripted
+    scripted.close()
+
+
 @pytest.fixture
 def provider() -> Iterator[ScriptedProvider]:
     """A provider whose every byte the test decides."""

@@ -33,6 +33,7 @@ class EventType(StrEnum):
     POLICY_DECISION = "policy_decision"
     REQUEST_FINAL = "request_final"
     RESPONSE_PARTIAL = "response_partial"
+    RESPONSE_TIMELINE = "response_timeline"
     RESPONSE_ORIGINAL = "response_original"
     RESPONSE_FINAL = "response_final"
     CALL_OUTCOME = "call_outcome"

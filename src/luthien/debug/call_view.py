@@ -13,6 +13,7 @@ from luthien.debug.diff import diff_payloads
 from luthien.debug.losses import UNREADABLE, Records
 from luthien.debug.ops import Diff
 from luthien.debug.partial import Partial, partial_of
+from luthien.debug.timeline import Lanes, lanes_of
 from luthien.debug.values import parse
 from luthien.debug.verdict import Basis, Decision, StageState, verdict_sentence
 from luthien.exchange import STAGES, EventType, Side, StageRecord
@@ -98,16 +99,18 @@ class CallView:
     row: CallRow
     endpoint: str | None
     """Method and path of a request that was passed through."""
-    group: str | None
-    """The group whose policies looked at it, if it was not the default one."""
-    configuration: str | None
-    """The version of the configuration that it went by."""
     completeness: Completeness
     verdict: str
     stages: dict[EventType, StageView]
     decisions: list[PolicyView]
     request: Diff | None
     response: Diff | None
+    lanes: Lanes | None = None
+    """When the frames of a stream came and went."""
+    group: str | None = None
+    """The group whose policies looked at it, if it was not the default one."""
+    configuration: str | None = None
+    """The version of the configuration that it went by."""
 
     def diffs_as_dict(self) -> dict[str, object]:
         """For diff.json: both diffs, or null where a stage is not there to compare."""
@@ -144,8 +147,17 @@ class CallView:
                 for decision in self.decisions
             ],
             "stages": {name.value: _stage_as_dict(stage) for name, stage in self.stages.items()},
-            "links": links(self.call_id),
+            "timeline": self.lanes.summary() if self.lanes else None,
+            "links": links(self.call_id) | self._timeline_link(),
         }
+
+    def timeline_as_dict(self) -> dict[str, object]:
+        """For timeline.json."""
+        lanes = self.lanes.as_dict() if self.lanes else None
+        return {"call_id": str(self.call_id), "completeness": self.completeness.as_dict(), "timeline": lanes}
+
+    def _timeline_link(self) -> dict[str, str]:
+        return {"timeline": f"/debug/calls/{self.call_id}/timeline.json"} if self.lanes else {}
 
 
 def links(call_id: UUID) -> dict[str, str]:
@@ -213,14 +225,15 @@ def view_call(call: StoredCall, evidence: Evidence) -> CallView:
         row["call_id"],
         row,
         endpoint,
-        _said(call.records, "luthien.policy.group"),
-        _said(call.records, "luthien.config.version"),
         completeness,
         sentence,
         stages,
         decisions,
         request,
         response,
+        lanes_of(call.records),
+        group=_said(call.records, "luthien.policy.group"),
+        configuration=_said(call.records, "luthien.config.version"),
     )
 
 

@@ -99,6 +99,10 @@ def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
     async def diff(call_id: str) -> Response:
         return await _with_view(lookup(), call_id, lambda view: view.diffs_as_dict())
 
+    @router.get("/debug/calls/{call_id}/timeline.json")
+    async def timeline(call_id: str) -> Response:
+        return await _with_view(lookup(), call_id, lambda view: view.timeline_as_dict())
+
     @router.get("/debug/calls/{call_id}/stages/{stage}/raw")
     async def raw(call_id: str, stage: str) -> Response:
         found, name = await _find(lookup(), call_id), stage_named(STAGES, stage)

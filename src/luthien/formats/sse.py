@@ -29,14 +29,16 @@ class Chunk:
 
     `raw` includes the blank line that ends the frame. `data` is None for a frame that carries no data, such
     as a comment or a keep-alive. A chunk is never changed; a policy that rewrites one makes another.
+    `frame` counts the provider's frames from 0: the one that this is, or that it stands for; -1 when nobody counts.
     """
 
-    __slots__ = ("_json", "data", "event", "raw")
+    __slots__ = ("_json", "data", "event", "frame", "raw")
 
-    def __init__(self, raw: bytes, data: bytes | None, event: str = "") -> None:
+    def __init__(self, raw: bytes, data: bytes | None, event: str = "", frame: int = -1) -> None:
         self.raw = raw
         self.data = data
         self.event = event
+        self.frame = frame
         self._json: dict[str, Any] | bool | None = False
 
     @property
@@ -58,6 +60,12 @@ class Chunk:
         head = b"event: %s\n" % event.encode() if event else b""
         return cls(b"%sdata: %s\n\n" % (head, data), data, event)
 
+    def standing_for(self, frame: int) -> Chunk:
+        """The same chunk in the place of that frame of the provider."""
+        twin = Chunk(self.raw, self.data, self.event, frame)
+        twin._json = self._json
+        return twin
+
     def __repr__(self) -> str:
         return f"Chunk({self.raw!r})"
 
@@ -76,6 +84,7 @@ class FrameReader:
         # The last frame ended with the last byte received, a CR: an LF that comes next belongs to it.
         self._after_cr = False
         self._skipped = 0
+        self._count = 0
 
     def feed(self, data: bytes) -> Generator[Chunk, None, None]:
         """The frames that `data` completes.
@@ -107,17 +116,18 @@ class FrameReader:
         return bytes(self._buffer)
 
     def _parse(self, raw: bytes) -> Chunk:
+        frame, self._count = self._count, self._count + 1
         if self._at_start:
             self._at_start = False
-            return parse_frame(raw, raw.removeprefix(_BOM))
-        return parse_frame(raw, raw)
+            return parse_frame(raw, raw.removeprefix(_BOM), frame)
+        return parse_frame(raw, raw, frame)
 
 
-def parse_frame(raw: bytes, text: bytes) -> Chunk:
+def parse_frame(raw: bytes, text: bytes, frame: int = -1) -> Chunk:
     """The chunk for one frame; `text` is `raw` without a byte order mark."""
     one_line = text.startswith(b"data: ") and text.endswith(b"\n\n") and text.find(b"\n") == len(text) - 2
     if one_line and b"\r" not in text:
-        return Chunk(raw, text[6:-2])
+        return Chunk(raw, text[6:-2], "", frame)
     data: list[bytes] = []
     event = ""
     for line in _LINE_END.split(text):
@@ -127,4 +137,4 @@ def parse_frame(raw: bytes, text: bytes) -> Chunk:
             data.append(value)
         elif name == b"event":
             event = value.decode("utf-8", "replace")
-    return Chunk(raw, b"\n".join(data) if data else None, event)
+    return Chunk(raw, b"\n".join(data) if data else None, event, frame)

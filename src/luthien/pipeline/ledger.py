@@ -91,7 +91,8 @@ class Ledger:
         self.timings = Timings()
         self._instruments = instruments
         self._format = wire_format
-        self._started = time.perf_counter()
+        self.started = time.perf_counter()
+        """The call's beginning."""
         self._sequence = 0
         self._receipts: list[Receipt] = []
         self._late: list[Receipt] = []
@@ -109,7 +110,7 @@ class Ledger:
 
     @property
     def elapsed_s(self) -> float:
-        return time.perf_counter() - self._started
+        return time.perf_counter() - self.started
 
     def begin(
         self,

@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx2 as httpx
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import Span, SpanKind
 
 from luthien.errors import CallError, ClientError, PolicyFailure, UpstreamError
 from luthien.exchange import EventType, Outcome, Side
@@ -33,6 +33,7 @@ from luthien.pipeline.open_calls import OpenCalls
 from luthien.pipeline.session import session_of, user_of
 from luthien.pipeline.stream import PolicyBlock, StreamPass
 from luthien.pipeline.terms import Terms
+from luthien.pipeline.timeline import Timeline
 from luthien.policies.chain import Chain
 from luthien.policies.policy import CallContext
 from luthien.telemetry import conventions as names
@@ -250,10 +251,12 @@ class _Exchange:
                 await self._client.start(status, headers)
             await self._client.send(raw)
 
+        timeline = Timeline(self._ledger.started)
         stream = answer.stream = StreamPass(
             self._format,
-            self._run.stream(),
+            self._run.stream(timeline),
             self._ledger.timings,
+            timeline,
             give,
             self._shared.max_body_bytes,
             self._ledger.checkpoint,
@@ -267,7 +270,7 @@ class _Exchange:
         await stream.finish()
         terminal = stream.policies.agreed(terminal)
         # Only the end marker is still held. It is given when the record of all before it is safe.
-        stream.sides.released(terminal.raw, (terminal,))
+        stream.passed(terminal.raw, (terminal,))
         self._end_stream(stream, status, is_whole=True)
         outcome = Outcome.COMPLETED if failure is None else Outcome.UPSTREAM_ERROR
         await self._ending.close(outcome, status, failure, (status, headers, terminal.raw))
@@ -299,6 +302,7 @@ class _Exchange:
     ) -> None:
         """Records the decisions about the response and what the client is given, and ends their span."""
         span = self._ledger.open_span(names.POLICY_RESPONSE)
+        self._keep_timeline(span)
         self._ledger.decisions(span, self._run.decisions, Side.RESPONSE, payload)
         answer = self._answer
         same_as = answer.sequence if answer is not None and answer.payload == payload else None
@@ -319,6 +323,12 @@ class _Exchange:
         )
         self._ledger.end(names.POLICY_RESPONSE)
 
+    def _keep_timeline(self, span: Span) -> None:
+        stream = None if self._answer is None else self._answer.stream
+        if stream is not None and stream.timeline.frames:
+            policies = [step.name for step in self._ending.chain.steps]
+            self._ledger.stage(span, EventType.RESPONSE_TIMELINE, stream.timeline.payload(policies))
+
     def _abandon(self, error: Error) -> None:
         """Nobody is there to be told: records how far it came."""
         if self._ending.is_closed:
@@ -330,6 +340,7 @@ class _Exchange:
             if stream is not None:
                 stream.policies.decide(None)
             span = self._ledger.open_span(names.POLICY_RESPONSE)
+            self._keep_timeline(span)
             self._ledger.decisions(span, self._run.decisions, Side.RESPONSE, None)
         self._ending.close_now(Outcome.CLIENT_DISCONNECTED, status, error)
 

@@ -13,6 +13,7 @@ from luthien.pipeline.checkpoints import Checkpoints
 from luthien.pipeline.keepalive import KeepAlive
 from luthien.pipeline.ledger import MAX_GAPS, Timings
 from luthien.pipeline.sides import Delta, StreamSides
+from luthien.pipeline.timeline import Timeline
 from luthien.policies.chain import Block, StreamRun
 
 Give = Callable[[bytes, bool], Awaitable[None]]
@@ -44,6 +45,7 @@ class StreamPass:
         wire_format: WireFormat,
         policies: StreamRun,
         timings: Timings,
+        timeline: Timeline,
         give: Give,
         max_frame_bytes: int,
         keep: Keep,
@@ -52,6 +54,7 @@ class StreamPass:
     ) -> None:
         self.sides = StreamSides(wire_format, may_change=not policies.is_empty)
         self.policies = policies
+        self.timeline = timeline
         self.failure: str | None = None
         """What the provider said had gone wrong, when it said so in the stream."""
         self._format = wire_format
@@ -110,7 +113,12 @@ class StreamPass:
                 await self._give(raw, True)
             else:
                 await self._keep_alive.give(raw)
-            self.sides.released(raw, chunks)
+            self.passed(raw, chunks)
+
+    def passed(self, raw: bytes, chunks: Sequence[Chunk]) -> None:
+        """The client was given these, or is given them next, without the loop."""
+        self.timeline.given(chunks, time.perf_counter())
+        self.sides.released(raw, chunks)
 
     async def _next(self, data: AsyncGenerator[bytes, None]) -> bytes:
         timings = self._timings
@@ -146,6 +154,7 @@ class StreamPass:
         except FrameTooLarge as error:
             raise UpstreamError(str(error), code="upstream_protocol") from error
         seen = chunks if terminal is None else [*chunks, terminal]
+        self.timeline.arrived(seen, self._last_chunk)
         self.sides.arrived(b"".join([chunk.raw for chunk in seen]), seen)
         return chunks, terminal
 

@@ -18,6 +18,7 @@ from luthien.policies.holding import judge_blocks
 from luthien.policies.link import MAX_HELD_BYTES, Link
 from luthien.policies.policy import Action, CallContext, Policy, Request, Response, Verdict
 from luthien.policies.step import Decision, Step, error_verdict, is_cancelled
+from luthien.policies.trail import Trail
 
 __all__ = ["Block", "Chain", "ChainRun", "Decision", "Step", "StreamRun"]
 
@@ -77,12 +78,13 @@ class ChainRun:
         """The response as the chain leaves it; like `on_request`."""
         return await self._run(Side.RESPONSE, body)
 
-    def stream(self) -> StreamRun:
+    def stream(self, trail: Trail | None = None) -> StreamRun:
+        """The policies' work on a stream; `trail` is told what they hold and rewrite of its frames."""
         return StreamRun(
             self.call,
             self.decisions,
             [
-                Link(step, position, policy, self._broken, self._max_held_bytes)
+                Link(step, position, policy, self._broken, self._max_held_bytes, trail)
                 for position, step, policy in self._policies
                 if step.overrides(step.stream_hook)
             ],
@@ -176,12 +178,14 @@ class StreamRun:
 
     def agreed(self, terminal: Chunk) -> Chunk:
         """The end marker in agreement with all that the policies gave on, after `finish`."""
+        agreed = terminal
         for link in self._links:
-            terminal = link.agreed_end(terminal)
-        return terminal
+            agreed = link.agreed_end(agreed)
+        return agreed if agreed is terminal else agreed.standing_for(terminal.frame)
 
     def _unsaid(self, chunk: Chunk) -> Sequence[Chunk]:
-        return () if self._repeats is None else self._repeats.unsaid(chunk)
+        unsaid = () if self._repeats is None else self._repeats.unsaid(chunk)
+        return [each.standing_for(chunk.frame) for each in unsaid]
 
     async def finish(self) -> list[Chunk]:
         """What was still held, now that the provider has finished; like `feed`."""

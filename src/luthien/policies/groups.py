@@ -68,9 +68,9 @@ class Groups:
         """The group of a call, by the model that its client asks for, its path and the name of its gateway key."""
         return next((group for group in self.named if group.match.holds(model, route, key)), self.default)
 
-    def steps(self) -> Iterator[Step]:
+    def chains(self) -> Iterator[Chain]:
         for group in (self.default, *self.named):
-            yield from group.chain.steps
+            yield group.chain
 
 
 def load_groups(file: ConfigFile) -> Groups:

@@ -17,6 +17,7 @@ from luthien.formats.sse import Chunk
 from luthien.policies.holding import BlockReader, WholeReader
 from luthien.policies.policy import Action, Needs, Policy, Verdict
 from luthien.policies.step import Decision, Step, error_verdict, is_cancelled
+from luthien.policies.trail import Due, Trail
 
 _log = logging.getLogger(__name__)
 
@@ -136,9 +137,18 @@ class Link:
 
     Args:
         broken: records that the policy broke, and returns the failure to raise.
+        trail: is told what the policy holds and rewrites.
     """
 
-    def __init__(self, step: Step, position: int, policy: Policy, broken: Broken, max_held_bytes: int) -> None:
+    def __init__(
+        self,
+        step: Step,
+        position: int,
+        policy: Policy,
+        broken: Broken,
+        max_held_bytes: int,
+        trail: Trail | None = None,
+    ) -> None:
         self.name = step.name
         self.step = step
         self.position = position
@@ -154,6 +164,7 @@ class Link:
         self._reader = _reader(step, policy, self._pending)
         self._last_word: Verdict | None = None
         self._repeats = policy.call.format.repeats()
+        self._due = None if trail is None or step.is_shadow else Due(trail, position)
 
     async def feed(self, chunk: Chunk) -> Sequence[Chunk]:
         """What may go on now."""
@@ -182,10 +193,14 @@ class Link:
             self._repeats.offered(chunk)
         if not self.changed or self.step.fails_open:
             self._pending.add(chunk)
-        return await self._call(lambda: self._reader.feed(chunk))
+        return await self._call(lambda: self._reader.feed(chunk), chunk)
 
-    async def _call(self, ask: Callable[[], Awaitable[Sequence[Chunk] | Verdict]]) -> Sequence[Chunk]:
+    async def _call(
+        self, ask: Callable[[], Awaitable[Sequence[Chunk] | Verdict]], shown: Chunk | None = None
+    ) -> Sequence[Chunk]:
         started = time.perf_counter()
+        if self._due is not None and shown is not None:
+            self._due.shown(shown.frame, started)
         given: tuple[Chunk, ...] = ()
         try:
             given = self._noticed(self._checked(await ask()))
@@ -235,18 +250,18 @@ class Link:
         return chunk
 
     def _noticed(self, given: Sequence[Chunk]) -> tuple[Chunk, ...]:
-        return tuple([self._noticed_one(chunk) for chunk in given])
+        now = time.perf_counter()
+        return tuple([self._noticed_one(chunk, now) for chunk in given])
 
-    def _noticed_one(self, chunk: Chunk) -> Chunk:
+    def _noticed_one(self, chunk: Chunk, now: float) -> Chunk:
         agreed = self._agreed(chunk)
-        if self.changed and not self.step.fails_open:
-            return agreed
-        is_due = self._pending.settle(chunk)
-        if not is_due or agreed is not chunk:
-            self.changed = True
-            if not self.step.fails_open:
-                self._pending.clear()
-        return agreed
+        if not self.changed or self.step.fails_open:
+            is_due = self._pending.settle(chunk)
+            if not is_due or agreed is not chunk:
+                self.changed = True
+                if not self.step.fails_open:
+                    self._pending.clear()
+        return agreed if self._due is None else self._due.answered(chunk, agreed, now)
 
     def decision(self, final: bytes | None) -> Decision:
         return Decision(

@@ -14,7 +14,7 @@ from luthien.exchange import EventType, StageRecord, call_time_ms
 Row = dict[str, Any]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NO_STAGES = frozenset({EventType.POLICY_DECISION, EventType.CALL_OUTCOME})
+_NO_STAGES = frozenset({EventType.POLICY_DECISION, EventType.RESPONSE_TIMELINE, EventType.CALL_OUTCOME})
 _BITS = {"int4": 31, "int8": 63}
 # An entry of an index has at most 2,704 bytes: whoever chose a longer one would keep the call out of the record.
 _MAX_SESSION_BYTES = 1024

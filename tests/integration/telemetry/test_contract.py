@@ -530,7 +530,7 @@ def test_the_metrics_of_a_call(start: StartGateway, provider: ScriptedProvider, 
         names.RECORD_OLDEST,
     } <= reported.keys()
     [point] = reported[names.RECORD_STORED].sum.data_points
-    assert point.as_int == 7
+    assert point.as_int == 8
     tokens = {
         attributes_of(point.attributes)[names.TOKEN_TYPE]: point.sum
         for point in reported[names.TOKEN_USAGE].histogram.data_points

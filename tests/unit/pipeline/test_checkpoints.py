@@ -21,6 +21,7 @@ from luthien.pipeline.checkpoints import Checkpoints
 from luthien.pipeline.ledger import Timings
 from luthien.pipeline.sides import Delta, StreamSides
 from luthien.pipeline.stream import StreamPass
+from luthien.pipeline.timeline import Timeline
 from luthien.policies.chain import Chain, Step
 from luthien.policies.policy import CallContext, Policy
 from tests.wire import DONE, anthropic_stream, openai_chunk, openai_stream, responses_stream
@@ -166,7 +167,15 @@ async def run(
 
     chain_run = chain.open(CallContext(new_call_id(), wire_format, "m", streaming=True))
     stream = StreamPass(
-        wire_format, chain_run.stream(), Timings(), give, 1 << 20, deltas.extend, checkpoint_s, keep_alive_s=60.0
+        wire_format,
+        chain_run.stream(),
+        Timings(),
+        Timeline(0.0),
+        give,
+        1 << 20,
+        deltas.extend,
+        checkpoint_s,
+        keep_alive_s=60.0,
     )
     terminal = None
     with contextlib.suppress(UpstreamError):
