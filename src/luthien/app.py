@@ -23,7 +23,7 @@ from luthien.gateway.boundary import Boundary, link_caller
 from luthien.gateway.configuration import Configuration, load_configuration
 from luthien.gateway.health import health_router
 from luthien.gateway.live import Live
-from luthien.gateway.reload import Reloader, say_what_is_live
+from luthien.gateway.reload import Reloader, log_warnings
 from luthien.gateway.routes import call_routes
 from luthien.pipeline.ending import FAREWELL_S
 from luthien.pipeline.ledger import Instruments
@@ -147,7 +147,7 @@ class App:
             live = Live(upstream.to)
             stack.push_async_callback(live.close)
             await live.swap(self._configuration)
-            say_what_is_live(self._configuration)
+            log_warnings(self._configuration)
             reader = RecordReader(self._dsn)
             await reader.open()
             stack.push_async_callback(reader.close)

@@ -118,16 +118,16 @@ class Reloader:
             return
         self._refused = None
         self._reloads.add(1, {names.CONFIG_OUTCOME: "applied"})
-        say_what_is_live(configuration)
+        groups, keys = len(configuration.groups.named), len(configuration.keyring.keys)
+        _log.info("the configuration is %s now, with %d groups and %d keys", self._version, groups, keys)
+        log_warnings(configuration)
 
     @property
     def _version(self) -> str:
         return self._live.current.version
 
 
-def say_what_is_live(configuration: Configuration) -> None:
-    groups, keys = len(configuration.groups.named), len(configuration.keyring.keys)
-    _log.info("the configuration is %s, with %d groups and %d keys", configuration.version, groups, keys)
+def log_warnings(configuration: Configuration) -> None:
     for warning in configuration.warnings:
         _log.warning("%s", warning)
 
