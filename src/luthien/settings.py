@@ -185,10 +185,9 @@ def read_settings() -> Settings:
         raise ConfigError("\n".join(["these settings are wrong:", *lines])) from None
 
 
-def named_secret(variable: str) -> SecretStr | None:
-    """A secret that the configuration file calls by the name of its environment variable; None when it is not set."""
-    value = os.environ.get(variable)
-    return SecretStr(value) if value else None
+def from_environment(name: str) -> str | None:
+    """A variable that the configuration file names, for a secret that is not to stand there."""
+    return os.environ.get(name)
 
 
 def _variable(loc: tuple[int | str, ...]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,13 +14,17 @@ from luthien.debug.losses import UNREADABLE, Records
 from luthien.debug.ops import Diff
 from luthien.debug.partial import Partial, partial_of
 from luthien.debug.timeline import Lanes, lanes_of
-from luthien.debug.values import parse
+from luthien.debug.values import dumps, parse
 from luthien.debug.verdict import Basis, Decision, StageState, verdict_sentence
 from luthien.exchange import STAGES, EventType, Side, StageRecord
 from luthien.store.read import CallRow, StoredCall
 
 _MAX_SHOWN = 5_000_000
 """Payloads of more bytes are not put into the JSON view; they can be downloaded."""
+
+
+_ASKED = "asked_call_id"
+"""The detail of a decision that names a child call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class PolicyView:
     changed: bool
     duration_ms: float
     count: int
+    details: Mapping[str, Any]
 
     @property
     def told(self) -> str:
@@ -89,6 +94,20 @@ class PolicyView:
             return self.action
         would_have = {"block": "blocked", "error": "failed", "modify": "changed", "annotate": "annotated"}
         return f"would have {would_have.get(self.action, 'allowed')}"
+
+    @property
+    def noted(self) -> list[tuple[str, str]]:
+        """The details by name, as text; the call in which it asked a model is not among them."""
+        texts = {name: value if isinstance(value, str) else dumps(value) for name, value in self.details.items()}
+        return [(name, text) for name, text in texts.items() if name != _ASKED or self.asked is None]
+
+    @property
+    def asked(self) -> UUID | None:
+        """The call in which it asked a model."""
+        try:
+            return UUID(str(self.details.get(_ASKED)))
+        except ValueError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +124,8 @@ class CallView:
     decisions: list[PolicyView]
     request: Diff | None
     response: Diff | None
+    children: list[CallRow]
+    """The calls in which its policies asked models."""
     lanes: Lanes | None = None
     """When the frames of a stream came and went."""
     group: str | None = None
@@ -143,11 +164,21 @@ class CallView:
                     "changed": decision.changed,
                     "duration_ms": decision.duration_ms,
                     "count": decision.count,
+                    "details": decision.details,
                 }
                 for decision in self.decisions
             ],
             "stages": {name.value: _stage_as_dict(stage) for name, stage in self.stages.items()},
             "timeline": self.lanes.summary() if self.lanes else None,
+            "children": [
+                {
+                    "call_id": str(child["call_id"]),
+                    "model": {"requested": child["model_requested"], "used": child["model_used"]},
+                    "outcome": child["outcome"],
+                    "links": links(child["call_id"]),
+                }
+                for child in self.children
+            ],
             "links": links(self.call_id) | self._timeline_link(),
         }
 
@@ -172,6 +203,7 @@ def row_as_dict(row: CallRow) -> dict[str, object]:
         "trace_id": row["trace_id"],
         "session_id": row["session_id"],
         "gateway_key": row["gateway_key"],
+        "parent": None if row["parent_call_id"] is None else str(row["parent_call_id"]),
         "started_at": _iso(row["started_at"]),
         "ended_at": _iso(row["ended_at"]),
         "wire_format": row["wire_format"],
@@ -231,6 +263,7 @@ def view_call(call: StoredCall, evidence: Evidence) -> CallView:
         decisions,
         request,
         response,
+        call.children,
         lanes_of(call.records),
         group=_said(call.records, "luthien.policy.group"),
         configuration=_said(call.records, "luthien.config.version"),
@@ -325,7 +358,17 @@ def _decision(record: StageRecord) -> PolicyView:
         changed=get("luthien.policy.changed") is True,
         duration_ms=float(get("luthien.policy.duration", 0.0)),
         count=int(get("luthien.policy.count", 0)),
+        details=_details(get("luthien.policy.details")),
     )
+
+
+def _details(text: object) -> Mapping[str, Any]:
+    """What a policy noted; nothing, if that cannot be read."""
+    try:
+        noted = parse(str(text))
+    except (ValueError, RecursionError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
 
 
 def _stage_as_dict(stage: StageView) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def configured(file: ConfigFile) -> Configuration:
         groups, keyring = load_groups(file), load_keyring(file)
         file.check()
         if sources_of(file) == sources:  # else it is unknown what was imported
-            return Configuration(sources.version, file.config, groups, keyring, sources.modules)
+            return Configuration(sources.version, file.config, groups, keyring, sources.modules, (*groups.chains(),))
     raise ConfigError("the files of policies change while they are read; try again")
 
 

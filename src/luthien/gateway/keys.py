@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from luthien.config import ConfigFile, KeyConfig, Loc
 from luthien.errors import ClientError
-from luthien.settings import named_secret
+from luthien.settings import from_environment
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -139,7 +139,7 @@ def _sha256_of(file: ConfigFile, at: Loc, entry: KeyConfig) -> bytes | None:
 
 
 def _secret(file: ConfigFile, at: Loc, variable: str) -> SecretStr:
-    found = named_secret(variable) or SecretStr("")
+    found = SecretStr(from_environment(variable) or "")
     secret = found.get_secret_value()
     if not secret:
         file.mistake(at, f"the environment variable {variable} is not set")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -15,8 +16,32 @@ class ClientGone(Exception):
     """The client hung up before everything was released to it."""
 
 
+class Asker(Protocol):
+    """Whoever asks in an exchange, and is told how it ends: a client, or a policy in this process."""
+
+    headers: list[tuple[bytes, bytes]]
+    """Names in lower case."""
+    query: bytes
+    started: bool
+    """Whether its response has begun."""
+    hung_up: str
+    """What is recorded when it no longer listens."""
+
+    async def body(self, max_bytes: int) -> bytes: ...
+
+    def attentive(self) -> AbstractAsyncContextManager[None]: ...
+
+    def seal(self) -> None: ...
+
+    async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None: ...
+
+    async def send(self, data: bytes, *, last: bool = False) -> None: ...
+
+
 class Client:
     """One request from one client. `started` says whether its response has begun."""
+
+    hung_up = "the client hung up"
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers: list[tuple[bytes, bytes]] = scope["headers"]

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from luthien.exchange import Outcome
-from luthien.pipeline.client import Client, ClientGone
+from luthien.pipeline.client import Asker, ClientGone
 from luthien.pipeline.ledger import Ledger
 from luthien.policies.chain import Chain
 
@@ -23,7 +23,7 @@ Error = tuple[str, str]
 class Ending:
     """Ends one exchange, once, however it comes to that."""
 
-    def __init__(self, ledger: Ledger, client: Client) -> None:
+    def __init__(self, ledger: Ledger, client: Asker) -> None:
         self.is_closed = False
         """Whether the record is closed: what the outcome is, is decided."""
         self.chain = Chain()

@@ -15,10 +15,11 @@ from opentelemetry.metrics import Meter
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 
 from luthien.exchange import EventType, Outcome, Side
+from luthien.formats.credentials import masked, masked_frames
 from luthien.formats.format import ResponseFacts
-from luthien.pipeline.credentials import masked, masked_frames
 from luthien.pipeline.sides import Delta
 from luthien.policies.chain import Chain, Decision
+from luthien.policies.details import details_as_json
 from luthien.record.queue import Receipt
 from luthien.telemetry import conventions as names
 from luthien.telemetry.context import with_call_id
@@ -77,6 +78,14 @@ class Spoken(Protocol):
     def provider(self) -> str: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The call that a child call is part of, and the span of the policy that asks."""
+
+    call_id: UUID
+    context: Context
+
+
 class Ledger:
     """The record of one call in the making. Each payload goes onto the span whose work produced it."""
 
@@ -86,6 +95,7 @@ class Ledger:
         call_id: UUID,
         wire_format: Spoken,
         marks: Mapping[str, str] = MappingProxyType({}),
+        parent: Parent | None = None,
     ) -> None:
         self.call_id = call_id
         self.timings = Timings()
@@ -101,8 +111,10 @@ class Ledger:
         self._policy_s = 0.0
         self._model: str | None = None
         self._open: dict[str, Span] = {}
+        self._is_child = parent is not None
+        marks = {**marks} if parent is None else {**marks, names.PARENT_CALL_ID: str(parent.call_id)}
         self._marks = {**marks, names.PROCESS_ID: str(instruments.process_id)}
-        context = with_call_id(call_id, get_current())
+        context = with_call_id(call_id, get_current() if parent is None else parent.context)
         self._exchange = instruments.tracer.start_span(
             names.EXCHANGE, context, attributes={names.WIRE_FORMAT: wire_format.name, **marks}
         )
@@ -128,6 +140,11 @@ class Ledger:
     def open_span(self, part: str) -> Span:
         """The span of a part while it is open, else that of the whole exchange."""
         return self._open.get(part, self._exchange)
+
+    def as_parent(self) -> Parent:
+        """This call as that of a policy that asks a model now."""
+        span = self._open.get(names.POLICY_RESPONSE) or self.open_span(names.POLICY_REQUEST)
+        return Parent(self.call_id, set_span_in_context(span, self._context))
 
     def end(self, part: str, error: str | None = None) -> None:
         """Ends the span of a part, if it is open, and keeps the receipts of the records on it."""
@@ -244,6 +261,7 @@ class Ledger:
                 names.POLICY_COUNT: decision.verdict.count,
                 names.POLICY_CHUNKS: decision.chunks,
                 names.POLICY_REASON: decision.verdict.reason or None,
+                names.POLICY_DETAILS: details_as_json(decision.verdict.details),
                 names.POLICY_OUTPUT_SHA256: digest.hex() if digest else None,
                 names.CAPPED: decision.is_capped or None,
             }
@@ -335,7 +353,10 @@ class Ledger:
         told = {names.OUTCOME: outcome.value, names.HTTP_STATUS: status}
         self._exchange.set_attributes(safe_attributes(told))
         self._end_span(self._exchange, error_type)
-        self._instruments.metrics.calls.add(1, {names.OUTCOME: outcome.value, names.WIRE_FORMAT: self._format.name})
+        kind: dict[str, Any] = {names.OUTCOME: outcome.value, names.WIRE_FORMAT: self._format.name}
+        if self._is_child:
+            kind[names.CHILD] = True
+        self._instruments.metrics.calls.add(1, kind)
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -25,10 +26,11 @@ from luthien.formats import jsontext
 from luthien.formats.format import Json, WireFormat
 from luthien.formats.sse import parse_frame
 from luthien.pipeline.answer import Answer
-from luthien.pipeline.client import Client, ClientGone
+from luthien.pipeline.children import ChildCalls
+from luthien.pipeline.client import Asker, Client, ClientGone
 from luthien.pipeline.ending import Ending, Error, error_headers
 from luthien.pipeline.headers import kept_request_headers
-from luthien.pipeline.ledger import Instruments, Ledger
+from luthien.pipeline.ledger import Instruments, Ledger, Parent
 from luthien.pipeline.open_calls import OpenCalls
 from luthien.pipeline.session import session_of, user_of
 from luthien.pipeline.stream import PolicyBlock, StreamPass
@@ -64,18 +66,34 @@ class Orchestrator:
         with self.open_calls.one():
             await _Exchange(self, call_id, wire_format, client, terms).run()
 
+    async def run_child(
+        self, terms: Terms, call_id: UUID, wire_format: WireFormat, asker: Asker, parent: Parent
+    ) -> None:
+        """Takes the call of a policy to its end; no policy looks at it. Cancelled, it ends as if its asker hung up.
+
+        It is held by the task of the policy, and open like any call, for a policy that does not wait for it.
+        """
+        with self.open_calls.one():
+            await _Exchange(self, call_id, wire_format, asker, terms, parent).run()
+
 
 class _Exchange:
     """One exchange on its way."""
 
     def __init__(
-        self, shared: Orchestrator, call_id: UUID, wire_format: WireFormat, client: Client, terms: Terms
+        self,
+        shared: Orchestrator,
+        call_id: UUID,
+        wire_format: WireFormat,
+        client: Asker,
+        terms: Terms,
+        parent: Parent | None = None,
     ) -> None:
         self._shared = shared
         self._terms = terms
         self._format = wire_format
         self._client = client
-        self._ledger = Ledger(shared.instruments, call_id, wire_format, terms.marks)
+        self._ledger = Ledger(shared.instruments, call_id, wire_format, terms.marks, parent)
         self._run = Chain().open(CallContext(call_id, wire_format, "", streaming=False))
         self._call_id = call_id
         self._request: Json = {}
@@ -101,7 +119,7 @@ class _Exchange:
             async with self._client.attentive():
                 await self._call_provider(await self._ask_about_request(body))
         except ClientGone:
-            self._abandon(("client_disconnected", "the client hung up"))
+            self._abandon(("client_disconnected", self._client.hung_up))
         except PolicyBlock as block:
             await self._refuse(block)
         except CallError as error:
@@ -151,7 +169,14 @@ class _Exchange:
         span = self._ledger.begin(names.POLICY_REQUEST)
         model = _text(self._request.get("model"))
         self._ledger.asked(model)
-        call = CallContext(self._call_id, self._format, model or "", self._request.get("stream") is True)
+        run_child = partial(self._shared.run_child, self._terms.of_child())
+        call = CallContext(
+            self._call_id,
+            self._format,
+            model or "",
+            self._request.get("stream") is True,
+            ChildCalls(run_child, self._ledger, self._format.provider, self._client.headers),
+        )
         run = self._run = self._ending.chain.open(call)
         final: bytes | None = None
         try:
@@ -372,7 +397,7 @@ class _Exchange:
             except PolicyFailure as failure:
                 error, outcome = failure, Outcome.POLICY_ERROR
             except ClientGone:
-                self._abandon(("client_disconnected", "the client hung up"))
+                self._abandon(("client_disconnected", self._client.hung_up))
                 return
         await self._tell(outcome, error.status, error.code, str(error))
 

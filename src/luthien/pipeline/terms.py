@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from luthien.errors import ClientError
 from luthien.policies.groups import Groups
@@ -20,6 +20,10 @@ class Terms:
     """The name of the gateway key that the client came with."""
     refusal: ClientError | None = None
     """Why the request is not even read."""
+
+    def of_child(self) -> Terms:
+        """What a call that a policy makes goes by: no policy looks at it."""
+        return replace(self, groups=Groups(), refusal=None)
 
     @property
     def marks(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from luthien.errors import PolicyFailure
@@ -16,7 +16,8 @@ from luthien.formats.format import BoundedAssembler
 from luthien.formats.sse import Chunk
 from luthien.policies.holding import judge_blocks
 from luthien.policies.link import MAX_HELD_BYTES, Link
-from luthien.policies.policy import Action, CallContext, Policy, Request, Response, Verdict
+from luthien.policies.policy import Action, CallContext, Policy, RecordedAs, Request, Response, Verdict
+from luthien.policies.shared import Shared
 from luthien.policies.step import Decision, Step, error_verdict, is_cancelled
 from luthien.policies.trail import Trail
 
@@ -27,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Which policy ended the call, and why."""
+    """Which policy ended the call, and why, as the client is told."""
 
     policy: str
     reason: str
@@ -39,6 +40,23 @@ class Chain:
 
     steps: tuple[Step, ...] = ()
     max_held_bytes: int = MAX_HELD_BYTES
+    shared: Shared = field(default_factory=Shared, compare=False, repr=False)
+    """What the calls have in common, from `start` to `stop`."""
+
+    async def __aenter__(self) -> Chain:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Opens what the policies share between calls; whatever that raises, nothing is left open."""
+        await self.shared.open(self.steps)
+
+    async def stop(self) -> None:
+        """Closes it, when no call needs it any more."""
+        await self.shared.close()
 
     def open(self, call: CallContext) -> ChainRun:
         return ChainRun(self, call)
@@ -51,12 +69,15 @@ class ChainRun:
         self.call = call
         self.decisions: list[Decision] = []
         self._max_held_bytes = chain.max_held_bytes
-        self._policies = [(position, step, _made(step, call)) for position, step in enumerate(chain.steps)]
+        self._policies = [
+            (position, step, _made(step, call, chain.shared.of(position)))
+            for position, step in enumerate(chain.steps)
+        ]
 
     @property
     def reads_responses(self) -> bool:
         """Whether any policy must be shown the response."""
-        return any(step.overrides(step.response_hook) for _, step, _ in self._policies)
+        return any(step.looks_at(Side.RESPONSE, step.response_hook) for _, step, _ in self._policies)
 
     @property
     def blocked(self) -> Block | None:
@@ -64,7 +85,7 @@ class ChainRun:
         last = self.decisions[-1] if self.decisions else None
         if last is None or last.verdict.action is not Action.BLOCK or last.step.is_shadow:
             return None
-        return Block(last.step.name, last.verdict.reason)
+        return Block(last.step.name, last.verdict.told)
 
     async def on_request(self, body: bytes) -> bytes:
         """The request as the chain leaves it: the very same bytes when nobody changed it.
@@ -86,7 +107,7 @@ class ChainRun:
             [
                 Link(step, position, policy, self._broken, self._max_held_bytes, trail)
                 for position, step, policy in self._policies
-                if step.overrides(step.stream_hook)
+                if step.looks_at(Side.RESPONSE, step.stream_hook)
             ],
         )
 
@@ -94,7 +115,7 @@ class ChainRun:
         for position, step, policy in self._policies:
             hook = "on_request" if side is Side.REQUEST else step.response_hook
             # One that could not be made says so at once, whatever it would have looked at.
-            if not step.overrides(hook) and not (hook == "on_request" and isinstance(policy, _Unmade)):
+            if not step.looks_at(side, hook) and not (hook == "on_request" and isinstance(policy, _Unmade)):
                 continue
             started = time.perf_counter()
             try:
@@ -156,7 +177,7 @@ class StreamRun:
     @property
     def blocked(self) -> Block | None:
         """The block that ended the stream, if one did."""
-        blocks = (Block(link.name, link.blocked.reason) for link in self._links if link.blocked)
+        blocks = (Block(link.name, link.blocked.told) for link in self._links if link.blocked)
         return next(blocks, None)
 
     @property
@@ -239,8 +260,10 @@ class _Unmade(Policy):
         raise self._error
 
 
-def _made(step: Step, call: CallContext) -> Policy:
+def _made(step: Step, call: CallContext, shared: Any) -> Policy:
     try:
-        return step.policy(step.config, call)
+        policy = step.policy(step.config, call)
+        policy.shared, policy.recorded_as = shared, RecordedAs(step.name, step.version)
     except Exception as error:  # noqa: BLE001 - the policy guard
         return _Unmade(error, step, call)
+    return policy

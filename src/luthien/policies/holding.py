@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from luthien.formats import jsontext
 from luthien.formats.blocks import Blocks, Frame, GrowingBlock, check_readable
 from luthien.formats.sse import Chunk
+from luthien.policies.details import MAX_DETAILS, Details
 from luthien.policies.policy import Action, CallContext, Policy, Response, Verdict
 
 _TOLD_REASONS = 5
@@ -21,19 +22,37 @@ class Tally:
         self._verdicts: list[Verdict] = []
 
     def add(self, verdict: Verdict) -> None:
-        if verdict.action is not Action.ALLOW:
+        if verdict.action is not Action.ALLOW or verdict.details:
             self._verdicts.append(verdict)
 
     def result(self) -> Verdict:
-        """The block, if there is one; else how many changes there were, and why; else the remarks."""
-        for action in (Action.BLOCK, Action.MODIFY, Action.ANNOTATE):
+        """The block, if there is one; else how many changes there were, and why; else the remarks.
+
+        Of details with the same name, the first is kept.
+        """
+        for action in (Action.BLOCK, Action.MODIFY, Action.ANNOTATE, Action.ALLOW):
             verdicts = [verdict for verdict in self._verdicts if verdict.action is action]
             if verdicts:
                 reasons = list(dict.fromkeys(verdict.reason for verdict in verdicts if verdict.reason))
                 more = ["…"] if len(reasons) > _TOLD_REASONS else []
                 reason = "; ".join([*reasons[:_TOLD_REASONS], *more])
-                return Verdict(action, reason, sum(verdict.count for verdict in verdicts))
+                return Verdict(
+                    action,
+                    reason,
+                    sum(verdict.count for verdict in verdicts),
+                    _first_of_each(verdict.details for verdict in verdicts),
+                    verdicts[0].tell,
+                )
         return Verdict.allow()
+
+
+def _first_of_each(found: Iterable[Details]) -> Details:
+    merged: dict[str, str | int | float | bool] = {}
+    for details in found:
+        for name, value in details.items():
+            if len(merged) < MAX_DETAILS:
+                merged.setdefault(name, value)
+    return merged
 
 
 async def judge_blocks(policy: Policy, response: Response) -> Verdict:
@@ -154,7 +173,6 @@ class WholeReader:
     def __init__(self, policy: Policy) -> None:
         self.held_bytes = 0
         self._policy = policy
-        self._blocks = blocks_of(policy.call)
         self._held: list[Chunk] = []
         self._has_given_up = False
         self._verdict = Verdict.allow()
@@ -180,7 +198,7 @@ class WholeReader:
         if verdict.action is Action.BLOCK:
             return verdict
         if verdict.action is Action.MODIFY and jsontext.render(response.body) != before:
-            return self._blocks.as_stream(response.body)
+            return blocks_of(self._policy.call).as_stream(response.body)
         return tuple(self._held)
 
     def give_up(self) -> Sequence[Chunk]:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from luthien.errors import PolicyFailure
@@ -282,11 +283,13 @@ class Link:
             return self._last_word
         try:
             verdict = self._reader.verdict()
-            is_bare = verdict.action is Action.ALLOW and self.changed
+            if verdict.action is Action.BLOCK:
+                raise TypeError("a stream that has passed can be blocked no more")
         except Exception as error:  # noqa: BLE001 - the policy guard
             _log.error("policy %s broke after a stream: %s", self.name, type(error).__name__)
             return error_verdict(error)
-        return Verdict.modify() if is_bare else verdict
+        is_told = not self.changed or verdict.action is Action.MODIFY
+        return verdict if is_told else replace(verdict, action=Action.MODIFY, count=max(1, verdict.count))
 
     def _output(self, final: bytes | None) -> bytes | None:
         if self.assembler is None:

@@ -13,28 +13,40 @@ One object lives for one call: what it keeps on `self` cannot leak into another 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
+from luthien.exchange import Side
 from luthien.formats.blocks import Block, BlockKind
 from luthien.formats.format import Json, TextSlot, WireFormat
 from luthien.formats.sse import Chunk
+from luthien.policies.credential import NO_CREDENTIAL, Credential, Secret
+from luthien.policies.details import Details, check_details
+from luthien.policies.models import ModelAnswer, ModelFailed, Models, NoModels
 
 __all__ = [
+    "NO_CREDENTIAL",
     "Action",
     "Block",
     "BlockKind",
     "CallContext",
+    "Credential",
+    "ModelAnswer",
+    "ModelFailed",
     "Needs",
     "NoConfig",
     "Policy",
+    "RecordedAs",
     "Request",
     "Response",
+    "Secret",
+    "Side",
     "Verdict",
 ]
 
@@ -51,11 +63,28 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A policy's answer. `reason` is kept in the record, and a block's reason is told to the client."""
+    """A policy's answer. `reason` is kept in the record, and a block's reason is told to the client, unless it says
+    what to tell instead. `details` are for the record only.
+    """
 
     action: Action
     reason: str = ""
     count: int = 0
+    details: Details = field(default_factory=dict, hash=False)
+    tell: str | None = None
+
+    @property
+    def told(self) -> str:
+        """What the client hears of a block."""
+        return self.reason if self.tell is None else self.tell
+
+    def with_details(self, **details: str | int | float | bool) -> Verdict:
+        """The same, with a few values to be recorded beside the reason.
+
+        Long texts are cut. Raises ValueError when there are more than a dozen, or a number is none that can be kept.
+        """
+        check_details(details)
+        return replace(self, details={**self.details, **details})
 
     @classmethod
     def allow(cls) -> Verdict:
@@ -73,9 +102,9 @@ class Verdict:
         return cls(Action.ANNOTATE, reason)
 
     @classmethod
-    def block(cls, reason: str) -> Verdict:
-        """Goes no further."""
-        return cls(Action.BLOCK, reason)
+    def block(cls, reason: str, *, tell: str | None = None) -> Verdict:
+        """Goes no further. The client is told the reason, or `tell` in its place."""
+        return cls(Action.BLOCK, reason, tell=tell)
 
 
 _ALLOW = Verdict(Action.ALLOW)
@@ -89,6 +118,8 @@ class CallContext:
     format: WireFormat
     model: str
     streaming: bool
+    models: Models = field(default_factory=NoModels, compare=False, repr=False)
+    """What the policy may ask a model with."""
 
 
 @dataclass(slots=True)
@@ -132,6 +163,13 @@ class NoConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class RecordedAs(NamedTuple):
+    """How a policy is called in the record."""
+
+    name: str
+    version: str
+
+
 class Policy:
     """Derive from this and override what you need; what is not overridden is not called.
 
@@ -152,9 +190,25 @@ class Policy:
     kinds: ClassVar[frozenset[BlockKind]] = frozenset(BlockKind)
     """Of `Needs.BLOCKS`, the blocks it must see; others are not held for it."""
 
+    shared: Any = None
+    """What `sharing` gave for the policy's place in the chain."""
+
+    recorded_as: RecordedAs = RecordedAs("", "")
+
     def __init__(self, config: Any, call: CallContext) -> None:
         self.config = config
         self.call = call
+
+    @classmethod
+    @asynccontextmanager
+    async def sharing(cls, config: Any) -> AsyncIterator[Any]:
+        """What the calls share, such as connections: entered before the first of them, left after the last."""
+        yield None
+
+    @classmethod
+    def sides(cls, config: Any) -> Collection[Side]:
+        """The sides that it must see, so configured: of the other nothing is shown to it, nor held for it."""
+        return tuple(Side)
 
     async def on_request(self, request: Request) -> Verdict:
         """Sees the request before the provider does."""
@@ -181,5 +235,5 @@ class Policy:
         return ()
 
     def stream_verdict(self) -> Verdict:
-        """What was decided over the whole stream; asked once, after its end."""
+        """What was decided over the whole stream; asked once, after its end, when it is too late to block it."""
         return Verdict.allow()

@@ -15,10 +15,12 @@ from pydantic import ValidationError
 from luthien.config import ConfigFile, Loc, PolicyConfig
 from luthien.policies.builtin.add_system_message import AddSystemMessage
 from luthien.policies.builtin.block_tools import BlockTools
+from luthien.policies.builtin.judge import Judge
 from luthien.policies.builtin.limit import Limit
 from luthien.policies.builtin.noop import Noop
 from luthien.policies.builtin.redact import Redact
 from luthien.policies.builtin.replace_text import ReplaceText
+from luthien.policies.builtin.webhook import Webhook
 from luthien.policies.chain import Chain, Step
 from luthien.policies.policy import Needs, Policy
 from luthien.policies.reference import NotAPolicy, find_policy, installed
@@ -26,10 +28,12 @@ from luthien.policies.reference import NotAPolicy, find_policy, installed
 BUILTIN: dict[str, type[Policy]] = {
     "add_system_message": AddSystemMessage,
     "block_tools": BlockTools,
+    "judge": Judge,
     "limit": Limit,
     "noop": Noop,
     "redact": Redact,
     "replace_text": ReplaceText,
+    "webhook": Webhook,
 }
 
 _VERSION = re.compile(r"[\w.-]{1,40}")
@@ -83,7 +87,7 @@ def make_step(name: str, policy: type[Policy], config: Any, source: Any = None) 
         TypeError: the policy would let streams pass it by, overrides what is never called, or states a version that
             is none.
     """
-    step = Step(name, _version(policy, source), policy, config)
+    step = Step(name, _version(policy, source), policy, config, sides=frozenset(policy.sides(config)))
     _check_hooks(step)
     return step
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthien.exchange import Side
+from luthien.policies.models import ModelFailed
 from luthien.policies.policy import Action, Needs, Policy, Verdict
 
 
@@ -23,6 +24,8 @@ class Step:
     """Whether a call goes on with what the policy was given when it breaks."""
     is_shadow: bool = False
     """Whether what it decides is recorded only."""
+    sides: frozenset[Side] = frozenset(Side)
+    """Those that it must see."""
 
     @property
     def response_hook(self) -> str:
@@ -33,6 +36,10 @@ class Step:
     def stream_hook(self) -> str:
         """What is asked about a stream."""
         return "on_chunk" if self.policy.needs is Needs.CHUNKS else self.response_hook
+
+    def looks_at(self, side: Side, hook: str) -> bool:
+        """Whether this hook is to be asked about that side."""
+        return side in self.sides and self.overrides(hook)
 
     def overrides(self, hook: str) -> bool:
         return getattr(self.policy, hook) is not getattr(Policy, hook)
@@ -63,7 +70,10 @@ class Decision:
 
 def error_verdict(error: BaseException) -> Verdict:
     """What is recorded of a policy that broke."""
-    return Verdict(Action.ERROR, f"{type(error).__name__}: {error}")
+    verdict = Verdict(Action.ERROR, f"{type(error).__name__}: {error}")
+    if isinstance(error, ModelFailed) and error.call_id is not None:
+        return verdict.with_details(asked_call_id=str(error.call_id))
+    return verdict
 
 
 def is_cancelled(error: BaseException) -> bool:

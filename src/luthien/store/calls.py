@@ -88,6 +88,7 @@ CALL_COLUMNS = {
     "stages_stored": "int4",
     "records_tombstoned": "int4",
     "records_not_crash_proof": "int4",
+    "parent_call_id": "uuid",
 }
 """The columns, in the order in which they are copied, and their types."""
 
@@ -131,6 +132,8 @@ def _contribute(row: Row, record: StageRecord) -> None:
         "luthien.gateway_key" in record.attributes
     ):  # on the first record, so also while the call runs, and on the last
         row["gateway_key"] = _fitting(get("luthien.gateway_key"), "text")
+    if "luthien.parent_call_id" in record.attributes:
+        row["parent_call_id"] = _as_uuid(get("luthien.parent_call_id"))
     if record.event_type == EventType.REQUEST_ORIGINAL:
         user = _fitting(get("luthien.session.user"), "text")
         row["session_id"] = _clipped(row["session_id"] or user)

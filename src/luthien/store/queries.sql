@@ -25,7 +25,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS incoming_calls (
     decisions int4, input_tokens int8, output_tokens int8, duration_ms float8, gateway_ms float8, policy_ms float8,
     upstream_ms float8, upstream_first_chunk_ms float8, client_first_chunk_ms float8, records_emitted int4,
     records_stored int4, process_id uuid, records_refused int4, stages_stored int4, records_tombstoned int4,
-    records_not_crash_proof int4
+    records_not_crash_proof int4, parent_call_id uuid
 ) ON COMMIT DELETE ROWS
 
 -- name: copy_events
@@ -63,7 +63,7 @@ COPY incoming_calls (
     streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
     decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
     upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id, records_refused,
-    stages_stored, records_tombstoned, records_not_crash_proof
+    stages_stored, records_tombstoned, records_not_crash_proof, parent_call_id
 ) FROM STDIN (FORMAT BINARY)
 
 -- name: merge_calls
@@ -74,7 +74,7 @@ INSERT INTO conversation_calls AS known (
     streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
     decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
     upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id, records_refused,
-    stages_stored, records_tombstoned, records_not_crash_proof
+    stages_stored, records_tombstoned, records_not_crash_proof, parent_call_id
 )
 SELECT
     call_id, trace_id, session_id, gateway_key,
@@ -82,7 +82,7 @@ SELECT
     streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
     decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
     upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id, records_refused,
-    stages_stored, records_tombstoned, records_not_crash_proof
+    stages_stored, records_tombstoned, records_not_crash_proof, parent_call_id
 FROM incoming_calls
 ORDER BY call_id
 ON CONFLICT (call_id) DO UPDATE SET
@@ -118,7 +118,8 @@ ON CONFLICT (call_id) DO UPDATE SET
     records_refused = COALESCE(EXCLUDED.records_refused, known.records_refused),
     stages_stored = known.stages_stored + EXCLUDED.stages_stored,
     records_tombstoned = known.records_tombstoned + EXCLUDED.records_tombstoned,
-    records_not_crash_proof = known.records_not_crash_proof + EXCLUDED.records_not_crash_proof
+    records_not_crash_proof = known.records_not_crash_proof + EXCLUDED.records_not_crash_proof,
+    parent_call_id = COALESCE(EXCLUDED.parent_call_id, known.parent_call_id)
 
 -- name: supersede
 -- Checkpoints whose side is recorded whole lose their payloads. Run when the rows of the calls are locked: of two
@@ -183,7 +184,7 @@ FROM (
         streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
         decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
         upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id,
-        records_refused, stages_stored, records_tombstoned, records_not_crash_proof
+        records_refused, stages_stored, records_tombstoned, records_not_crash_proof, parent_call_id
     FROM conversation_calls
     WHERE call_id >= %(since)s AND call_id < %(before)s
     ORDER BY call_id DESC
@@ -215,7 +216,7 @@ FROM (
         streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
         decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
         upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id,
-        records_refused, stages_stored, records_tombstoned, records_not_crash_proof
+        records_refused, stages_stored, records_tombstoned, records_not_crash_proof, parent_call_id
     FROM conversation_calls
     WHERE call_id = %(call_id)s
 ) AS listed
@@ -230,6 +231,14 @@ CROSS JOIN LATERAL (
     WHERE conversation_quarantine.call_id = %(call_id)s
 ) AS aside
 ORDER BY listed.call_id DESC
+
+-- name: get_children
+-- They began while their parent ran, so only the days of that are looked into.
+SELECT call_id, model_requested, model_used, outcome
+FROM conversation_calls
+WHERE parent_call_id = %(call_id)s AND call_id > %(call_id)s AND call_id < %(until)s
+ORDER BY call_id
+LIMIT 100
 
 -- name: get_events
 SELECT

@@ -31,6 +31,8 @@ _WINDOWS_MS = (2 * 86_400_000, 32 * 86_400_000)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _SILENCE_S = 10.0
+# How far the clock that ids are made with may be ahead of the one that times are taken from.
+_SKEW_MS = 60_000
 _NOT_MIGRATED = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn)
 
 
@@ -51,6 +53,8 @@ class StoredCall:
     row: CallRow
     records: list[StageRecord]
     set_aside: list[SetAside] = field(default_factory=list)
+    children: list[CallRow] = field(default_factory=list)
+    """The calls in which its policies asked models: `call_id`, `model_requested`, `model_used`, `outcome`."""
 
 
 class _Connection(AsyncWatchedConnection):
@@ -120,7 +124,8 @@ class RecordReader:
             return None
         events = await self._rows("get_events", {"call_id": call_id})
         aside = await self._rows("get_set_aside", {"call_id": call_id})
-        return StoredCall(rows[0], [_record(event) for event in events], [_set_aside(row) for row in aside])
+        children = await self._rows("get_children", {"call_id": call_id, "until": _last_child(rows[0])})
+        return StoredCall(rows[0], [_record(event) for event in events], [_set_aside(row) for row in aside], children)
 
     async def pending_migrations(self) -> list[str]:
         """Migrations that the database still lacks. Raises as `calls` does."""
@@ -150,6 +155,13 @@ def windows(before: UUID, now_ms: int | None = None) -> Iterator[tuple[UUID, UUI
         before = since
     if before.int:
         yield UUID(int=0), before
+
+
+def _last_child(row: CallRow) -> UUID:
+    """An id above those of all children that the call can have."""
+    ended_at = row["ended_at"] or datetime.now(UTC)
+    ended_ms = int(ended_at.timestamp() * 1000) + _SKEW_MS
+    return UUID(int=max(ended_ms, call_time_ms(row["call_id"]) + _SKEW_MS) << 80)
 
 
 async def _configure(conn: _Connection) -> None:

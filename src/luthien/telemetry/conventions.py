@@ -74,6 +74,8 @@ WIRE_BYTES: Final = _attribute("luthien.wire.size", "Length of what the wire has
 CALL_ID: Final = _attribute("luthien.call_id", "The call's UUIDv7")
 
 # On the exchange and its parts
+PARENT_CALL_ID: Final = _attribute("luthien.parent_call_id", "The call of the policy that asked, of a child call")
+CHILD: Final = _attribute("luthien.child", "Whether a policy asked, and no client")
 OUTCOME: Final = _attribute("luthien.outcome", "How the call ended")
 WIRE_FORMAT: Final = _attribute("luthien.wire_format", "The wire format of the call")
 STREAMING: Final = _attribute("luthien.streaming", "Whether the client asked for a stream")
@@ -142,6 +144,7 @@ POLICY_DURATION_MS: Final = _attribute("luthien.policy.duration", "Time in this 
 POLICY_COUNT: Final = _attribute("luthien.policy.count", "How many changes the policy counted", unit="{change}")
 POLICY_CHUNKS: Final = _attribute("luthien.policy.chunks", "Chunks it was given", unit="{chunk}")
 POLICY_REASON: Final = _kept("luthien.policy.reason", "Why, in the policy's words")
+POLICY_DETAILS: Final = _kept("luthien.policy.details", "What it noted beside the reason, as a JSON object")
 POLICY_OUTPUT_SHA256: Final = _kept("luthien.policy.output.sha256", "SHA-256 of what the step gave on")
 
 # GenAI

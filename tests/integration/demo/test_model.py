@@ -168,6 +168,32 @@ class TestWireFormats:
         assert len(texts) > 1
         assert events[-1].type == "response.completed"
 
+    @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+    def test_it_can_be_a_judge(self, running: RunningModel, record_database: str, streamed: bool) -> None:
+        """A poor one: what it says is held to the form by the server, and decides all the same."""
+        said = {"explanation": {"type": "string", "maxLength": 60}, "probability": {"enum": [0.1, 0.9]}}
+        schema = {"type": "object", "properties": said, "required": [*said], "additionalProperties": False}
+        form = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": schema}}
+        config = {
+            "model": MODEL_NAME,
+            "question": "Is an e-mail asked for?",
+            "credential": "none",
+            "action": "annotate",
+            "annotate_above": 0,
+            "extra": {"temperature": 0, "response_format": form},
+        }
+        with running_gateway(record_database, running.url, [{"policy": "judge", "config": config}]) as gateway:
+            body = {"model": MODEL_NAME, "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 8}
+            response = gateway.post("/v1/chat/completions", body | {"stream": streamed})
+            call = gateway.call(response)
+            assert call["outcome"] == "completed"
+            assert [each["action"] for each in call["decisions"]] == ["annotate", "annotate"]
+            for decision, linked in zip(call["decisions"], call["children"], strict=True):
+                assert decision["details"]["probability"] in (0.1, 0.9)
+                child = gateway.call(linked["call_id"])
+                assert (child["parent"], child["outcome"]) == (call["call_id"], "completed")
+                assert child["tokens"]["output"] > 0
+
     def test_openai_responses_through_the_gateway(
         self, running: RunningModel, record_database: str, answer: str
     ) -> None:

@@ -7,12 +7,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from luthien.config import Config, ConfigFile
 from luthien.gateway.configuration import Configuration, configured
 from luthien.gateway.live import Live
+from luthien.policies.policy import Policy
+from luthien.policies.registry import BUILTIN
 from luthien.settings import Settings
 from luthien.upstream.client import UpstreamClient
 
@@ -93,3 +96,27 @@ def test_the_version_is_that_of_all_files_and_of_no_folder(tmp_path: Path) -> No
         file = ConfigFile(str(tmp_path / folder / "luthien.yaml"), "policies: [{policy: ./mine.py:Mine}]")
         versions.append(configured(file).version)
     assert versions[0] == versions[1] != versions[2]
+
+
+async def test_what_policies_share_is_open_for_as_long_as_a_call_may_need_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log, lives = Log(), live()
+
+    class Sharing(Policy):
+        @classmethod
+        @asynccontextmanager
+        async def sharing(cls, config: Any) -> AsyncIterator[Any]:
+            async with log.resource("it"):
+                yield
+
+    monkeypatch.setitem(BUILTIN, "sharing", Sharing)
+    both = "groups: [{name: a, match: {}, policies: [{policy: sharing}]}]\npolicies: [{policy: sharing}]"
+    await lives.swap(configured(ConfigFile("l", both)))
+    with lives.call():
+        await lives.swap(configured(ConfigFile("l", "")))
+        await lives.tidy()
+        assert log == ["open it"] * 2
+    await lives.tidy()
+    assert log[2:] == ["close it"] * 2
+    await lives.close()

@@ -122,7 +122,7 @@ def test_a_version_can_be_made_of_any_configuration() -> None:
 
 @pytest.mark.parametrize("name", BUILTIN)
 def test_every_builtin_policy_can_be_a_step(name: str) -> None:
-    step = make_step(name, BUILTIN[name], None)
+    step = make_step(name, BUILTIN[name], BUILTIN[name].Config.model_construct())
     assert step.policy is BUILTIN[name]
     assert issubclass(step.policy, Policy)
     assert any(step.overrides(hook) for hook in ("on_request", "on_response", "on_chunk"))

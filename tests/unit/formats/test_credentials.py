@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthien.formats.credentials import MASK, masked, masked_frames
 from luthien.formats.registry import FORMATS
 from luthien.formats.sse import FrameReader
-from luthien.pipeline.credentials import MASK, masked, masked_frames
 from tests.wire import (
     Json,
     anthropic_event,

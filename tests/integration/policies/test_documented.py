@@ -1,0 +1,106 @@
+"""What `docs/policies.md` says of `judge`, `webhook` and of asking a model, as it stands there."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.playbook import ScriptedProvider, answers, eventually, running_gateway
+from tests.wire import openai_request, openai_response
+
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "policies.md").read_text(encoding="utf-8")
+OPENAI = "/v1/chat/completions"
+
+
+def section(title: str) -> str:
+    return re.split(r"\n##+ ", DOCUMENT.partition(f"# {title}\n")[2])[0]
+
+
+def example(title: str, language: str) -> str:
+    (found,) = re.findall(rf"```{language}\n(.*?)```", section(title), re.DOTALL)
+    return str(found)
+
+
+def policies_of(title: str) -> Any:
+    return yaml.safe_load(example(title, "yaml"))["policies"]
+
+
+def test_the_judge(record_database: str, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_API_KEY", "sk-judge")
+    judged = {"explanation": "It names a dose.", "probability": 0.85}
+    provider.will(answers(openai_response("Take two.")), answers(openai_response(json.dumps(judged))))
+    with running_gateway(record_database, provider.url, policies_of("`judge`")) as gateway:
+        response = gateway.post(OPENAI, openai_request())
+        assert response.status_code == 403
+        call = gateway.call(response)
+        assert call["decisions"][1]["details"]["explanation"] == "It names a dose."
+    assert provider.turns[1].json["model"] == "gpt-4o-mini"
+    assert "medical treatment" in provider.turns[1].json["messages"][0]["content"]
+
+
+def test_the_webhook_and_its_service(
+    record_database: str, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WEBHOOK_SECRET", "whsec_" + base64.b64encode(b"a secret of the test").decode())
+    provider.will(answers(openai_response()))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    program = tmp_path / "service.py"
+    program.write_text(example("`webhook`", "python").replace("8700", str(port)), encoding="utf-8")
+    policies = policies_of("`webhook`")
+    policies[0]["config"] |= {"url": policies[0]["config"]["url"].replace("8700", str(port)), "timeout_s": 20}
+    service = subprocess.Popen([sys.executable, str(program)], stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: listens(port), bool)
+        with running_gateway(record_database, provider.url, policies) as gateway:
+            assert gateway.post(OPENAI, openai_request("Hello")).json() == openai_response()
+            response = gateway.post(OPENAI, openai_request("What is Project Falcon?"))
+            assert response.status_code == 403
+            assert response.json()["error"]["message"].endswith("Project Falcon is secret")
+            (decision,) = gateway.call(response)["decisions"]
+            assert decision["details"] == {"rule": "falcon"}
+    finally:
+        service.terminate()
+        service.wait()
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("said", "action"), [("Yes.", "allow"), ("No.", "annotate")])
+def test_a_policy_that_asks_a_model(
+    record_database: str,
+    provider: ScriptedProvider,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    said: str,
+    action: str,
+) -> None:
+    monkeypatch.setenv("POLITE_API_KEY", "sk-polite")
+    title = "Calling a model from a policy"
+    (tmp_path / "polite.py").write_text(example(title, "python"), encoding="utf-8")
+    policies = policies_of(title)
+    policies[0]["policy"] = policies[0]["policy"].replace("./", f"{tmp_path}/")
+    provider.will(answers(openai_response(said)), answers(openai_response()))
+    with running_gateway(record_database, provider.url, policies) as gateway:
+        response: httpx.Response = gateway.post(OPENAI, openai_request("Please?"))
+        assert response.json() == openai_response()
+        call = gateway.call(response)
+        assert [each["action"] for each in call["decisions"]] == [action]
+        assert call["decisions"][0]["details"] == {"asked_call_id": call["children"][0]["call_id"]}
+    assert provider.turns[0].headers["authorization"] == "Bearer sk-polite"
