@@ -24,7 +24,7 @@ from pydantic import SecretStr
 
 from luthien.app import App
 from luthien.config import ConfigFile
-from luthien.policies.registry import load_chain
+from luthien.gateway.configuration import configured
 from luthien.server import Server, address_of, listen
 from luthien.settings import Settings
 
@@ -251,17 +251,25 @@ def running_gateway(
     *,
     passthrough: list[str] | None = None,
     anthropic_url: str | None = None,
+    more: dict[str, Any] | None = None,
+    file: Path | None = None,
     **settings: Any,
 ) -> Iterator[Gateway]:
-    """The whole app on a socket of its own, stopped in order at the end."""
+    """The whole app on a socket of its own, stopped in order at the end.
+
+    `more` is what else its configuration says; it stands in `file`, if that is given, and is read again from there.
+    """
     text = yaml.safe_dump(
         {
             "upstreams": {"openai": {"url": provider_url}, "anthropic": {"url": anthropic_url or provider_url}},
             "policies": policies or [],
             **({} if passthrough is None else {"passthrough": passthrough}),
+            **(more or {}),
         }
     )
-    config = ConfigFile("test.yaml", text)
+    if file is not None:
+        file.write_text(text)
+    config = ConfigFile(str(file or "test.yaml"), text)
     spools = tempfile.TemporaryDirectory(prefix="luthien-test-spool-")
     options: dict[str, Any] = {
         "port": 0,
@@ -273,7 +281,7 @@ def running_gateway(
         "grace_s": 5.0,
     }
     built = Settings(**(options | settings))
-    app = App(built, config, load_chain(config))
+    app = App(built, configured(config), file)
     with spools, serving(app, built) as gateway:
         yield gateway
 

@@ -50,6 +50,7 @@ def whole_call(call_id: UUID | None = None) -> list[StageRecord]:
                 "gen_ai.request.model": "m",
                 "luthien.streaming": False,
                 "gen_ai.conversation.id": "a session",
+                "luthien.gateway_key": "team-a",
             },
         ),
         (EventType.POLICY_DECISION, None, {"luthien.policy.name": "first"}),
@@ -66,6 +67,7 @@ def whole_call(call_id: UUID | None = None) -> list[StageRecord]:
             None,
             {
                 "luthien.outcome": "completed",
+                "luthien.gateway_key": "team-a",
                 "http.response.status_code": 200,
                 "luthien.duration": 12.5,
                 "luthien.policies": ("first@1", "second@2"),

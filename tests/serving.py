@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +74,7 @@ def serving(
     provider_url: str,
     *arguments: str,
     policies: list[dict[str, Any]] | None = None,
+    program: Sequence[str] = ("-m", "luthien"),
     **environment: str,
 ) -> Iterator[Serving]:
     """Runs it until the block is left, on a port that was free a moment ago."""
@@ -90,7 +91,7 @@ def serving(
         "LUTHIEN_DEBUG_TOKEN": TOKEN,
         "LUTHIEN_BATCH_MAX_AGE_MS": "5",
     }
-    with luthien("serve", *arguments, data_dir=data_dir, **settings | environment) as command:
+    with luthien("serve", *arguments, data_dir=data_dir, program=program, **settings | environment) as command:
         running = Serving(command, port)
         assert eventually(running.is_up, bool), command.output
         yield running

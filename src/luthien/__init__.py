@@ -3,11 +3,12 @@
 One call, from the door to the debug page, in the order of the folders:
 
     gateway/    boundary.py makes the call id; routes.py says which wire format a path speaks,
-                passthrough.py what becomes of the paths that speak none
+                passthrough.py what becomes of the paths that speak none, keys.py whose key a client shows;
+                live.py has the configuration that a call takes, reload.py changes it
     formats/    what a request, a response and a stream mean in each wire format (pure)
     pipeline/   orchestrator.py takes one exchange from its first byte to its last,
                 passage.py what is passed through without policies
-    policies/   what may change a call, and the chain that runs it
+    policies/   what may change a call, the chain that runs it, and groups.py: which chain is a call's
     upstream/   the provider
     telemetry/  every payload becomes an event on a span; the processor forks it into the record
     record/     the queue behind the processor and the thread that writes it to Postgres

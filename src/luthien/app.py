@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import anyio
 from fastapi import FastAPI
@@ -14,21 +15,21 @@ from opentelemetry.metrics import NoOpMeterProvider
 from starlette.types import ASGIApp
 
 from luthien import __version__
-from luthien.config import ConfigFile, read_config
 from luthien.debug.lookup import Lookup
 from luthien.debug.routes import debug_router
 from luthien.debug.signin import SignIn
 from luthien.errors import ConfigError
 from luthien.gateway.boundary import Boundary, link_caller
+from luthien.gateway.configuration import Configuration, load_configuration
 from luthien.gateway.health import health_router
+from luthien.gateway.live import Live
+from luthien.gateway.reload import Reloader, log_warnings
 from luthien.gateway.routes import call_routes
 from luthien.pipeline.ending import FAREWELL_S
 from luthien.pipeline.ledger import Instruments
 from luthien.pipeline.open_calls import OpenCalls
 from luthien.pipeline.orchestrator import Orchestrator
 from luthien.pipeline.passage import Passthrough
-from luthien.policies.chain import Chain
-from luthien.policies.registry import load_chain
 from luthien.record.chores import DefaultPartitions, partitions_ahead, retention
 from luthien.record.folder import spool_root
 from luthien.record.processes import forget_processes, heartbeat, notices
@@ -40,7 +41,7 @@ from luthien.record.writer import BatchLimits, RecordWriter
 from luthien.settings import Settings, read_settings
 from luthien.store.read import RecordReader
 from luthien.telemetry.logs import configure_logging
-from luthien.telemetry.metrics import observe_default_partitions, observe_record
+from luthien.telemetry.metrics import observe_default_partitions, observe_record, reload_counter
 from luthien.telemetry.setup import Telemetry, start_telemetry
 from luthien.upstream.client import UpstreamClient
 
@@ -64,44 +65,55 @@ class Running:
     orchestrator: Orchestrator
     passthrough: Passthrough
     lookup: Lookup
+    live: Live
+    reloader: Reloader | None
 
 
 class App:
     """The whole of Luthien as one ASGI application.
 
     Nothing is started before the server asks for it: threads and connections belong to the lifespan.
+
+    Args:
+        source: the file that the configuration is from, to be read again when it changes.
     """
 
-    def __init__(self, settings: Settings, config: ConfigFile, chain: Chain) -> None:
+    def __init__(self, settings: Settings, configuration: Configuration, source: Path | None = None) -> None:
         if settings.database_url is None:
             raise ConfigError("DATABASE_URL is not set: set it, or use `luthien up`, which brings a Postgres along")
         self._settings = settings
-        self._config = config
-        self._chain = chain
+        self._configuration = configuration
+        self._source = source
         self._dsn = settings.database_url.get_secret_value()
         self._running: Running | None = None
         self._sign_in = SignIn(settings.debug_token)
         self.api = FastAPI(
             title="Luthien",
             version=__version__,
-            routes=call_routes(
-                lambda: self._now.orchestrator, lambda: self._now.passthrough, config.config.passthrough
-            ),
+            routes=call_routes(lambda: self._now.orchestrator, lambda: self._now.passthrough, lambda: self._now.live),
             lifespan=self._lifespan,
             docs_url=None,
             redoc_url=None,
             openapi_url=None,
             redirect_slashes=False,
         )
-        self.api.include_router(health_router(lambda: self._now.lookup))
+        self.api.include_router(health_router(lambda: self._now.lookup, self._configuration_state))
         self.api.include_router(debug_router(self._sign_in, lambda: self._now.lookup))
-        self.asgi: ASGIApp = Boundary(self.api, settings.trusted_networks)
+        self.asgi: ASGIApp = Boundary(
+            self.api, settings.trusted_networks, lambda headers: self._now.live.current.keyring.trusts(headers)
+        )
 
     @property
     def _now(self) -> Running:
         if self._running is None:
             raise RuntimeError("the app is not running")
         return self._running
+
+    def _configuration_state(self) -> dict[str, object]:
+        """`is_behind` says that the file on the disk has mistakes, so that this version is older."""
+        now = self._now
+        is_behind = now.reloader is not None and now.reloader.is_behind
+        return {"version": now.live.current.version, "is_behind": is_behind}
 
     @asynccontextmanager
     async def _lifespan(self, api: FastAPI) -> AsyncIterator[None]:
@@ -130,28 +142,38 @@ class App:
             _instrument(api, telemetry)
             stack.callback(FastAPIInstrumentor.uninstrument_app, api)
 
-            upstream = UpstreamClient(settings, self._config.config)
+            upstream = UpstreamClient(settings, self._configuration.config)
             stack.push_async_callback(upstream.close)
-            await self._chain.start()
-            stack.push_async_callback(self._chain.stop)
+            live = Live(upstream.to)
+            stack.push_async_callback(live.close)
+            await live.swap(self._configuration)
+            log_warnings(self._configuration)
             reader = RecordReader(self._dsn)
             await reader.open()
             stack.push_async_callback(reader.close)
 
             instruments = _instruments(telemetry, settings, source)
             orchestrator = Orchestrator(
-                upstream,
-                self._chain,
                 instruments,
                 settings.max_body_bytes,
                 settings.checkpoint_s,
                 settings.keep_alive_s,
             )
-            passthrough = Passthrough(upstream, instruments, orchestrator.open_calls)
-            self._running = Running(orchestrator, passthrough, Lookup(reader, source, source.process_id))
+            passthrough = Passthrough(instruments, orchestrator.open_calls)
+            reloader = self._reloader(live, telemetry)
+            lookup = Lookup(reader, source, source.process_id)
+            self._running = Running(orchestrator, passthrough, lookup, live, reloader)
             stack.push_async_callback(_end_calls, orchestrator.open_calls)
+            if reloader is not None:
+                await reloader.start()
+                stack.push_async_callback(reloader.stop)
             yield
             self._running = None
+
+    def _reloader(self, live: Live, telemetry: Telemetry) -> Reloader | None:
+        if self._source is None:
+            return None
+        return Reloader(self._source, live, reload_counter(telemetry.meter), watches=self._settings.reload)
 
 
 def create_app() -> ASGIApp:
@@ -167,8 +189,8 @@ def build_app(settings: Settings) -> App:
     Raises:
         ConfigError: the settings or the configuration file are wrong.
     """
-    config = read_config(settings.config, must_exist="config" in settings.model_fields_set)
-    return App(settings, config, load_chain(config))
+    must_exist = "config" in settings.model_fields_set
+    return App(settings, load_configuration(settings.config, must_exist=must_exist), settings.config)
 
 
 async def _end_calls(calls: OpenCalls) -> None:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from yaml.constructor import ConstructorError
 from yaml.reader import ReaderError
 
@@ -29,12 +39,31 @@ _MESSAGES = {
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
     "string_type": "must be text",
+    "bool_type": "must be true or false",
     "tuple_type": _LIST,
     "frozen_set_type": _LIST,
     "dict_type": _MAPPING,
     "mapping_type": _MAPPING,
     "model_type": _MAPPING,
 }
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Flag = Annotated[bool, Field(strict=True)]
+
+
+def _one_word(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", value):
+        raise ValueError("must be up to 64 letters, digits, dots, dashes and underscores")
+    return value
+
+
+def _digest(value: str) -> str:
+    if not re.fullmatch(r"[0-9A-Fa-f]{64}", value):
+        raise ValueError("must be 64 hexadecimal digits, as `printf %s KEY | sha256sum` says them")
+    return value.lower()
+
+
+Name = Annotated[str, AfterValidator(_one_word)]
 
 
 class UpstreamConfig(BaseModel):
@@ -68,6 +97,82 @@ class PolicyConfig(BaseModel):
     """In shadow, what the policy would have done is recorded, and the original is forwarded."""
 
 
+class GroupPolicyConfig(PolicyConfig):
+    """A policy of a group, or in its place a list that stands elsewhere in the file."""
+
+    policy: str = ""
+    use: str = ""
+    """`default`, the policies of calls that no group takes, or the name of a group further up: its policies."""
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> GroupPolicyConfig:
+        if bool(self.policy) == bool(self.use) or (self.use and self.model_fields_set != {"use"}):
+            raise ValueError("must have `policy`, or `use` alone")
+        return self
+
+
+class MatchConfig(BaseModel):
+    """Which calls a group takes: those for which all that is given here holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    """Globs (`*`, `?`, `[ab]`) for the model that the client asks for, upper and lower case apart."""
+    routes: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    """Paths such as `/v1/messages`."""
+    keys: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    """Names of gateway keys."""
+
+
+class GroupConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    match: MatchConfig
+    policies: tuple[GroupPolicyConfig, ...]
+    """The whole chain of the group's calls."""
+
+
+class SecretConfig(BaseModel):
+    """Where a secret is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    env: Text
+    """The environment variable that holds it."""
+
+
+class PresentedKeyConfig(BaseModel):
+    """How a key that clients present is known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    env: Text | None = None
+    """The environment variable that holds it."""
+    sha256: Annotated[str, AfterValidator(_digest)] | None = None
+    """The SHA-256 of its UTF-8, in hexadecimal digits."""
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> PresentedKeyConfig:
+        if (self.env is None) == (self.sha256 is None):
+            raise ValueError("must have `env` or `sha256`")
+        return self
+
+
+class KeyConfig(BaseModel):
+    """A gateway key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    """What the record calls it."""
+    key: PresentedKeyConfig
+    upstreams: dict[str, SecretConfig] = Field(default_factory=dict)
+    """The provider's key that takes its place, by provider."""
+    trusted: Flag = False
+    """Whether the `traceparent` of who has it is joined instead of linked."""
+
+
 class Config(BaseModel):
     """The whole file."""
 
@@ -77,6 +182,11 @@ class Config(BaseModel):
     policies: tuple[PolicyConfig, ...] = ()
     passthrough: tuple[Annotated[str, AfterValidator(check_pattern)], ...] = DEFAULT_OPEN
     """What else is open below /v1/, without any policy; given, it replaces the default."""
+    groups: tuple[GroupConfig, ...] = ()
+    """The first one that matches a call says its policies; `policies` are for calls that none takes."""
+    keys: tuple[KeyConfig, ...] = ()
+    accept_provider_keys: Flag = True
+    """Whether clients may bring a key of the provider's own, which is then passed on."""
 
     def upstream_url(self, provider: str) -> str:
         configured = self.upstreams.get(provider)
@@ -98,6 +208,7 @@ class ConfigFile:
 
     def __init__(self, name: str, text: str) -> None:
         self.path = Path(name)
+        self.text = text
         self._name = name
         self._lines: dict[Loc, int] = {}
         self._mistakes: list[tuple[int, str]] = []
@@ -115,11 +226,16 @@ class ConfigFile:
             self._mistakes.append((1, "nested too deeply to be read"))
         except ValidationError as error:
             self.blame(error, ())
-        for name_ in self.config.upstreams:
-            if name_ not in PUBLIC_UPSTREAMS:
-                known = ", ".join(sorted(PUBLIC_UPSTREAMS))
-                self.mistake(("upstreams", name_), f"no such provider; known are {known}")
+        self._check_providers(("upstreams",), self.config.upstreams)
+        for index, key in enumerate(self.config.keys):
+            self._check_providers(("keys", index, "upstreams"), key.upstreams)
         self.check()
+
+    def _check_providers(self, loc: Loc, named: Iterable[str]) -> None:
+        for name in named:
+            if name not in PUBLIC_UPSTREAMS:
+                known = ", ".join(sorted(PUBLIC_UPSTREAMS))
+                self.mistake((*loc, name), f"no such provider; known are {known}")
 
     def _read(self, text: str) -> Any:
         loader = _Loader(text)
@@ -188,7 +304,7 @@ def read_config(path: Path, *, must_exist: bool = False) -> ConfigFile:
         ConfigError: it cannot be read, or has mistakes; each is named with line and key.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         if must_exist:
             raise ConfigError(f"there is no {path}; create it, or unset LUTHIEN_CONFIG") from None

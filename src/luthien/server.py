@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import threading
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
 from luthien.errors import ConfigError
+from luthien.gateway.reload import has_terminal
 from luthien.settings import Settings
 from luthien.telemetry.logs import logging_config
 
@@ -79,7 +81,22 @@ class WorkerConfig(uvicorn.Config):
 
 
 class Workers(Multiprocess):
-    """uvicorn's processes, which no longer seem to listen once they are told to end."""
+    """uvicorn's processes, which no longer seem to listen once they are told to end.
+
+    SIGHUP is for each of them: they take a changed configuration, and no call is ended for it.
+    """
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._had_terminal = has_terminal()
+
+    def handle_hup(self) -> None:
+        if self._had_terminal and not has_terminal():
+            self.handle_term()
+            return
+        for process in self.processes:
+            if process.pid is not None and process.process.is_alive():
+                os.kill(process.pid, signal.SIGHUP)
 
     def terminate_all(self) -> None:
         # The system would go on to take connections for as long as one process has the socket open.

@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     """The port to listen on; 0 lets the system choose."""
     config: Path = Path("luthien.yaml")
     """The file that names upstreams and policies. Without one: the public providers, and no policy."""
+    reload: bool = True
+    """Whether a changed configuration is taken while Luthien runs; SIGHUP asks for that in any case."""
     data_dir: Path = Field(default_factory=_default_data_dir)
     """Where `luthien up` keeps its database and its token."""
     debug_token: SecretStr | None = None

@@ -134,6 +134,10 @@ class CallView:
     """The calls in which its policies asked models."""
     lanes: Lanes | None = None
     """When the frames of a stream came and went."""
+    group: str | None = None
+    """The group whose policies looked at it, if it was not the default one."""
+    configuration: str | None = None
+    """The version of the configuration that it went by."""
 
     def diffs_as_dict(self) -> dict[str, object]:
         """For diff.json: both diffs, or null where a stage is not there to compare."""
@@ -151,6 +155,8 @@ class CallView:
         return {
             **row_as_dict(self.row),
             "endpoint": self.endpoint,
+            "group": self.group,
+            "configuration": self.configuration,
             "completeness": self.completeness.as_dict(),
             "verdict": self.verdict,
             "decisions": [
@@ -169,6 +175,7 @@ class CallView:
                 for decision in self.decisions
             ],
             "stages": {name.value: _stage_as_dict(stage) for name, stage in self.stages.items()},
+            "timeline": self.lanes.summary() if self.lanes else None,
             "children": [
                 {
                     "call_id": str(child["call_id"]),
@@ -178,7 +185,6 @@ class CallView:
                 }
                 for child in self.children
             ],
-            "timeline": self.lanes.summary() if self.lanes else None,
             "links": links(self.call_id) | self._timeline_link(),
         }
 
@@ -202,6 +208,7 @@ def row_as_dict(row: CallRow) -> dict[str, object]:
         "call_id": str(row["call_id"]),
         "trace_id": row["trace_id"],
         "session_id": row["session_id"],
+        "gateway_key": row["gateway_key"],
         "parent": None if row["parent_call_id"] is None else str(row["parent_call_id"]),
         "started_at": _iso(row["started_at"]),
         "ended_at": _iso(row["ended_at"]),
@@ -252,10 +259,27 @@ def view_call(call: StoredCall, evidence: Evidence) -> CallView:
         basis=Basis(states, max(0, lost), _redacted(row, stages, request, response), completeness.state),
     )
     endpoint = _endpoint(stages[EventType.REQUEST_ORIGINAL].record)
-    lanes, children = lanes_of(call.records), call.children
     return CallView(
-        row["call_id"], row, endpoint, completeness, sentence, stages, decisions, request, response, children, lanes
+        row["call_id"],
+        row,
+        endpoint,
+        completeness,
+        sentence,
+        stages,
+        decisions,
+        request,
+        response,
+        call.children,
+        lanes_of(call.records),
+        group=_said(call.records, "luthien.policy.group"),
+        configuration=_said(call.records, "luthien.config.version"),
     )
+
+
+def _said(records: Sequence[StageRecord], attribute: str) -> str | None:
+    """What the first or the last record of a call says; either may be missing."""
+    found = (record.attributes.get(attribute) for record in records)
+    return next((value for value in found if isinstance(value, str)), None)
 
 
 def _stage(name: EventType, records: Records, state: State) -> StageView:

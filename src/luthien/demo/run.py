@@ -14,7 +14,7 @@ from luthien.config import ConfigFile
 from luthien.demo.calls import COVER_NAME, EMAIL, POLICIES, REAL_NAME, DemoCall, demo_calls
 from luthien.demo.model import find_weights, local_model
 from luthien.errors import LuthienError
-from luthien.policies.registry import load_chain
+from luthien.gateway.configuration import configured
 from luthien.server import Server, address_of, listen, sign_in_link
 from luthien.settings import Settings
 
@@ -57,7 +57,7 @@ def run_demo(settings: Settings, *, exit_after_calls: bool, say: Say) -> int:
                 finished()
 
         caller = threading.Thread(target=make_calls, name="luthien-demo-calls", daemon=True)
-        server = Server(App(settings, config, load_chain(config)).asgi, settings, caller.start)
+        server = Server(App(settings, configured(config)).asgi, settings, caller.start)
         server.run(sockets=[listener])
         caller.join(timeout=5.0)
     return 0 if teller.all_is_well else 1

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import psycopg
 
-from luthien.config import Config, read_config
+from luthien.config import Config
 from luthien.doctor import database, network, spool
 from luthien.doctor.finding import Finding, ok, problem, warning
 from luthien.errors import ConfigError, LuthienError
-from luthien.policies.registry import load_chain
+from luthien.gateway.configuration import Configuration, load_configuration
+from luthien.gateway.keys import environment_variables
 from luthien.settings import Settings, read_settings
 
 
@@ -27,10 +28,9 @@ def examined() -> Iterator[Finding]:
 def _examine(settings: Settings) -> Iterator[Finding]:
     config = Config()
     try:
-        read = read_config(settings.config, must_exist="config" in settings.model_fields_set)
-        load_chain(read)
-        config = read.config
-        yield from _configuration(settings, config)
+        loaded = load_configuration(settings.config, must_exist="config" in settings.model_fields_set)
+        config = loaded.config
+        yield from _configuration(settings, loaded)
     except ConfigError as error:
         yield problem("configuration", _one_line(str(error)))
     dsn = known_dsn(settings)
@@ -40,10 +40,20 @@ def _examine(settings: Settings) -> Iterator[Finding]:
     yield from network.otlp(settings)
 
 
-def _configuration(settings: Settings, config: Config) -> Iterator[Finding]:
+def _configuration(settings: Settings, configuration: Configuration) -> Iterator[Finding]:
+    config = configuration.config
     policies = ", ".join(each.policy for each in config.policies) or "no policy"
     where = str(settings.config) if settings.config.exists() else f"no {settings.config}, so the defaults"
-    yield ok("configuration", f"{where}: {policies}")
+    yield ok("configuration", f"{where}: {policies}; version {configuration.version}")
+    if config.groups:
+        yield ok("groups", f"{len(config.groups)}: {', '.join(group.name for group in config.groups)}")
+    for said in configuration.warnings:
+        yield warning("groups", said, "Put it further up")
+    if config.keys:
+        variables = len(environment_variables(config.keys))
+        own = "accepted too" if config.accept_provider_keys else "not accepted"
+        said = f"{len(config.keys)}, with all {variables} environment variables set; keys of providers are {own}"
+        yield ok("gateway keys", said)
     has_token = settings.debug_token or (settings.data_dir / "debug-token").exists()
     if settings.database_url and not has_token:
         yield warning(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from ipaddress import ip_address
 from typing import Any
 
@@ -30,9 +30,12 @@ class Boundary:
     link, and its headers go no further. Baggage never does.
     """
 
-    def __init__(self, app: ASGIApp, trusted: Iterable[Network]) -> None:
+    def __init__(
+        self, app: ASGIApp, trusted: Iterable[Network], has_trusted_key: Callable[[Headers], bool] = lambda _: False
+    ) -> None:
         self._app = app
         self._trusted = tuple(trusted)
+        self._has_trusted_key = has_trusted_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -72,10 +75,11 @@ class Boundary:
         try:
             address = ip_address(client[0]) if client else None
         except ValueError:
-            return False
-        return address is not None and any(
+            address = None
+        is_near = address is not None and any(
             address in network for network in self._trusted if network.version == address.version
         )
+        return is_near or self._has_trusted_key(scope["headers"])
 
 
 class _HeaderGetter(Getter[Headers]):

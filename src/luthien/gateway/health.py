@@ -15,7 +15,8 @@ class Readiness(Protocol):
     async def not_ready_because(self) -> str | None: ...
 
 
-def health_router(readiness: Callable[[], Readiness]) -> APIRouter:
+def health_router(readiness: Callable[[], Readiness], configuration: Callable[[], dict[str, object]]) -> APIRouter:
+    """`configuration` says which one is gone by; not a word of what stands in it, since anybody may ask."""
     router = APIRouter()
 
     @router.get("/healthz")
@@ -30,6 +31,6 @@ def health_router(readiness: Callable[[], Readiness]) -> APIRouter:
             reason = str(error)
         if reason is not None:
             return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)
-        return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "ready", "configuration": configuration()})
 
     return router

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
@@ -10,6 +10,7 @@ from luthien.errors import ClientError
 from luthien.formats.format import WireFormat
 from luthien.formats.registry import ANTHROPIC_MESSAGES, FORMATS, OPENAI_CHAT
 from luthien.gateway.boundary import SCOPE_CALL_ID
+from luthien.gateway.live import InUse, Live
 from luthien.open_paths import is_never_open, normal_path, open_pattern
 from luthien.pipeline.client import Client
 from luthien.pipeline.passage import Passenger, Passthrough
@@ -20,25 +21,31 @@ _OWNED = {"/v1/messages": ANTHROPIC_MESSAGES, "/v1/embeddings": OPENAI_CHAT}
 
 
 class PassthroughEndpoint:
-    """`passthrough` is asked for at each call: there is one only while the app runs."""
+    """Both are asked for at each call: they are there only while the app runs."""
 
-    def __init__(self, passthrough: Callable[[], Passthrough], patterns: Sequence[str]) -> None:
+    def __init__(self, passthrough: Callable[[], Passthrough], live: Callable[[], Live]) -> None:
         self._passthrough = passthrough
-        self._patterns = tuple(patterns)
+        self._live = live
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = Client(scope, receive, send)
+        with self._live().call() as taken:
+            await self._answer(scope, client, taken)
+
+    async def _answer(self, scope: Scope, client: Client, taken: InUse) -> None:
         method: str = scope["method"]
         path = normal_path(scope.get("raw_path") or scope["path"].encode())
         shape = addressed_format(client)
-        template = None if path is None else open_pattern(self._patterns, method, path)
+        terms = taken.admit(client, shape.provider)
+        open_paths = taken.configuration.config.passthrough
+        template = None if path is None else open_pattern(open_paths, method, path)
         if path is None or template is None:
             passenger = Passenger(shape, method, path or "", "")
             refusal: ClientError | None = _refusal(method, path, scope["path"])
         else:
             passenger = Passenger(shape, method, path, template, _withheld(client, shape))
             refusal = _misdirected(path, client, shape)
-        await self._passthrough().run(scope[SCOPE_CALL_ID], passenger, client, refusal)
+        await self._passthrough().run(scope[SCOPE_CALL_ID], passenger, client, terms, terms.refusal or refusal)
 
 
 def addressed_format(client: Client) -> WireFormat:

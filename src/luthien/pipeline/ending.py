@@ -23,19 +23,20 @@ Error = tuple[str, str]
 class Ending:
     """Ends one exchange, once, however it comes to that."""
 
-    def __init__(self, ledger: Ledger, client: Asker, chain: Chain) -> None:
+    def __init__(self, ledger: Ledger, client: Asker) -> None:
         self.is_closed = False
         """Whether the record is closed: what the outcome is, is decided."""
+        self.chain = Chain()
+        """The call's policies, once it is known which."""
         self._ledger = ledger
         self._client = client
-        self._chain = chain
         self._left: tuple[int, Headers, bytes] | None = None
 
     def close_now(self, outcome: Outcome, status: int | None, error: Error | None) -> None:
         """Ends the record; nothing more is handed over."""
         self._client.seal()
         self.is_closed = True
-        self._ledger.close(outcome, status, self._chain, error)
+        self._ledger.close(outcome, status, self.chain, error)
 
     async def close(
         self, outcome: Outcome, status: int | None, error: Error | None, left: tuple[int, Headers, bytes]

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -89,7 +90,12 @@ class Ledger:
     """The record of one call in the making. Each payload goes onto the span whose work produced it."""
 
     def __init__(
-        self, instruments: Instruments, call_id: UUID, wire_format: Spoken, parent: Parent | None = None
+        self,
+        instruments: Instruments,
+        call_id: UUID,
+        wire_format: Spoken,
+        marks: Mapping[str, str] = MappingProxyType({}),
+        parent: Parent | None = None,
     ) -> None:
         self.call_id = call_id
         self.timings = Timings()
@@ -105,10 +111,13 @@ class Ledger:
         self._policy_s = 0.0
         self._model: str | None = None
         self._open: dict[str, Span] = {}
-        self._parent_id = None if parent is None else str(parent.call_id)
+        self._is_child = parent is not None
+        marks = {**marks} if parent is None else {**marks, names.PARENT_CALL_ID: str(parent.call_id)}
+        self._marks = {**marks, names.PROCESS_ID: str(instruments.process_id)}
         context = with_call_id(call_id, get_current() if parent is None else parent.context)
-        told = {names.WIRE_FORMAT: wire_format.name, names.PARENT_CALL_ID: self._parent_id}
-        self._exchange = instruments.tracer.start_span(names.EXCHANGE, context, attributes=safe_attributes(told))
+        self._exchange = instruments.tracer.start_span(
+            names.EXCHANGE, context, attributes={names.WIRE_FORMAT: wire_format.name, **marks}
+        )
         self._context: Context = set_span_in_context(self._exchange, context)
 
     @property
@@ -184,8 +193,7 @@ class Ledger:
         sequence, self._sequence = self._sequence, self._sequence + 1
         noted = dict(scalars or {})
         if sequence == 0 or event_type is EventType.CALL_OUTCOME:
-            noted[names.PROCESS_ID] = str(self._instruments.process_id)
-            noted[names.PARENT_CALL_ID] = self._parent_id
+            noted |= self._marks
         hide = masked_frames if event_type is EventType.RESPONSE_PARTIAL else masked
         hidden = hide(payload) if payload else None
         if hidden is not None:
@@ -277,6 +285,12 @@ class Ledger:
         """The session of the call, if its client named one."""
         self._exchange.set_attributes(safe_attributes({names.SESSION: session}))
 
+    def goes_through(self, group: str | None) -> None:
+        """The group whose policies look at the call, if it is not the default one."""
+        if group is not None:
+            self._marks[names.POLICY_GROUP] = group
+            self._exchange.set_attribute(names.POLICY_GROUP, group)
+
     def asked(self, model: str | None) -> None:
         """The model that the client asked for."""
         self._model = model
@@ -347,7 +361,7 @@ class Ledger:
         self._exchange.set_attributes(safe_attributes(told))
         self._end_span(self._exchange, error_type)
         kind: dict[str, Any] = {names.OUTCOME: outcome.value, names.WIRE_FORMAT: self._format.name}
-        if self._parent_id is not None:
+        if self._is_child:
             kind[names.CHILD] = True
         self._instruments.metrics.calls.add(1, kind)
 

@@ -12,7 +12,8 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -33,12 +34,13 @@ from luthien.pipeline.ledger import Instruments, Ledger, Parent
 from luthien.pipeline.open_calls import OpenCalls
 from luthien.pipeline.session import session_of, user_of
 from luthien.pipeline.stream import PolicyBlock, StreamPass
+from luthien.pipeline.terms import Terms
 from luthien.pipeline.timeline import Timeline
 from luthien.policies.chain import Chain
 from luthien.policies.policy import CallContext
 from luthien.telemetry import conventions as names
 from luthien.telemetry.spans import Wire, clean_name
-from luthien.upstream.client import UpstreamClient, check_passable, returned_headers, translated_errors
+from luthien.upstream.client import check_passable, returned_headers, translated_errors
 from luthien.upstream.decoding import decoded
 
 _log = logging.getLogger(__name__)
@@ -51,8 +53,6 @@ _EOF_S = 0.5
 class Orchestrator:
     """What all exchanges share."""
 
-    upstream: UpstreamClient
-    chain: Chain
     instruments: Instruments
     max_body_bytes: int
     checkpoint_s: float
@@ -61,18 +61,20 @@ class Orchestrator:
     """How long a client may hear nothing while policies hold its stream."""
     open_calls: OpenCalls = field(default_factory=OpenCalls)
 
-    async def run(self, call_id: UUID, wire_format: WireFormat, client: Client) -> None:
+    async def run(self, call_id: UUID, wire_format: WireFormat, client: Client, terms: Terms) -> None:
         """Takes one exchange to its end. Cancelled, that is soon (`ending.FAREWELL_S`), and the client is told."""
         with self.open_calls.one():
-            await _Exchange(self, call_id, wire_format, client).run()
+            await _Exchange(self, call_id, wire_format, client, terms).run()
 
-    async def run_child(self, call_id: UUID, wire_format: WireFormat, asker: Asker, parent: Parent) -> None:
+    async def run_child(
+        self, terms: Terms, call_id: UUID, wire_format: WireFormat, asker: Asker, parent: Parent
+    ) -> None:
         """Takes the call of a policy to its end; no policy looks at it. Cancelled, it ends as if its asker hung up.
 
         It is held by the task of the policy, and open like any call, for a policy that does not wait for it.
         """
         with self.open_calls.one():
-            await _Exchange(replace(self, chain=Chain()), call_id, wire_format, asker, parent).run()
+            await _Exchange(self, call_id, wire_format, asker, terms, parent).run()
 
 
 class _Exchange:
@@ -84,17 +86,19 @@ class _Exchange:
         call_id: UUID,
         wire_format: WireFormat,
         client: Asker,
+        terms: Terms,
         parent: Parent | None = None,
     ) -> None:
         self._shared = shared
+        self._terms = terms
         self._format = wire_format
         self._client = client
-        self._ledger = Ledger(shared.instruments, call_id, wire_format, parent)
+        self._ledger = Ledger(shared.instruments, call_id, wire_format, terms.marks, parent)
         self._run = Chain().open(CallContext(call_id, wire_format, "", streaming=False))
         self._call_id = call_id
         self._request: Json = {}
         self._answer: Answer | None = None
-        self._ending = Ending(self._ledger, client, shared.chain)
+        self._ending = Ending(self._ledger, client)
 
     async def run(self) -> None:
         try:
@@ -109,6 +113,8 @@ class _Exchange:
 
     async def _run_to_an_end(self) -> None:
         try:
+            if self._terms.refusal is not None:
+                raise self._terms.refusal
             body = await self._receive()
             async with self._client.attentive():
                 await self._call_provider(await self._ask_about_request(body))
@@ -144,6 +150,7 @@ class _Exchange:
         session = scalars[names.SESSION] = session_of(self._client.headers, self._request)
         scalars[names.SESSION_USER] = user_of(self._request) if session is None else None
         self._ledger.belongs_to(session)
+        self._choose_group()
         self._request_sequence = self._ledger.stage(
             span, EventType.REQUEST_ORIGINAL, body, wire=wire, scalars=scalars
         )
@@ -152,18 +159,25 @@ class _Exchange:
             raise ClientError(f"the request body is not a JSON object: {mistake}", code="invalid_json")
         return body
 
+    def _choose_group(self) -> None:
+        """The policies are those for the model that the client asks for, whatever they make of it."""
+        group = self._terms.groups.of(_text(self._request.get("model")), self._format.path, self._terms.key)
+        self._ending.chain = group.chain
+        self._ledger.goes_through(group.name)
+
     async def _ask_about_request(self, body: bytes) -> bytes:
         span = self._ledger.begin(names.POLICY_REQUEST)
         model = _text(self._request.get("model"))
         self._ledger.asked(model)
+        run_child = partial(self._shared.run_child, self._terms.of_child())
         call = CallContext(
             self._call_id,
             self._format,
             model or "",
             self._request.get("stream") is True,
-            ChildCalls(self._shared.run_child, self._ledger, self._format.provider, self._client.headers),
+            ChildCalls(run_child, self._ledger, self._format.provider, self._client.headers),
         )
-        run = self._run = self._shared.chain.open(call)
+        run = self._run = self._ending.chain.open(call)
         final: bytes | None = None
         try:
             final = await run.on_request(body)
@@ -189,7 +203,7 @@ class _Exchange:
     # The provider
 
     async def _call_provider(self, body: bytes) -> None:
-        upstream, client = self._shared.upstream, self._client
+        upstream, client = self._terms.upstream, self._client
         endpoint = upstream.endpoint(self._format.provider, self._format.path)
         where = {names.SERVER_ADDRESS: endpoint.host, names.SERVER_PORT: endpoint.port}
         model = _text(self._request.get("model"))
@@ -346,7 +360,7 @@ class _Exchange:
     def _keep_timeline(self, span: Span) -> None:
         stream = None if self._answer is None else self._answer.stream
         if stream is not None and stream.timeline.frames:
-            policies = [step.name for step in self._shared.chain.steps]
+            policies = [step.name for step in self._ending.chain.steps]
             self._ledger.stage(span, EventType.RESPONSE_TIMELINE, stream.timeline.payload(policies))
 
     def _abandon(self, error: Error) -> None:

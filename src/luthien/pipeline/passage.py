@@ -27,10 +27,10 @@ from luthien.pipeline.ending import Ending, Error, Headers, error_headers
 from luthien.pipeline.headers import kept_request_headers, kept_response_headers
 from luthien.pipeline.ledger import Instruments, Ledger
 from luthien.pipeline.open_calls import OpenCalls
-from luthien.policies.chain import Chain
+from luthien.pipeline.terms import Terms
 from luthien.telemetry import conventions as names
 from luthien.telemetry.spans import Wire
-from luthien.upstream.client import UpstreamClient, check_passable, returned_headers, translated_errors
+from luthien.upstream.client import check_passable, returned_headers, translated_errors
 from luthien.upstream.decoding import codings_of, decoded
 
 _log = logging.getLogger(__name__)
@@ -63,17 +63,16 @@ class Passenger:
 class Passthrough:
     """What all passages share."""
 
-    def __init__(self, upstream: UpstreamClient, instruments: Instruments, open_calls: OpenCalls) -> None:
-        self.upstream = upstream
+    def __init__(self, instruments: Instruments, open_calls: OpenCalls) -> None:
         self.instruments = instruments
         self._open_calls = open_calls
 
     async def run(
-        self, call_id: UUID, passenger: Passenger, client: Client, refusal: ClientError | None = None
+        self, call_id: UUID, passenger: Passenger, client: Client, terms: Terms, refusal: ClientError | None = None
     ) -> None:
         """Takes one to its end: to the provider and back, or no further than here if it is refused."""
         with self._open_calls.one():
-            await _Passage(self, call_id, passenger, client).run(refusal)
+            await _Passage(self, call_id, passenger, client, terms).run(refusal)
 
 
 class _Body:
@@ -116,12 +115,14 @@ class _Body:
 class _Passage:
     """One request on its way."""
 
-    def __init__(self, shared: Passthrough, call_id: UUID, passenger: Passenger, client: Client) -> None:
-        self._shared = shared
+    def __init__(
+        self, shared: Passthrough, call_id: UUID, passenger: Passenger, client: Client, terms: Terms
+    ) -> None:
+        self._terms = terms
         self._passenger = passenger
         self._client = client
-        self._ledger = Ledger(shared.instruments, call_id, passenger)
-        self._ending = Ending(self._ledger, client, Chain())
+        self._ledger = Ledger(shared.instruments, call_id, passenger, terms.marks)
+        self._ending = Ending(self._ledger, client)
         self._parts = client.parts()
         self._waited_for_client_s = 0.0
         self._request: _Body | None = None
@@ -229,7 +230,7 @@ class _Passage:
 
     async def _pass(self, beginning: list[bytes]) -> None:
         passenger, client, timings = self._passenger, self._client, self._ledger.timings
-        endpoint = self._shared.upstream.passage(passenger.provider, passenger.path)
+        endpoint = self._terms.upstream.passage(passenger.provider, passenger.path)
         self._span = self._ledger.begin(
             names.PASSED,
             f"{passenger.method} {passenger.template}",
@@ -245,7 +246,7 @@ class _Passage:
         headers = [(name, value) for name, value in client.headers if name not in passenger.withheld]
         body, length = self._forwarded(beginning)
         timings.sent = time.perf_counter()
-        async with self._shared.upstream.send(
+        async with self._terms.upstream.send(
             endpoint, client.query, headers, body, method=passenger.method, length=length
         ) as response:
             timings.waited(timings.sent + self._waited_for_client_s)

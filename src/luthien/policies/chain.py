@@ -43,6 +43,13 @@ class Chain:
     shared: Shared = field(default_factory=Shared, compare=False, repr=False)
     """What the calls have in common, from `start` to `stop`."""
 
+    async def __aenter__(self) -> Chain:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
     async def start(self) -> None:
         """Opens what the policies share between calls; whatever that raises, nothing is left open."""
         await self.shared.open(self.steps)

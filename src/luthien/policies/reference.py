@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
+from collections.abc import Iterable
 from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -77,8 +78,7 @@ def _of_file(path: Path) -> ModuleType:
         raise NotAPolicy(f"there is no file {path}") from None
     except OSError as error:
         raise NotAPolicy(f"{path} cannot be read: {error.strerror}") from None
-    digest = hashlib.sha256(bytes(path.resolve()) + b"\0" + source).hexdigest()[:12]
-    name = f"luthien_policy_{digest}"
+    name = module_name(path, source)
     if name in sys.modules:
         return sys.modules[name]
     loader = _UncachedLoader(name, str(path))
@@ -93,6 +93,18 @@ def _of_file(path: Path) -> ModuleType:
         sys.modules.pop(name, None)
         _blame(str(path), error, path)
     return module
+
+
+def module_name(path: Path, source: bytes) -> str:
+    """What the module of a policy's file is called: each content has one of its own."""
+    digest = hashlib.sha256(bytes(path.resolve()) + b"\0" + source).hexdigest()[:12]
+    return f"luthien_policy_{digest}"
+
+
+def forget_modules(names: Iterable[str]) -> None:
+    """Lets go of modules whose policies nobody needs any more."""
+    for name in names:
+        sys.modules.pop(name, None)
 
 
 class _UncachedLoader(SourceFileLoader):

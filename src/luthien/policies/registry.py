@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from luthien.config import ConfigFile
+from luthien.config import ConfigFile, Loc, PolicyConfig
 from luthien.policies.builtin.add_system_message import AddSystemMessage
 from luthien.policies.builtin.block_tools import BlockTools
 from luthien.policies.builtin.judge import Judge
@@ -45,20 +45,23 @@ def load_chain(file: ConfigFile) -> Chain:
     Raises:
         ConfigError: with line and key of every mistake in the policies.
     """
-    steps: list[Step] = []
-    for index, entry in enumerate(file.config.policies):
-        at = ("policies", index)
-        try:
-            policy = _find(entry.policy, file.path.parent)
-            config = policy.Config.model_validate(dict(entry.config))
-            step = make_step(_name(entry.policy, policy), policy, config, entry.config)
-            steps.append(replace(step, fails_open=entry.on_error == "allow", is_shadow=entry.mode == "shadow"))
-        except ValidationError as error:
-            file.blame(error, (*at, "config"))
-        except (NotAPolicy, TypeError) as error:
-            file.mistake((*at, "policy"), str(error))
+    steps = [configured_step(file, ("policies", index), entry) for index, entry in enumerate(file.config.policies)]
     file.check()
-    return Chain(tuple(steps))
+    return Chain(tuple(filter(None, steps)))
+
+
+def configured_step(file: ConfigFile, at: Loc, entry: PolicyConfig) -> Step | None:
+    """The step that stands at a place of a file; None when it is a mistake, which the file then knows."""
+    try:
+        policy = _find(entry.policy, file.path.parent)
+        config = policy.Config.model_validate(dict(entry.config))
+        step = make_step(_name(entry.policy, policy), policy, config, entry.config)
+        return replace(step, fails_open=entry.on_error == "allow", is_shadow=entry.mode == "shadow")
+    except ValidationError as error:
+        file.blame(error, (*at, "config"))
+    except (NotAPolicy, TypeError) as error:
+        file.mistake((*at, "policy"), str(error))
+    return None
 
 
 def _find(reference: str, folder: Path) -> type[Policy]:

@@ -57,6 +57,7 @@ CALL_COLUMNS = {
     "call_id": "uuid",
     "trace_id": "text",
     "session_id": "text",
+    "gateway_key": "text",
     "started_at": "timestamptz",
     "ended_at": "timestamptz",
     "wire_format": "text",
@@ -127,6 +128,10 @@ def _contribute(row: Row, record: StageRecord) -> None:
         row[column] = _fitting(get(attribute), CALL_COLUMNS[column])
     if "service.instance.id" in record.attributes:
         row["process_id"] = _as_uuid(get("service.instance.id"))
+    if (
+        "luthien.gateway_key" in record.attributes
+    ):  # on the first record, so also while the call runs, and on the last
+        row["gateway_key"] = _fitting(get("luthien.gateway_key"), "text")
     if "luthien.parent_call_id" in record.attributes:
         row["parent_call_id"] = _as_uuid(get("luthien.parent_call_id"))
     if record.event_type == EventType.REQUEST_ORIGINAL:

@@ -19,9 +19,9 @@ CREATE TEMPORARY TABLE IF NOT EXISTS incoming_events (
 
 -- name: stage_incoming_calls
 CREATE TEMPORARY TABLE IF NOT EXISTS incoming_calls (
-    call_id uuid, trace_id text, session_id text, started_at timestamptz, ended_at timestamptz, wire_format text,
-    provider text, model_requested text, model_used text, streaming bool, outcome text, http_status int4,
-    error_type text, error_message text, policies jsonb, request_changed bool, response_changed bool,
+    call_id uuid, trace_id text, session_id text, gateway_key text, started_at timestamptz, ended_at timestamptz,
+    wire_format text, provider text, model_requested text, model_used text, streaming bool, outcome text,
+    http_status int4, error_type text, error_message text, policies jsonb, request_changed bool, response_changed bool,
     decisions int4, input_tokens int8, output_tokens int8, duration_ms float8, gateway_ms float8, policy_ms float8,
     upstream_ms float8, upstream_first_chunk_ms float8, client_first_chunk_ms float8, records_emitted int4,
     records_stored int4, process_id uuid, records_refused int4, stages_stored int4, records_tombstoned int4,
@@ -58,7 +58,8 @@ JOIN conversation_events AS stored USING (call_id, sequence)
 
 -- name: copy_calls
 COPY incoming_calls (
-    call_id, trace_id, session_id, started_at, ended_at, wire_format, provider, model_requested, model_used,
+    call_id, trace_id, session_id, gateway_key,
+    started_at, ended_at, wire_format, provider, model_requested, model_used,
     streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
     decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
     upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id, records_refused,
@@ -68,14 +69,16 @@ COPY incoming_calls (
 -- name: merge_calls
 -- Every column is owned by one kind of record, so the order in which records arrive does not matter.
 INSERT INTO conversation_calls AS known (
-    call_id, trace_id, session_id, started_at, ended_at, wire_format, provider, model_requested, model_used,
+    call_id, trace_id, session_id, gateway_key,
+    started_at, ended_at, wire_format, provider, model_requested, model_used,
     streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
     decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
     upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id, records_refused,
     stages_stored, records_tombstoned, records_not_crash_proof, parent_call_id
 )
 SELECT
-    call_id, trace_id, session_id, started_at, ended_at, wire_format, provider, model_requested, model_used,
+    call_id, trace_id, session_id, gateway_key,
+    started_at, ended_at, wire_format, provider, model_requested, model_used,
     streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
     decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
     upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id, records_refused,
@@ -85,6 +88,7 @@ ORDER BY call_id
 ON CONFLICT (call_id) DO UPDATE SET
     trace_id = COALESCE(EXCLUDED.trace_id, known.trace_id),
     session_id = COALESCE(EXCLUDED.session_id, known.session_id),
+    gateway_key = COALESCE(EXCLUDED.gateway_key, known.gateway_key),
     started_at = COALESCE(EXCLUDED.started_at, known.started_at),
     ended_at = COALESCE(EXCLUDED.ended_at, known.ended_at),
     wire_format = COALESCE(EXCLUDED.wire_format, known.wire_format),
@@ -175,7 +179,8 @@ SELECT
     aside.records_set_aside, aside.is_end_set_aside
 FROM (
     SELECT
-        call_id, trace_id, session_id, started_at, ended_at, wire_format, provider, model_requested, model_used,
+        call_id, trace_id, session_id, gateway_key,
+        started_at, ended_at, wire_format, provider, model_requested, model_used,
         streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
         decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
         upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id,
@@ -206,7 +211,8 @@ SELECT
     aside.records_set_aside, aside.is_end_set_aside
 FROM (
     SELECT
-        call_id, trace_id, session_id, started_at, ended_at, wire_format, provider, model_requested, model_used,
+        call_id, trace_id, session_id, gateway_key,
+        started_at, ended_at, wire_format, provider, model_requested, model_used,
         streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
         decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
         upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id,

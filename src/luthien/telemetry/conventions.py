@@ -129,8 +129,14 @@ SESSION: Final = _attribute("gen_ai.conversation.id", "The conversation a call b
 SESSION_USER: Final = _kept("luthien.session.user", "Who asks, where a client names no conversation")
 REQUEST_HEADERS: Final = _kept("luthien.request.headers", "Allow-listed request headers, as JSON")
 RESPONSE_HEADERS: Final = _kept("luthien.response.headers", "Allow-listed response headers, as JSON")
+GATEWAY_KEY: Final = _attribute("luthien.gateway_key", "The name of the gateway key that the client came with")
+CONFIG_VERSION: Final = _attribute(
+    "luthien.config.version", "Hash of the configuration file and the policies' files that it names"
+)
+CONFIG_OUTCOME: Final = _attribute("luthien.config.outcome", "applied or refused: what became of a changed file")
 
 # A policy's decision
+POLICY_GROUP: Final = _attribute("luthien.policy.group", "The group whose policies look at the call")
 POLICY_NAME: Final = _attribute("luthien.policy.name", "The policy")
 POLICY_VERSION: Final = _attribute("luthien.policy.version", "Hash of its code and configuration")
 POLICY_ACTION: Final = _attribute("luthien.policy.action", "allow, modify, annotate, block or error")
@@ -220,6 +226,9 @@ RECORD_RECEIPT_TIMEOUTS: Final = _metric(
 )
 POLICY_DECISIONS: Final = _metric("luthien.policy.decisions", "Decisions by action", unit="{decision}")
 POLICY_DURATION: Final = _metric("luthien.policy.duration", "Time in a policy", unit="s")
+CONFIG_RELOADS: Final = _metric(
+    "luthien.config.reloads", "Changes of the configuration, applied or refused", unit="{reload}"
+)
 DROP_REASON: Final = _attribute("luthien.record.reason", "Why a record was dropped")
 
 # Attributes of the HTTP server span that its instrumentation sets, in the old and the stable conventions.

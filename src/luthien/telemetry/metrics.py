@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.metrics import CallbackOptions, Counter, Meter, Observation
 
 from luthien.record.source import RecordSource
 from luthien.record.stats import RecordStats
@@ -38,6 +38,11 @@ class CallMetrics:
         self.stream_violations = meter.create_counter(**_convention(names.STREAM_VIOLATIONS))
         self.calls = meter.create_counter(**_convention(names.CALLS))
         self.receipt_timeouts = meter.create_counter(**_convention(names.RECORD_RECEIPT_TIMEOUTS))
+
+
+def reload_counter(meter: Meter) -> Counter:
+    """Counts what became of changed configurations."""
+    return meter.create_counter(**_convention(names.CONFIG_RELOADS))
 
 
 def observe_record(meter: Meter, source: RecordSource, lost_spans: Callable[[], int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -95,6 +96,12 @@ class UpstreamClient:
         )
         self._transports: dict[str | None, httpx.AsyncHTTPTransport] = {}
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
+
+    def to(self, config: Config) -> UpstreamClient:
+        """The way to the providers of another configuration, over the same connections; `close` closes both."""
+        twin = copy.copy(self)
+        twin.__dict__ |= {"_config": config, "_endpoints": {}}
+        return twin
 
     async def close(self) -> None:
         for transport in self._transports.values():

@@ -188,7 +188,9 @@ def test_what_clients_and_providers_say_is_shown_and_never_active(
 
 
 def test_ready_means_that_calls_can_be_recorded(gateway: Gateway, database: str, provider: ScriptedProvider) -> None:
-    assert gateway.get("/readyz", {}).json() == {"status": "ready"}
+    ready = gateway.get("/readyz", {}).json()
+    assert ready.pop("configuration").keys() == {"version", "is_behind"}
+    assert ready == {"status": "ready"}
     assert gateway.get("/healthz", {}).json() == {"status": "alive"}
     with running_gateway(database, provider.url, grace_s=1.0) as unmigrated:
         response = unmigrated.get("/readyz", {})

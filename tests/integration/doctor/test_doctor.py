@@ -97,6 +97,7 @@ def levels(found: Findings) -> dict[str, set[str]]:
     }
 
 
+KEYS_SAID = ("groups", "gateway keys")
 NOTHING: dict[str, set[str]] = {"warning": set(), "problem": set()}
 
 
@@ -405,6 +406,33 @@ class TestTheConfiguration:
         assert levels(found)["problem"] == {"configuration"}
         assert "other.yaml:2" in found["configuration"]["found"]
         assert found["schema"]["level"] == "ok"
+
+    def test_its_groups_and_keys_are_told(self, data_dir: Path, ready: str) -> None:
+        path = data_dir / "other.yaml"
+        path.write_text(
+            "groups:\n"
+            "  - {name: all, match: {}, policies: []}\n"
+            "  - {name: some, match: {models: [a]}, policies: []}\n"
+            "keys:\n"
+            "  - {name: a, key: {env: KEY_A}, upstreams: {openai: {env: KEY_OPENAI}}}\n"
+        )
+        settings = {"DATABASE_URL": ready, "LUTHIEN_CONFIG": str(path), "KEY_A": "lk-0123456789abcdef"}
+        with luthien("doctor", "--json", data_dir=data_dir, **settings) as command:
+            assert command.wait() == 1
+        [found] = [each for each in json.loads(command.output) if each["check"] == "configuration"]
+        assert (
+            "other.yaml:5: keys[0].upstreams.openai.env: the environment variable KEY_OPENAI is not set"
+            in (found["found"])
+        )
+        with luthien("doctor", "--json", data_dir=data_dir, **settings, KEY_OPENAI="sk-1") as command:
+            command.wait()
+        said = [(each["level"], each["found"]) for each in json.loads(command.output) if each["check"] in KEYS_SAID]
+        assert said == [
+            ("ok", "2: all, some"),
+            ("warning", "the group 'some' never matches: 'all', before it, takes all of its calls"),
+            ("ok", "1, with all 2 environment variables set; keys of providers are accepted too"),
+        ]
+        assert "lk-0123" not in command.output
 
     def test_settings_that_are_wrong_are_named(self, data_dir: Path) -> None:
         with luthien("doctor", "--json", data_dir=data_dir, LUTHIEN_KEEP="12h") as command:

@@ -146,6 +146,7 @@ class TestACall:
             "call_id": records[0].call_id,
             "trace_id": TRACE_ID,
             "session_id": "a session",
+            "gateway_key": "team-a",
             "started_at": datetime.fromtimestamp((records[0].call_id.int >> 80) / 1000, UTC),
             "ended_at": as_time(records[-1].recorded_at_ns),
             "wire_format": "openai_chat",
