@@ -25,6 +25,7 @@ from luthien.formats.format import (
 )
 from luthien.formats.openai_chat import openai_error
 from luthien.formats.openai_responses_assembler import ResponsesAssembler
+from luthien.formats.openai_responses_blocks import ResponsesBlocks
 from luthien.formats.openai_responses_repeats import ResponsesRepeats
 from luthien.formats.openai_responses_stream import PartSlot, ended, is_terminal, item_slots, pieces, type_of
 from luthien.formats.sse import Chunk
@@ -38,7 +39,7 @@ class OpenAIResponses:
     name = "openai.responses"
     provider = "openai"
     path = "/v1/responses"
-    blocks: Blocks | None = None
+    blocks: Blocks = ResponsesBlocks()
     keep_alive = b": keep-alive\n\n"
 
     def request_attributes(self, body: Json) -> Mapping[str, Any]:

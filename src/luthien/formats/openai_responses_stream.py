@@ -75,22 +75,25 @@ def is_terminal(body: Json) -> bool:
 def item_slots(item: Json) -> Iterator[tuple[str, str, TextSlot]]:
     """The texts of an output item, as (kind, place in the item, slot)."""
     for index, part in enumerate(list_of(item.get("content"))):
-        for kind, name, slot in _part_slots(part):
+        for kind, name, slot in part_slots(part):
             yield kind, f"{name}/{index}", slot
     for index, part in enumerate(list_of(item.get("summary"))):
-        if isinstance(part, dict) and isinstance(part.get("text"), str):
-            yield "response.reasoning_summary_text", f"summary/{index}", PartSlot(part, "text", "assistant")
+        for kind, name, slot in part_slots(part, "summary"):
+            if name == "text":
+                yield kind, f"summary/{index}", slot
     for name, kind in ITEM_INPUTS.items():
         if isinstance(item.get(name), str):
+            kind = "response.mcp_call_arguments" if type_of(item) == "mcp_call" else kind
             yield kind, f"{name}/0", TextSlot(item, name, "assistant")
 
 
-def _part_slots(part: Any) -> Iterator[tuple[str, str, TextSlot]]:
+def part_slots(part: Any, listed: str = "content") -> Iterator[tuple[str, str, TextSlot]]:
     if not isinstance(part, dict):
         return
     if isinstance(part.get("text"), str):
         is_reasoning = part.get("type") == "reasoning_text"
         kind = "response.reasoning_text" if is_reasoning else "response.output_text"
+        kind = "response.reasoning_summary_text" if listed == "summary" else kind
         yield kind, "text", PartSlot(part, "text", "assistant")
     if isinstance(part.get("refusal"), str):
         yield "response.refusal", "refusal", PartSlot(part, "refusal", "assistant")
@@ -123,8 +126,7 @@ def wholes(body: Json) -> Iterator[Said]:
 def _within(body: Json, name: str) -> Iterator[Said]:
     part, item = body.get("part"), body.get("item")
     if name in PARTS and isinstance(part, dict):
-        for kind, _, slot in _part_slots(part):
-            kind = "response.reasoning_summary_text" if PARTS[name] == "summary" else kind
+        for kind, _, slot in part_slots(part, PARTS[name]):
             yield Said(kind, (_key(body, kind),), slot)
     elif name == ITEM and isinstance(item, dict):
         for kind, place, slot in item_slots(item):
