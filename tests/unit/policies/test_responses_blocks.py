@@ -143,6 +143,16 @@ async def test_events_of_a_block_that_nobody_knows_go_with_it() -> None:
     assert not any("future" in (chunk.json or {})["type"] for chunk in given_on)
 
 
+async def test_a_call_that_never_ended_is_what_the_end_marker_says() -> None:
+    frames = [frame for frame in stream_of(SHELL) if b"output_item.done" not in frame]
+    frames[1] = frames[1].replace(b'"rm"', b'"ls"')
+    drop = policy_of(lambda block: block.drop() if "rm" in block.text else None)
+    assert b"local_shell" in b"".join(frames)
+    given_on = await streamed(run_of(FORMAT, drop).stream(), chunks_of(frames))
+    assert assembled(FORMAT, given_on)["output"] == []
+    assert b"local_shell" not in b"".join(chunk.raw for chunk in given_on)
+
+
 async def test_one_that_breaks_and_may_lets_the_rest_pass_in_order() -> None:
     def judge(block: Block) -> None:
         if block.name:
