@@ -163,10 +163,9 @@ def _changed_call(item: Json, change: Block) -> Json:
 def message_instead(item: Json, place: Place, said: str) -> Json:
     """A message in the place of what is gone. Its id is made of the item's, as a later request may bring it along."""
     listed, index = place
-    suffix = f"_{listed}_{index}" if listed and place != (PART_LISTS[type_of(item)][0], 0) else ""
-    known = text_or_none(item.get("id")) or ""
+    suffix = f"_{listed[0]}{index}" if listed else ""
     return {
-        "id": f"msg_{known.partition('_')[2] or known}{suffix}",
+        "id": f"msg_{text_or_none(item.get('id')) or ''}{suffix}",
         "type": "message",
         "status": "completed",
         "role": "assistant",

@@ -139,6 +139,7 @@ def check_valid(chunks: Sequence[Chunk]) -> None:
     begun = [body["output_index"] for body in bodies if body["type"] == "response.output_item.added"]
     assert begun == [*range(len(begun))]
     items = [part_of_item(bodies, index) for index in begun]
+    assert len({item["id"] for item in items}) == len(items)
     assert bodies[-1]["type"] == "response.completed"
     assert bodies[-1]["response"]["output"] == items
 

@@ -120,7 +120,7 @@ async def test_where_items_have_no_index_they_are_told_apart_by_their_ids() -> N
     drop = policy_of(lambda block: block.drop("gone"), BlockKind.TOOL_CALL)
     given_on = await streamed(run_of(FORMAT, drop).stream(), chunks_of(frames))
     assert not any("output_index" in (chunk.json or {}) for chunk in given_on)
-    assert [item["id"] for item in assembled(FORMAT, given_on)["output"]] == ["msg_2", "msg_0"]
+    assert [item["id"] for item in assembled(FORMAT, given_on)["output"]] == ["msg_fc_2", "msg_0"]
 
 
 async def test_items_that_come_side_by_side() -> None:
