@@ -118,6 +118,8 @@ class ResponsesBlockStream:
                 raise ValueError("a block went on after its end")
             if block.kind is not BlockKind.OTHER:
                 block.texts.append(said.slot.text)
+            elif is_made_of_parts(item.value):
+                raise ValueError("there is text in a part that is of another kind")
         block.is_finished |= name in PARTS and how == "done"
         return block
 

@@ -23,6 +23,7 @@ _CALLS = frozenset(
     {"function_call", "custom_tool_call", "local_shell_call", "shell_call", "apply_patch_call", "computer_call"}
 )
 _INPUTS = ("arguments", "input", "action", "actions", "operation")
+_TEXT_PARTS = frozenset({"output_text", "refusal"})
 _KINDS = {"message": BlockKind.TEXT, "reasoning": BlockKind.REASONING}
 _NEW_PARTS: dict[tuple[str, str], Json] = {
     ("message", "content"): {"type": "output_text", "annotations": [], "text": ""},
@@ -68,12 +69,12 @@ def _block_of_item(item: Json) -> Block:
 
 def block_of_part(item: Json, part: Json) -> Block:
     kind, key = _KINDS[type_of(item)], _text_key(part)
-    is_known = key in part or kind is BlockKind.REASONING
+    is_known = key in part or kind is BlockKind.REASONING or type_of(part) in _TEXT_PARTS
     return Block(kind if is_known else BlockKind.OTHER, 0, text_or_none(part.get(key)) or "")
 
 
 def _text_key(part: Json) -> str:
-    return "refusal" if "refusal" in part else "text"
+    return "refusal" if "refusal" in part or type_of(part) == "refusal" else "text"
 
 
 def _input_key(item: Json) -> str:

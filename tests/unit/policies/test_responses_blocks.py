@@ -153,6 +153,24 @@ async def test_a_call_that_never_ended_is_what_the_end_marker_says() -> None:
     assert b"local_shell" not in b"".join(chunk.raw for chunk in given_on)
 
 
+async def test_a_part_of_another_kind_is_one_that_a_policy_on_texts_does_not_see() -> None:
+    audio = {"type": "output_audio", "data": "AAAA", "transcript": "x"}
+    place = {"item_id": "msg_0", "output_index": 0, "content_index": 0}
+    item = MESSAGE | {"content": [audio]}
+    frames = responses_events(
+        {"type": "response.output_item.added", "output_index": 0, "item": item | {"content": []}},
+        {"type": "response.content_part.added", **place, "part": {"type": "output_audio"}},
+        {"type": "response.content_part.done", **place, "part": audio},
+        {"type": "response.output_item.done", "output_index": 0, "item": item},
+        {"type": "response.completed", "response": responses_response() | {"output": [item]}},
+    )
+    drop = policy_of(lambda block: block.drop(), BlockKind.TEXT)
+    assert await streamed(run_of(FORMAT, drop).stream(), chunks := chunks_of(frames)) == chunks
+    drop = policy_of(lambda block: block.drop(), BlockKind.TEXT, BlockKind.OTHER)
+    given_on = await streamed(run_of(FORMAT, drop).stream(), chunks_of(frames))
+    assert [(chunk.json or {})["type"] for chunk in given_on] == ["response.completed"]
+
+
 async def test_one_that_breaks_and_may_lets_the_rest_pass_in_order() -> None:
     def judge(block: Block) -> None:
         if block.name:
@@ -180,6 +198,7 @@ CALLED = {"type": "response.output_item.added", "output_index": 0, "item": CALL 
         [OPENED | {"item": responses_message("a")}],
         [OPENED | {"item": responses_message("") | {"content": "a"}}],
         [OPENED, DELTA, PART, DELTA],
+        [OPENED, PART | {"type": "response.content_part.added", "part": {"type": "output_audio"}}, DELTA],
         [OPENED, {"type": "response.reasoning_summary_text.delta", "output_index": 0, "delta": "a"}],
         [CALLED, {"type": "response.output_item.done", "output_index": 0, "item": SHELL}],
         [CALLED, {"type": "response.output_item.done", "output_index": 0, "item": CALL | {"name": "run"}}],
