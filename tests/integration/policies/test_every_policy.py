@@ -330,15 +330,13 @@ class Played:
 
 @pytest.fixture(scope="module", params=CASES, ids=[case.name for case in CASES])
 def playing(
-    request: pytest.FixtureRequest, shared_record_database: str
+    request: pytest.FixtureRequest, shared_record_database: str, shared_provider: ScriptedProvider
 ) -> Iterator[tuple[Case, ScriptedProvider, Gateway]]:
     """A case, and a gateway that runs its policy in front of a provider."""
     case: Case = request.param
-    provider = ScriptedProvider()
     policies = [{"policy": case.policy, "config": case.config}]
-    with running_gateway(shared_record_database, provider.url, policies) as gateway:
-        yield case, provider, gateway
-    provider.close()
+    with running_gateway(shared_record_database, shared_provider.url, policies) as gateway:
+        yield case, shared_provider, gateway
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
