@@ -1,4 +1,4 @@
-"""Answers that call tools, in both wire formats, in the pieces in which providers stream them."""
+"""Answers that call tools, in all wire formats, in the pieces in which providers stream them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,19 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from tests.wire import DONE, Json, anthropic_event, anthropic_response, openai_chunk, openai_response, sse
+from tests.wire import (
+    DONE,
+    Json,
+    anthropic_event,
+    anthropic_response,
+    openai_chunk,
+    openai_response,
+    responses_events,
+    responses_message,
+    responses_response,
+    responses_text,
+    sse,
+)
 
 Call = tuple[str, Any]
 """A tool's name, and its arguments."""
@@ -71,6 +83,56 @@ def anthropic_tools_stream(text: str, *calls: Call) -> list[bytes]:
     bodies.append({"type": "message_delta", "delta": ends, "usage": {"output_tokens": 3}})
     bodies.append({"type": "message_stop"})
     return [anthropic_event(body) for body in bodies]
+
+
+def responses_call(at: int, name: str, arguments: Any) -> Json:
+    return {
+        "id": f"fc_{at}",
+        "type": "function_call",
+        "status": "completed",
+        "call_id": f"call_{at}",
+        "name": name,
+        "arguments": json.dumps(arguments),
+    }
+
+
+def responses_tools(text: str, *calls: Call) -> Json:
+    said = [responses_message(text)] if text else []
+    return responses_response() | {"output": [*said, *(responses_call(at, *call) for at, call in enumerate(calls))]}
+
+
+def responses_item(item: Json, output_index: int) -> list[Json]:
+    """The events of a function call, of reasoning with parts of a summary, or of what a provider does itself."""
+    place = {"item_id": item["id"], "output_index": output_index}
+    events: list[Json] = []
+    opened = dict(item)
+    if "arguments" in item:
+        opened["arguments"] = ""
+        kind = "response.function_call_arguments"
+        events += [{"type": f"{kind}.delta", **place, "delta": each} for each in _pieces(item["arguments"])]
+        events.append({"type": f"{kind}.done", **place, "name": item["name"], "arguments": item["arguments"]})
+    for index, part in enumerate(item.get("summary", ())):
+        opened["summary"] = []
+        at, kind = {**place, "summary_index": index}, "response.reasoning_summary"
+        events.append({"type": f"{kind}_part.added", **at, "part": part | {"text": ""}})
+        events += [{"type": f"{kind}_text.delta", **at, "delta": each} for each in _pieces(part["text"])]
+        events.append({"type": f"{kind}_text.done", **at, "text": part["text"]})
+        events.append({"type": f"{kind}_part.done", **at, "part": part})
+    return [
+        {"type": "response.output_item.added", "output_index": output_index, "item": opened},
+        *events,
+        {"type": "response.output_item.done", "output_index": output_index, "item": item},
+    ]
+
+
+def responses_tools_stream(text: str, *calls: Call) -> list[bytes]:
+    body = responses_tools(text, *calls)
+    opened = body | {"status": "in_progress", "output": [], "usage": None}
+    events: list[Json] = [{"type": f"response.{name}", "response": opened} for name in ("created", "in_progress")]
+    events += responses_text(*_pieces(text)) if text else []
+    for index, item in enumerate(body["output"]):
+        events += responses_item(item, index) if item["type"] == "function_call" else []
+    return responses_events(*events, {"type": "response.completed", "response": body})
 
 
 def joined(frames: Sequence[bytes]) -> bytes:

@@ -16,7 +16,7 @@ from luthien.formats.blocks import (
     finish,
     numbered,
     object_of,
-    without,
+    without_tools,
 )
 from luthien.formats.format import index_of, objects, text_or_none
 from luthien.formats.sse import Chunk
@@ -60,17 +60,11 @@ class AnthropicBlocks:
             chunks.append(_event("error", error=body["error"]))
         return chunks
 
+    def as_end(self, body: Json, terminal: Chunk) -> Chunk:
+        return terminal
+
     def remove_tools(self, body: Json, is_unwanted: Callable[[str], bool]) -> list[str]:
-        removed: list[str] = []
-
-        def goes(tool: object) -> bool:
-            name = text_or_none(object_of(tool).get("name")) or ""
-            if not name or not is_unwanted(name):
-                return False
-            removed.append(name)
-            return True
-
-        tools = without(body.get("tools"), goes)
+        tools, removed = without_tools(body.get("tools"), _name, is_unwanted)
         if removed:
             body["tools"] = tools
             if not tools:

@@ -41,7 +41,7 @@ class AnthropicMessages:
     name = "anthropic.messages"
     provider = "anthropic"
     path = "/v1/messages"
-    blocks: Blocks | None = AnthropicBlocks()
+    blocks: Blocks = AnthropicBlocks()
     keep_alive = b'event: ping\ndata: {"type": "ping"}\n\n'
 
     def request_attributes(self, body: Json) -> Mapping[str, Any]:

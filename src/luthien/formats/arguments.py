@@ -13,8 +13,8 @@ from luthien.formats import jsontext
 from luthien.formats.anthropic_messages import AnthropicMessages
 from luthien.formats.format import Json, TextSlot, WireFormat, index_of, objects
 from luthien.formats.openai_chat import OpenAIChat
-from luthien.formats.openai_responses import INPUTS, OpenAIResponses, is_terminal
-from luthien.formats.openai_responses_stream import ended, item_slots, pieces
+from luthien.formats.openai_responses import INPUTS, OpenAIResponses
+from luthien.formats.openai_responses_stream import ended, is_terminal, item_slots, pieces
 from luthien.formats.sse import MAX_DEPTH, Chunk
 
 Change = Callable[[Any], Any]

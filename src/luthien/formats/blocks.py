@@ -1,8 +1,4 @@
-"""Blocks: the texts, tool calls and reasoning that a response is made of, whatever its wire format.
-
-A format that can be cut into blocks has an object of `Blocks`; one that cannot has None, and policies that need
-blocks then break, which stops the call.
-"""
+"""Blocks: the texts, tool calls and reasoning that a response is made of, whatever its wire format."""
 
 from __future__ import annotations
 
@@ -127,6 +123,10 @@ class Blocks(Protocol):
         """A plain response as a stream that says the same, without the end marker."""
         ...
 
+    def as_end(self, body: Json, terminal: Chunk) -> Chunk:
+        """The end marker of that stream, made of the provider's."""
+        ...
+
     def remove_tools(self, body: Json, is_unwanted: Callable[[str], bool]) -> list[str]:
         """Takes tools out of a request, and what chooses one of them; returns their names."""
         ...
@@ -141,9 +141,16 @@ def numbered(kinds: Sequence[Block]) -> list[Block]:
     return [replace(block, index=index) for index, block in enumerate(kinds)]
 
 
-def without(values: Any, is_unwanted: Callable[[Any], bool]) -> Any:
-    """A list without some of its members; what is no list stays as it is."""
-    return [value for value in values if not is_unwanted(value)] if isinstance(values, list) else values
+def without_tools(
+    tools: Any, name_of: Callable[[Json], str], is_unwanted: Callable[[str], bool]
+) -> tuple[Any, list[str]]:
+    """A list of tools without the unwanted ones, and their names; what is no list stays as it is."""
+    if not isinstance(tools, list):
+        return tools, []
+    names = [name_of(object_of(tool)) for tool in tools]
+    goes = [bool(name) and is_unwanted(name) for name in names]
+    kept = [tool for tool, gone in zip(tools, goes, strict=True) if not gone]
+    return kept, [name for name, gone in zip(names, goes, strict=True) if gone]
 
 
 def object_of(value: Any) -> Json:

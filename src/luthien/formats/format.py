@@ -69,7 +69,7 @@ class Repeats(Protocol):
     """
 
     def unsaid(self, chunk: Chunk) -> Sequence[Chunk]:
-        """Pieces that belong before a provider's chunk, since it says text whole that no piece said."""
+        """What belongs before a provider's chunk, since it says something whole that nothing before it said."""
         ...
 
     def offered(self, chunk: Chunk) -> None:
@@ -78,6 +78,13 @@ class Repeats(Protocol):
 
     def agreed(self, chunk: Chunk) -> Chunk:
         """The chunk as it must be after all that the policy gave on before it: the same one, if it agrees."""
+        ...
+
+    def numbered(self, chunk: Chunk) -> Chunk:
+        """The chunk that goes to the client with the number that it has there, if the provider counts its chunks.
+
+        For the object that is asked for what is unsaid, which has seen the provider's numbers.
+        """
         ...
 
 
@@ -119,8 +126,8 @@ class WireFormat(Protocol):
     path: str
     """The path of its endpoint, the same at the gateway and at the provider."""
 
-    blocks: Blocks | None
-    """How its responses are cut into blocks; None if that cannot be done."""
+    blocks: Blocks
+    """How its responses are cut into blocks."""
     keep_alive: bytes
     """A frame that says nothing, for a client that waits."""
 

@@ -42,7 +42,7 @@ class OpenAIChat:
     name = "openai.chat_completions"
     provider = "openai"
     path = "/v1/chat/completions"
-    blocks: Blocks | None = OpenAIChatBlocks()
+    blocks: Blocks = OpenAIChatBlocks()
     keep_alive = b": keep-alive\n\n"
 
     def request_attributes(self, body: Json) -> Mapping[str, Any]:

@@ -24,19 +24,13 @@ from luthien.formats.format import (
     text_slots,
 )
 from luthien.formats.openai_chat import openai_error
-from luthien.formats.openai_responses_stream import (
-    PartSlot,
-    ResponsesAssembler,
-    ResponsesRepeats,
-    ended,
-    item_slots,
-    pieces,
-    type_of,
-)
+from luthien.formats.openai_responses_assembler import ResponsesAssembler
+from luthien.formats.openai_responses_blocks import ResponsesBlocks
+from luthien.formats.openai_responses_repeats import ResponsesRepeats
+from luthien.formats.openai_responses_stream import PartSlot, ended, is_terminal, item_slots, pieces, type_of
 from luthien.formats.sse import Chunk
 from luthien.telemetry import conventions as names
 
-_TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
 # Inputs that a model wrote for its tools: JSON or code of their own.
 INPUTS = frozenset({"arguments", "input", "code"})
 
@@ -45,7 +39,7 @@ class OpenAIResponses:
     name = "openai.responses"
     provider = "openai"
     path = "/v1/responses"
-    blocks: Blocks | None = None
+    blocks: Blocks = ResponsesBlocks()
     keep_alive = b": keep-alive\n\n"
 
     def request_attributes(self, body: Json) -> Mapping[str, Any]:
@@ -134,10 +128,6 @@ class OpenAIResponses:
     def error_frame(self, status: int, code: str, message: str, position: int = 0) -> bytes:
         error = {"type": "error", "sequence_number": position, "code": code, "message": message, "param": None}
         return Chunk.of(error, "error").raw
-
-
-def is_terminal(body: Json) -> bool:
-    return type_of(body) in _TERMINAL
 
 
 def _is_read(place: str) -> bool:

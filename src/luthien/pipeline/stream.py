@@ -98,9 +98,8 @@ class StreamPass:
         """Nothing more will come: gives what the policies still hold. Raises as `run` does."""
         async with self._kept_alive():
             self._keep_alive.is_holding = True
-            held = await self.policies.finish()
+            await self.release(await self.policies.finish())
             self._check_block()
-            await self.release(held)
 
     def _kept_alive(self) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self.policies.is_empty else self._keep_alive.running()

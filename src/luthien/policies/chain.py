@@ -168,6 +168,7 @@ class StreamRun:
         for link in links:
             link.assembler = None if link is last else BoundedAssembler(call.format.assembler())
         self._repeats = call.format.repeats() if links else None
+        self._terminal: Chunk | None = None
         self._decided = False
 
     @property
@@ -190,33 +191,39 @@ class StreamRun:
         Raises:
             PolicyFailure: a policy broke.
         """
-        return await self._pass(0, (*self._unsaid(chunk), chunk))
+        return self._numbered(await self._pass(0, (*self._unsaid(chunk), chunk)))
 
     async def feed_unsaid(self, terminal: Chunk) -> Sequence[Chunk]:
         """What the end marker says that the policies were not shown; like `feed`."""
+        self._terminal = terminal
         unsaid = self._unsaid(terminal)
-        return await self._pass(0, unsaid) if unsaid else ()
+        return self._numbered(await self._pass(0, unsaid)) if unsaid else ()
 
     def agreed(self, terminal: Chunk) -> Chunk:
         """The end marker in agreement with all that the policies gave on, after `finish`."""
-        agreed = terminal
-        for link in self._links:
-            agreed = link.agreed_end(agreed)
+        [agreed] = self._numbered([terminal if self._terminal is None else self._terminal])
         return agreed if agreed is terminal else agreed.standing_for(terminal.frame)
 
     def _unsaid(self, chunk: Chunk) -> Sequence[Chunk]:
         unsaid = () if self._repeats is None else self._repeats.unsaid(chunk)
         return [each.standing_for(chunk.frame) for each in unsaid]
 
+    def _numbered(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
+        repeats = self._repeats
+        return chunks if repeats is None else [repeats.numbered(chunk) for chunk in chunks]
+
     async def finish(self) -> list[Chunk]:
         """What was still held, now that the provider has finished; like `feed`."""
         released: list[Chunk] = []
         for index, link in enumerate(self._links):
-            given = () if link.blocked else await link.end()
             if link.blocked:
                 break
-            released += await self._pass(index + 1, given)
-        return released
+            released += await self._pass(index + 1, await link.end(self._terminal))
+            if link.blocked:
+                break
+            if self._terminal is not None:
+                self._terminal = link.agreed_end(self._terminal)
+        return [*self._numbered(released)]
 
     async def _pass(self, first: int, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
         for link in self._links[first:]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from luthien.formats import jsontext
-from luthien.formats.blocks import Blocks, Frame, GrowingBlock, check_readable
+from luthien.formats.blocks import Frame, GrowingBlock, Json, check_readable
 from luthien.formats.sse import Chunk
 from luthien.policies.details import MAX_DETAILS, Details
-from luthien.policies.policy import Action, CallContext, Policy, Response, Verdict
+from luthien.policies.policy import Action, Policy, Response, Verdict
 
 _TOLD_REASONS = 5
 
@@ -57,7 +57,7 @@ def _first_of_each(found: Iterable[Details]) -> Details:
 
 async def judge_blocks(policy: Policy, response: Response) -> Verdict:
     """Shows a policy the blocks of a plain response, up to one that it blocks; changes the body as it says."""
-    blocks = blocks_of(response.call)
+    blocks = response.call.format.blocks
     judged = blocks.of_response(response.body)
     tally = Tally()
     for place, block in enumerate(judged):
@@ -76,11 +76,12 @@ async def judge_blocks(policy: Policy, response: Response) -> Verdict:
     return verdict
 
 
-def blocks_of(call: CallContext) -> Blocks:
-    """Raises `NotImplementedError` when the format cannot be cut into blocks."""
-    if call.format.blocks is None:
-        raise NotImplementedError(f"{call.format.name} cannot be cut into blocks")
-    return call.format.blocks
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A block, and what may still go on before it."""
+
+    verdict: Verdict
+    given: Sequence[Chunk]
 
 
 class BlockReader:
@@ -89,7 +90,7 @@ class BlockReader:
     def __init__(self, policy: Policy) -> None:
         self.held_bytes = 0
         self._policy = policy
-        self._stream = blocks_of(policy.call).stream()
+        self._stream = policy.call.format.blocks.stream()
         self._frames: deque[Frame] = deque()
         self._judged: set[int] = set()
         self._released: list[Chunk] = []
@@ -97,7 +98,7 @@ class BlockReader:
         self._tally = Tally()
         self._has_given_up = False
 
-    async def feed(self, chunk: Chunk) -> Sequence[Chunk] | Verdict:
+    async def feed(self, chunk: Chunk) -> Sequence[Chunk] | Blocked:
         if self._has_given_up:
             return self._passed(chunk)
         self._unreadable = [chunk]
@@ -107,16 +108,16 @@ class BlockReader:
         self.held_bytes += len(chunk.raw)
         return await self._release()
 
-    async def end(self) -> Sequence[Chunk] | Verdict:
+    async def end(self, terminal: Chunk | None) -> Sequence[Chunk] | Blocked:
         self._stream.end()
         return await self._release()
 
-    async def _release(self) -> Sequence[Chunk] | Verdict:
+    async def _release(self) -> Sequence[Chunk] | Blocked:
         while self._frames and all(self._is_due(piece.block) for piece in self._frames[0].pieces):
             for piece in self._frames[0].pieces:
                 verdict = await self._judge(piece.block)
                 if verdict.action is Action.BLOCK:
-                    return verdict
+                    return Blocked(verdict, self._taken())
             self._write(self._frames[0])
             self.held_bytes -= len(self._frames.popleft().chunk.raw)
         return self._taken()
@@ -156,6 +157,9 @@ class BlockReader:
         self.held_bytes = 0
         return [*self._taken(), *self._unreadable]
 
+    def ended(self, terminal: Chunk) -> Chunk:
+        return terminal
+
     def _passed(self, chunk: Chunk) -> Sequence[Chunk]:
         try:
             self._write(self._stream.read(chunk))
@@ -173,7 +177,9 @@ class WholeReader:
     def __init__(self, policy: Policy) -> None:
         self.held_bytes = 0
         self._policy = policy
+        self._blocks = policy.call.format.blocks
         self._held: list[Chunk] = []
+        self._changed: Json | None = None
         self._has_given_up = False
         self._verdict = Verdict.allow()
 
@@ -185,9 +191,9 @@ class WholeReader:
         check_readable(chunk)
         return ()
 
-    async def end(self) -> Sequence[Chunk] | Verdict:
+    async def end(self, terminal: Chunk | None) -> Sequence[Chunk] | Verdict:
         assembler = self._policy.call.format.assembler()
-        for chunk in self._held:
+        for chunk in self._held if terminal is None else (*self._held, terminal):
             assembler.add(chunk)
         body = assembler.result()
         if body is None:
@@ -198,8 +204,12 @@ class WholeReader:
         if verdict.action is Action.BLOCK:
             return verdict
         if verdict.action is Action.MODIFY and jsontext.render(response.body) != before:
-            return blocks_of(self._policy.call).as_stream(response.body)
+            self._changed = response.body
+            return self._blocks.as_stream(response.body)
         return tuple(self._held)
+
+    def ended(self, terminal: Chunk) -> Chunk:
+        return terminal if self._changed is None else self._blocks.as_end(self._changed, terminal)
 
     def give_up(self) -> Sequence[Chunk]:
         self._has_given_up = True

@@ -15,7 +15,7 @@ from luthien.exchange import Side
 from luthien.formats import jsontext
 from luthien.formats.format import BoundedAssembler
 from luthien.formats.sse import Chunk
-from luthien.policies.holding import BlockReader, WholeReader
+from luthien.policies.holding import Blocked, BlockReader, WholeReader
 from luthien.policies.policy import Action, Needs, Policy, Verdict
 from luthien.policies.step import Decision, Step, error_verdict, is_cancelled
 from luthien.policies.trail import Due, Trail
@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 MAX_HELD_BYTES = 16 * 1024 * 1024
 """How much of one stream a policy may hold, in bytes of chunks; one that would hold more counts as broken."""
 
+Answer = Sequence[Chunk] | Verdict | Blocked
 Broken = Callable[[Step, Side, int, float, BaseException], PolicyFailure]
 
 
@@ -38,12 +39,16 @@ class Reader(Protocol):
     @property
     def held_bytes(self) -> int: ...
 
-    async def feed(self, chunk: Chunk) -> Sequence[Chunk] | Verdict:
+    async def feed(self, chunk: Chunk) -> Answer:
         """The chunks that may go on now, or a block."""
         ...
 
-    async def end(self) -> Sequence[Chunk] | Verdict:
-        """The same for what was still held, now that no more will come."""
+    async def end(self, terminal: Chunk | None) -> Answer:
+        """The same for what was still held, now that no more will come but the end marker, if it has come."""
+        ...
+
+    def ended(self, terminal: Chunk) -> Chunk:
+        """The end marker of what was given on."""
         ...
 
     def give_up(self) -> Sequence[Chunk]:
@@ -97,8 +102,11 @@ class ChunkReader:
     async def feed(self, chunk: Chunk) -> Sequence[Chunk] | Verdict:
         return (chunk,) if self._has_given_up else await self._policy.on_chunk(chunk)
 
-    async def end(self) -> Sequence[Chunk] | Verdict:
+    async def end(self, terminal: Chunk | None) -> Sequence[Chunk] | Verdict:
         return () if self._has_given_up else await self._policy.on_stream_end()
+
+    def ended(self, terminal: Chunk) -> Chunk:
+        return terminal
 
     def give_up(self) -> Sequence[Chunk]:
         self._has_given_up = True
@@ -108,28 +116,12 @@ class ChunkReader:
         return self._policy.stream_verdict()
 
 
-class _Unreadable(ChunkReader):
-    """For policies that need what the wire format cannot give: they break at the first chunk."""
-
-    def __init__(self, policy: Policy, pending: Pending, error: NotImplementedError) -> None:
-        super().__init__(policy, pending)
-        self._error = error
-
-    async def feed(self, chunk: Chunk) -> Sequence[Chunk] | Verdict:
-        if not self._has_given_up:
-            raise self._error
-        return (chunk,)
-
-
 def _reader(step: Step, policy: Policy, pending: Pending) -> Reader:
-    try:
-        match step.policy.needs:
-            case Needs.BLOCKS:
-                return BlockReader(policy)
-            case Needs.WHOLE:
-                return WholeReader(policy)
-    except NotImplementedError as error:
-        return _Unreadable(policy, pending, error)
+    match step.policy.needs:
+        case Needs.BLOCKS:
+            return BlockReader(policy)
+        case Needs.WHOLE:
+            return WholeReader(policy)
     return ChunkReader(policy, pending)
 
 
@@ -174,11 +166,11 @@ class Link:
         shown = () if self._is_over else await self._show(chunk)
         return (chunk,) if self.step.is_shadow else shown
 
-    async def end(self) -> Sequence[Chunk]:
-        """What was still held."""
+    async def end(self, terminal: Chunk | None = None) -> Sequence[Chunk]:
+        """What was still held; `terminal` is the end marker that this policy will not be shown."""
         if self._is_over:
             return ()
-        given = await self._call(self._reader.end)
+        given = await self._call(lambda: self._reader.end(terminal))
         if self._pending.chunks:
             self.changed = True  # something was never given on
         return () if self.step.is_shadow else given
@@ -196,9 +188,7 @@ class Link:
             self._pending.add(chunk)
         return await self._call(lambda: self._reader.feed(chunk), chunk)
 
-    async def _call(
-        self, ask: Callable[[], Awaitable[Sequence[Chunk] | Verdict]], shown: Chunk | None = None
-    ) -> Sequence[Chunk]:
+    async def _call(self, ask: Callable[[], Awaitable[Answer]], shown: Chunk | None = None) -> Sequence[Chunk]:
         started = time.perf_counter()
         if self._due is not None and shown is not None:
             self._due.shown(shown.frame, started)
@@ -217,6 +207,9 @@ class Link:
         return given
 
     def _checked(self, answer: object) -> tuple[Chunk, ...]:
+        if isinstance(answer, Blocked):
+            self._checked(answer.verdict)
+            return tuple(answer.given)
         if isinstance(answer, Verdict):
             if answer.action is not Action.BLOCK:
                 raise TypeError(f"a verdict on a chunk can only block, not {answer.action}")
@@ -239,7 +232,7 @@ class Link:
 
     def agreed_end(self, terminal: Chunk) -> Chunk:
         """The end marker in agreement with what the policy gave on; a policy in shadow changes nothing."""
-        agreed = self._agreed(terminal)
+        agreed = self._agreed(self._reader.ended(terminal))
         return terminal if self.step.is_shadow else agreed
 
     def _agreed(self, chunk: Chunk) -> Chunk:

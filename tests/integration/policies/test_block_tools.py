@@ -11,9 +11,17 @@ import openai
 import pytest
 
 from tests.playbook import Gateway, ScriptedProvider, answers, running_gateway, streams
-from tests.wire_tools import anthropic_tools, anthropic_tools_stream, openai_tools, openai_tools_stream
+from tests.wire_tools import (
+    anthropic_tools,
+    anthropic_tools_stream,
+    openai_tools,
+    openai_tools_stream,
+    responses_tools,
+    responses_tools_stream,
+)
 
 GONE = "[The call of the tool shell was blocked by a policy.]"
+BLOCKED = "blocked by the policy 'block_tools': the model called the tool shell"
 RULES = [{"tool": "shell", "when": [{"pointer": "/command", "matches": r"\brm\b"}]}, {"tool": "delete_*"}]
 DELETES, LISTS, READS = ("shell", {"command": "rm -rf /"}), ("shell", {"command": "ls"}), ("read", {"path": "a"})
 ASK: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
@@ -40,6 +48,15 @@ def ask_openai(gateway: Gateway, streamed: bool, **fields: Any) -> Any:
             return client.chat.completions.create(**ASK, **fields)
         with client.chat.completions.stream(**ASK, **fields) as events:
             return events.get_final_completion()
+
+
+def ask_responses(gateway: Gateway, streamed: bool, **fields: Any) -> Any:
+    asked = {"model": "m", "input": "x", **fields}
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="k", max_retries=0) as client:
+        if not streamed:
+            return client.responses.create(**asked)
+        with client.responses.stream(**asked) as events:
+            return events.get_final_response()
 
 
 def ask_anthropic(gateway: Gateway, streamed: bool, **fields: Any) -> Any:
@@ -98,6 +115,58 @@ class TestOpenAI:
         self.play(provider, streamed, READS)
         tools = [{"type": "function", "function": {"name": name}} for name in ("delete_all", "read")]
         ask_openai(dropping, streamed, tools=tools)
+        assert provider.turns[0].json["tools"] == tools[1:]
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+class TestResponses:
+    def play(self, provider: ScriptedProvider, streamed: bool, *calls: Any) -> None:
+        plain, stream = responses_tools("Let me see.", *calls), responses_tools_stream("Let me see.", *calls)
+        provider.will(streams(*stream) if streamed else answers(plain))
+
+    def test_one_call_of_several(self, dropping: Gateway, provider: ScriptedProvider, streamed: bool) -> None:
+        self.play(provider, streamed, LISTS, DELETES, READS)
+        response = ask_responses(dropping, streamed)
+        said, first, gone, second = response.output
+        assert [said.content[0].text, gone.content[0].text] == ["Let me see.", GONE]
+        assert [(call.name, json.loads(call.arguments)) for call in (first, second)] == [LISTS, READS]
+        assert response.output_text == f"Let me see.{GONE}"
+        assert response.usage.total_tokens == 12
+
+    def test_every_call(self, dropping: Gateway, provider: ScriptedProvider, streamed: bool) -> None:
+        self.play(provider, streamed, DELETES)
+        response = ask_responses(dropping, streamed)
+        assert [item.type for item in response.output] == ["message", "message"]
+        assert response.status == "completed"
+
+    def test_what_is_allowed_passes_as_it_came(
+        self, dropping: Gateway, provider: ScriptedProvider, streamed: bool
+    ) -> None:
+        self.play(provider, streamed, LISTS, READS)
+        response = dropping.post("/v1/responses", {"model": "m", "input": "x", "stream": streamed})
+        assert response.content == (
+            b"".join(responses_tools_stream("Let me see.", LISTS, READS))
+            if streamed
+            else json.dumps(responses_tools("Let me see.", LISTS, READS)).encode()
+        )
+
+    def test_a_block(self, blocking: Gateway, provider: ScriptedProvider, streamed: bool) -> None:
+        self.play(provider, streamed, READS, DELETES)
+        asked: Any = {"model": "m", "input": "x", "stream": streamed}
+        with openai.OpenAI(base_url=f"{blocking.url}/v1", api_key="k", max_retries=0) as client:
+            if streamed:
+                *_, last = client.responses.create(**asked)
+                assert (last.type, last.message) == ("error", BLOCKED)
+            else:
+                with pytest.raises(openai.PermissionDeniedError, match="the model called the tool shell"):
+                    client.responses.create(**asked)
+        assert blocking.call(blocking.newest_call_id())["outcome"] == "blocked"
+
+    def test_definitions_are_removed(self, dropping: Gateway, provider: ScriptedProvider, streamed: bool) -> None:
+        self.play(provider, streamed, READS)
+        names = ("delete_all", "read")
+        tools: Any = [{"type": "function", "name": name, "parameters": {}, "strict": False} for name in names]
+        ask_responses(dropping, streamed, tools=tools)
         assert provider.turns[0].json["tools"] == tools[1:]
 
 

@@ -13,18 +13,25 @@ import pytest
 from luthien.errors import PolicyFailure
 from luthien.formats.blocks import Block, BlockKind
 from luthien.formats.format import WireFormat
-from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT
+from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, OPENAI_RESPONSES
 from luthien.formats.sse import Chunk, FrameReader
 from luthien.policies.chain import Chain, ChainRun, StreamRun
 from luthien.policies.policy import Action, CallContext, Needs, Policy, Response, Verdict
 from luthien.policies.registry import make_step
-from tests.unit.policies.test_chain import streamed
 from tests.wire import openai_chunk, sse
-from tests.wire_tools import anthropic_tools, anthropic_tools_stream, openai_tools, openai_tools_stream
+from tests.wire_tools import (
+    anthropic_tools,
+    anthropic_tools_stream,
+    openai_tools,
+    openai_tools_stream,
+    responses_tools,
+    responses_tools_stream,
+)
 
 FORMATS = [
     pytest.param(OPENAI_CHAT, openai_tools_stream, openai_tools, id="openai"),
     pytest.param(ANTHROPIC_MESSAGES, anthropic_tools_stream, anthropic_tools, id="anthropic"),
+    pytest.param(OPENAI_RESPONSES, responses_tools_stream, responses_tools, id="responses"),
 ]
 CALLS = [("read", {"path": "a.txt"}), ("run", {"command": "rm -rf /"}), ("write", {"path": "b.txt", "text": "b"})]
 Play = Callable[..., list[bytes]]
@@ -40,6 +47,20 @@ def run_of(wire_format: WireFormat, policy: type[Policy], max_held_bytes: int = 
     return Chain((step,), max_held_bytes).open(CallContext(UUID(int=0), wire_format, "m", streaming=True))
 
 
+async def streamed(stream: StreamRun, chunks: Sequence[Chunk]) -> list[Chunk]:
+    """What the client is given up to a block, the end marker included, if it came."""
+    given: list[Chunk] = []
+    for chunk in chunks:
+        if any(each.is_terminal(chunk) for each in (OPENAI_CHAT, ANTHROPIC_MESSAGES, OPENAI_RESPONSES)):
+            given += await stream.feed_unsaid(chunk)
+            given += await stream.finish()
+            return given if stream.blocked else [*given, stream.agreed(chunk)]
+        given += await stream.feed(chunk)
+        if stream.blocked:
+            return given
+    return [*given, *await stream.finish()]
+
+
 def assembled(wire_format: WireFormat, chunks: Sequence[Chunk]) -> Any:
     assembler = wire_format.assembler()
     for chunk in chunks:
@@ -48,7 +69,14 @@ def assembled(wire_format: WireFormat, chunks: Sequence[Chunk]) -> Any:
 
 
 def contents(body: Any) -> list[Any]:
-    """The texts and calls of a plain response, in either format."""
+    """The texts and calls of a plain response, in any format."""
+    if "output" in body:
+        return [
+            "".join(part["text"] for part in item["content"])
+            if item["type"] == "message"
+            else (item["name"], json.loads(item["arguments"]))
+            for item in body["output"]
+        ]
     if "content" in body:
         return [each["text"] if each["type"] == "text" else (each["name"], each["input"]) for each in body["content"]]
     message = body["choices"][0]["message"]
@@ -58,17 +86,21 @@ def contents(body: Any) -> list[Any]:
 
 
 def reason(body: Any) -> str:
+    if "output" in body:  # says no more than that it is complete
+        assert body["status"] == "completed"
+        return "tool_calls" if any(item["type"] == "function_call" for item in body["output"]) else "stop"
     found: str = body["stop_reason"] if "stop_reason" in body else body["choices"][0]["finish_reason"]
     return found
 
 
 def indices(wire_format: WireFormat, chunks: Sequence[Chunk]) -> list[int]:
-    """The numbers of blocks (of calls, with OpenAI), in the order in which they first come."""
+    """The numbers of blocks (of calls or items, with OpenAI), in the order in which they first come."""
     found: list[int] = []
     for chunk in chunks:
         body = chunk.json or {}
         if body.get("type", "").startswith("content_block"):
             found.append(body["index"])
+        found += [body["output_index"]] if "output_index" in body else []
         for choice in body.get("choices", ()):
             found += [call["index"] for call in choice["delta"].get("tool_calls", ())]
     return list(dict.fromkeys(found))
@@ -146,7 +178,7 @@ class TestBlocks:
         self, wire_format: WireFormat, play: Play, plain: Plain
     ) -> None:
         run = run_of(wire_format, Blocky)
-        chunks = chunks_of(play("Let me see.", *CALLS)[:-1])
+        chunks = chunks_of(play("Let me see.", *CALLS))
         stream = run.stream()
         assert await streamed(stream, chunks) == chunks
         assert not stream.changed
@@ -186,7 +218,7 @@ class TestBlocks:
     ) -> None:
         run = run_of(wire_format, policy)
         stream = run.stream()
-        given = await streamed(stream, chunks_of(play("Let me see.", *calls)[:-1]))
+        given = await streamed(stream, chunks_of(play("Let me see.", *calls)))
         body = assembled(wire_format, given)
         whole = json.loads(await run.on_response(json.dumps(plain("Let me see.", *calls)).encode()))
         for found in (body, whole):
@@ -202,7 +234,7 @@ class TestBlocks:
         self, wire_format: WireFormat, play: Play, plain: Plain
     ) -> None:
         run = run_of(wire_format, SayAll)
-        given = await streamed(run.stream(), chunks_of(play("Hm.", *CALLS[:2])[:-1]))
+        given = await streamed(run.stream(), chunks_of(play("Hm.", *CALLS[:2])))
         whole = json.loads(await run.on_response(json.dumps(plain("Hm.", *CALLS[:2])).encode()))
         for found in (assembled(wire_format, given), whole):
             assert "".join(contents(found)).replace("\n\n", "") == "Hm.not readnot run"
@@ -210,7 +242,7 @@ class TestBlocks:
 
     async def test_a_text_among_calls_that_stay(self, wire_format: WireFormat, play: Play, plain: Plain) -> None:
         run = run_of(wire_format, SayRun)
-        given = await streamed(run.stream(), chunks_of(play("", *CALLS)[:-1]))
+        given = await streamed(run.stream(), chunks_of(play("", *CALLS)))
         found = assembled(wire_format, given)
         assert sorted(map(str, contents(found))) == sorted(map(str, [CALLS[0], "not run", CALLS[2]]))
         assert reason(found) in {"tool_calls", "tool_use"}
@@ -238,7 +270,7 @@ class TestBlocks:
     async def test_a_block_ends_the_response(self, wire_format: WireFormat, play: Play, plain: Plain) -> None:
         run = run_of(wire_format, BlockRun)
         stream = run.stream()
-        given = await streamed(stream, chunks_of(play("Hm.", *CALLS)[:-1]))
+        given = await streamed(stream, chunks_of(play("Hm.", *CALLS)))
         assert stream.blocked is not None
         assert stream.blocked.reason == "no shell"
         assert contents(assembled(wire_format, given)) == ["Hm.", CALLS[0]]
@@ -247,14 +279,14 @@ class TestBlocks:
 
     async def test_one_that_breaks_stops_the_stream(self, wire_format: WireFormat, play: Play, plain: Plain) -> None:
         with pytest.raises(PolicyFailure):
-            await streamed(run_of(wire_format, BreakAtRun).stream(), chunks_of(play("Hm.", *CALLS)[:-1]))
+            await streamed(run_of(wire_format, BreakAtRun).stream(), chunks_of(play("Hm.", *CALLS)))
 
     async def test_one_that_breaks_and_may_lets_the_rest_pass(
         self, wire_format: WireFormat, play: Play, plain: Plain
     ) -> None:
         run = run_of(wire_format, BreakAtRun, fails_open=True)
         stream = run.stream()
-        given = await streamed(stream, chunks_of(play("Hm.", *CALLS)[:-1]))
+        given = await streamed(stream, chunks_of(play("Hm.", *CALLS)))
         body = assembled(wire_format, given)
         assert contents(body) == ["Hm.", *CALLS[1:]]
         assert indices(wire_format, given) == list(range(len(indices(wire_format, given))))
@@ -264,9 +296,10 @@ class TestBlocks:
     async def test_in_shadow_nothing_is_held(self, wire_format: WireFormat, play: Play, plain: Plain) -> None:
         run = run_of(wire_format, SayAll, is_shadow=True)
         stream = run.stream()
-        for chunk in chunks_of(play("Hm.", *CALLS)[:-1]):
+        *chunks, terminal = chunks_of(play("Hm.", *CALLS))
+        for chunk in chunks:
             assert list(await stream.feed(chunk)) == [chunk]
-        await stream.finish()
+        assert await streamed(stream, [terminal]) == [terminal]
         stream.decide(None)
         (decision,) = run.decisions
         assert (decision.verdict.action, decision.changed) == (Action.MODIFY, True)
@@ -275,7 +308,7 @@ class TestBlocks:
     async def test_what_is_held_is_bounded(self, wire_format: WireFormat, play: Play, plain: Plain) -> None:
         long = ("write", {"text": "x" * 4000})
         with pytest.raises(PolicyFailure):
-            await streamed(run_of(wire_format, SayAll, 2000).stream(), chunks_of(play("Hm.", long)[:-1]))
+            await streamed(run_of(wire_format, SayAll, 2000).stream(), chunks_of(play("Hm.", long)))
 
     async def test_a_frame_that_is_no_object_stops_the_stream(
         self, wire_format: WireFormat, play: Play, plain: Plain
@@ -286,9 +319,19 @@ class TestBlocks:
 
     async def test_and_passes_as_it_came_if_it_may(self, wire_format: WireFormat, play: Play, plain: Plain) -> None:
         stream = run_of(wire_format, SayAll, fails_open=True).stream()
-        frames = play("Hm.", *CALLS)[:-1]
+        frames = play("Hm.", *CALLS)
         chunks = chunks_of([*frames[:5], b"data: [1]\n\n", *frames[5:]])
         assert await streamed(stream, chunks) == chunks
+
+
+def side_by_side() -> list[bytes]:
+    """Two calls in one choice, whose pieces alternate."""
+
+    def piece(at: int, text: str, **begun: str) -> bytes:
+        return openai_chunk({"tool_calls": [{"index": at, "function": {**begun, "arguments": text}}]})
+
+    pieces = [piece(0, "", name="read"), piece(1, '{"a', name="run"), piece(0, '{"b'), piece(1, '": 1}')]
+    return [*pieces, piece(0, '": 2}'), openai_chunk({}, "tool_calls")]
 
 
 async def streamed_until_released(wire_format: WireFormat, chunks: Sequence[Chunk]) -> list[Chunk]:
@@ -320,45 +363,85 @@ class TestWhole:
         self, wire_format: WireFormat, play: Play, plain: Plain
     ) -> None:
         stream = run_of(wire_format, Whole).stream()
-        chunks = chunks_of(play("Hm.", *CALLS)[:-1])
-        for chunk in chunks:
+        chunks = chunks_of(play("Hm.", *CALLS))
+        for chunk in chunks[:-1]:
             assert list(await stream.feed(chunk)) == []
-        assert await stream.finish() == chunks
+        assert await stream.finish() == chunks[:-1]
 
     async def test_a_change_is_streamed_as_the_plain_response_would_be(
         self, wire_format: WireFormat, play: Play, plain: Plain
     ) -> None:
         run = run_of(wire_format, Whole)
         stream = run.stream()
-        chunks = chunks_of(play("change", *CALLS)[:-1])
+        chunks = chunks_of(play("change", *CALLS))
         before = assembled(wire_format, chunks)
         after = assembled(wire_format, await streamed(stream, chunks))
         assert contents(after) == ["CHANGE", *CALLS]
-        assert {**after, "choices": 0, "content": 0} == {**before, "choices": 0, "content": 0}
+        changed = {"choices": 0, "content": 0, "output": 0}
+        assert after | changed == before | changed
         assert reason(after) == reason(before)
         stream.decide(None)
         assert run.decisions[0].verdict == Verdict.modify("louder", 2)
 
     async def test_a_block(self, wire_format: WireFormat, play: Play, plain: Plain) -> None:
         stream = run_of(wire_format, Whole).stream()
-        assert await streamed(stream, chunks_of(play("block")[:-1])) == []
+        assert await streamed(stream, chunks_of(play("block"))) == []
         assert stream.blocked is not None
 
     async def test_what_is_held_is_bounded(self, wire_format: WireFormat, play: Play, plain: Plain) -> None:
         with pytest.raises(PolicyFailure):
-            await streamed(run_of(wire_format, Whole, 500).stream(), chunks_of(play("x" * 600)[:-1]))
+            await streamed(run_of(wire_format, Whole, 500).stream(), chunks_of(play("x" * 600)))
 
 
 class TestOddStreams:
-    async def test_a_call_that_goes_on_after_the_next_one_began_stops_the_stream(self) -> None:
+    async def test_calls_that_come_side_by_side_are_held_until_they_are_whole(self) -> None:
+        chunks = chunks_of(side_by_side())
+        assert await streamed(run_of(OPENAI_CHAT, Blocky).stream(), chunks) == chunks
+        stream = run_of(OPENAI_CHAT, DropRun).stream()
+        for chunk in chunks[:-1]:
+            assert list(await stream.feed(chunk)) == []
+        assert contents(assembled(OPENAI_CHAT, await streamed(stream, chunks[-1:]))) == [("read", {"b": 2})]
+
+    async def test_what_may_go_on_before_a_block_goes_on_though_one_chunk_decides_both(self) -> None:
+        *chunks, last = chunks_of(side_by_side())
+        stream = run_of(OPENAI_CHAT, BlockRun).stream()
+        for chunk in chunks:
+            assert list(await stream.feed(chunk)) == []
+        assert await stream.feed(last) == chunks[:1]
+        assert stream.blocked is not None
+
+    async def test_so_it_does_at_the_end_of_a_stream_that_breaks_off(self) -> None:
+        chunks = chunks_of(side_by_side()[:-1])
+        stream = run_of(OPENAI_CHAT, BlockRun).stream()
+        assert await streamed(stream, chunks) == chunks[:1]
+        assert stream.blocked is not None
+
+    async def test_a_call_whose_arguments_are_complete_is_whole_when_the_next_one_begins(self) -> None:
+        frames = openai_tools_stream("", *CALLS[::2])
+        stream = run_of(OPENAI_CHAT, Blocky).stream()
+        begins = next(at for at, frame in enumerate(frames) if b'"call_1"' in frame)
+        given = [len(await stream.feed(chunk)) for chunk in chunks_of(frames[: begins + 1])]
+        assert given[0] == 1
+        assert given[-1] == len(frames[1:begins])
+
+    async def test_one_that_goes_on_after_that_stops_the_stream(self) -> None:
         frames = [
-            openai_chunk({"tool_calls": [{"index": at, "function": {"name": "n", "arguments": "{"}}]})
+            openai_chunk({"tool_calls": [{"index": at, "function": {"name": "n", "arguments": "{}"}}]})
             for at in (0, 1, 0)
         ]
         with pytest.raises(PolicyFailure):
             await streamed(run_of(OPENAI_CHAT, SayAll).stream(), chunks_of(frames))
 
-    async def test_so_does_something_added_to_a_block_that_has_ended(self) -> None:
+    async def test_calls_that_share_an_index_are_whole_when_the_next_one_begins(self) -> None:
+        """Also where their arguments do not say so."""
+        calls = [{"index": at, "id": f"c{n}", "function": {"name": "n", "arguments": "x"}} for n, at in
+                 enumerate([0, 1, 0])]  # fmt: skip
+        chunks = chunks_of(
+            [*(openai_chunk({"tool_calls": [call]}) for call in calls), openai_chunk({}, "tool_calls")]
+        )
+        assert await streamed(run_of(OPENAI_CHAT, Blocky).stream(), chunks) == chunks
+
+    async def test_something_added_to_a_block_that_has_ended_stops_the_stream(self) -> None:
         frames = anthropic_tools_stream("", CALLS[0])
         with pytest.raises(PolicyFailure):
             await streamed(run_of(ANTHROPIC_MESSAGES, SayAll).stream(), chunks_of([*frames[:-2], frames[2]]))

@@ -89,12 +89,7 @@ async def passed(run: ChainRun, chunks: Sequence[Chunk]) -> list[Chunk]:
 @pytest.mark.parametrize("policy", [OfChunks, OfBlocks, OfTheWhole])
 @pytest.mark.parametrize("wire_format", FORMATS, ids=lambda each: each.name)
 class TestARemark:
-    def skip_if_impossible(self, policy: type[Policy], wire_format: WireFormat) -> None:
-        if policy is OfBlocks and wire_format.blocks is None:
-            pytest.skip("this format is not cut into blocks yet")
-
     async def test_on_a_plain_response_changes_nothing(self, policy: type[Policy], wire_format: WireFormat) -> None:
-        self.skip_if_impossible(policy, wire_format)
         run = run_of(policy, wire_format)
         body = json.dumps(WIRE[wire_format.name][0](), indent=1).encode()
         assert await run.on_response(body) is body
@@ -102,7 +97,6 @@ class TestARemark:
         assert (decision.verdict, decision.changed, decision.output) == (SEEN, False, None)
 
     async def test_on_a_stream_changes_nothing(self, policy: type[Policy], wire_format: WireFormat) -> None:
-        self.skip_if_impossible(policy, wire_format)
         run = run_of(policy, wire_format)
         chunks = chunks_of(WIRE[wire_format.name][1]("Hello ", "there"))
         given = await passed(run, chunks)

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthien.errors import PolicyFailure
 from luthien.exchange import Side
 from luthien.formats.registry import OPENAI_RESPONSES as FORMAT
 from luthien.formats.sse import Chunk, FrameReader
@@ -301,10 +300,66 @@ async def test_arguments_in_a_stream_get_their_values_back_wherever_they_are_sai
     assert added_up(given_on)["output"][0]["arguments"] == deltas(given_on)
 
 
-async def test_a_policy_that_needs_blocks_stops_a_call_that_cannot_be_cut_into_them() -> None:
-    """Nothing that it should have seen goes on."""
-    config = BlockTools.Config.model_validate({"rules": [{"tool": "send"}]})
-    stream = Chain((make_step("block_tools", BlockTools, config),)).open(CALL).stream()
-    with pytest.raises(PolicyFailure):
-        for chunk in chunks_of(calling("{}", "{}")):
-            assert not await stream.feed(chunk)
+def numbers(chunks: Iterable[Chunk]) -> list[Any]:
+    return [(chunk.json or {}).get("sequence_number") for chunk in chunks if chunk.json]
+
+
+async def test_what_the_client_is_given_is_numbered_without_gaps() -> None:
+    frames = [frame.replace(b'"sequence_number": ', b'"sequence_number": 4') for frame in responses_stream("a", "b")]
+    first = int(chunks_of(frames)[0].json["sequence_number"])  # type: ignore[index]
+
+    class Odd(Policy):
+        """Drops one frame, says another twice, and one without a number."""
+
+        async def on_chunk(self, chunk: Chunk) -> Sequence[Chunk]:
+            body = chunk.json or {}
+            match body.get("type"):
+                case "response.in_progress":
+                    return ()
+                case "response.output_text.delta":
+                    unnumbered = {key: value for key, value in body.items() if key != "sequence_number"}
+                    return (chunk, chunk, Chunk.of(unnumbered, chunk.event))
+            return (chunk,)
+
+    given_on, _ = await through(frames, plain(Odd), plain(Watching))
+    assert len(given_on) == len(frames) - 1 + 4
+    assert numbers(given_on) == [*range(first, first + len(given_on))]
+    assert deltas(given_on) == "aaabbb"
+
+
+async def test_the_numbers_of_a_provider_that_leaves_gaps_are_its_own() -> None:
+    frames = [frame.replace(b'"sequence_number": ', b'"sequence_number": 1') for frame in responses_stream("a")]
+    given_on, _ = await through(frames, plain(Watching))
+    assert b"".join(chunk.raw for chunk in given_on) == b"".join(frames)
+
+
+async def test_where_a_provider_gives_no_numbers_nobody_does() -> None:
+    bodies = [chunk.json or {} for chunk in chunks_of(responses_stream("a secret"))]
+    frames = [sse({key: value for key, value in body.items() if key != "sequence_number"}) for body in bodies]
+    given_on, _ = await through(frames, replacing(SECRET))
+    assert set(numbers(given_on)) == {None}
+
+
+async def test_an_item_of_a_policy_s_own_is_in_the_end_marker() -> None:
+    class Adds(Watching):
+        async def on_stream_end(self) -> Sequence[Chunk]:
+            return chunks_of(responses_events(*responses_text("and ", "more", output_index=1)))
+
+    given_on, _ = await through(responses_stream("a"), plain(Adds), plain(Watching))
+    more = responses_response("and more")["output"]
+    assert added_up(given_on) == responses_response("a") | {"output": responses_response("a")["output"] + more}
+    assert numbers(given_on) == [*range(len(given_on))]
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [(), ("arguments.done",), ("arguments.done", "item.done"), ("arguments.done", "item.done", "item.added")],
+)
+async def test_a_call_that_is_said_whole_only_is_shown_to_the_policies_all_the_same(missing: Sequence[str]) -> None:
+    frames = [frame for frame in calling('{"to": "a"}') if not any(name.encode() in frame for name in missing)]
+    config = BlockTools.Config.model_validate({"rules": [{"when": [{"pointer": "/to", "matches": "a"}]}]})
+    given_on, _ = await through(frames, make_step("block_tools", BlockTools, config))
+    assert b"arguments" not in b"".join(chunk.raw for chunk in given_on)
+    assert [item["type"] for item in added_up(given_on)["output"]] == ["message"]
+    given_on, _ = await through(frames, plain(Watching))
+    assert deltas(given_on) == '{"to": "a"}'

@@ -240,8 +240,6 @@ async def sides_of(wire_format: WireFormat, frames: list[bytes], steps: list[Ste
 async def test_what_is_given_on_violates_nothing_more(
     wire_format: WireFormat, frames: list[bytes], steps: list[Step]
 ) -> None:
-    if wire_format.blocks is None and any(each.policy.needs is not Needs.CHUNKS for each in steps):
-        pytest.skip("what cannot be cut into blocks stops the call")
     sides, _ = await sides_of(wire_format, frames, steps)
     assert not sides.upstream_violations
     assert not sides.gateway_violations

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from luthien.formats import jsontext
 from luthien.formats.sse import MAX_DEPTH
-from luthien.policies.holding import blocks_of
 from luthien.policies.policy import Block, BlockKind, Needs, Policy, Request, Verdict
 
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -88,7 +87,7 @@ class BlockTools(Policy):
         if self.config.definitions == "keep":
             return Verdict.allow()
         unwanted = [rule.tool for rule in self.config.rules if not rule.when]
-        removed = blocks_of(self.call).remove_tools(
+        removed = self.call.format.blocks.remove_tools(
             request.body, lambda name: any(fnmatchcase(name, glob) for glob in unwanted)
         )
         if not removed:
