@@ -247,6 +247,12 @@ class _Items(list[Any]):
             if index is None:
                 self.append(item)
                 continue
-            if index not in self._by_index:
-                self.append(self._by_index.setdefault(index, {}))
+            if index not in self._by_index or _is_another(self._by_index[index], item):
+                self._by_index[index] = {}
+                self.append(self._by_index[index])
             _merge(self._by_index[index], item)
+
+
+def _is_another(known: Json, item: Json) -> bool:
+    """Some providers give every call the same index, whole, and tell them apart by their ids."""
+    return bool(known.get("id") and item.get("id")) and known["id"] != item["id"]
