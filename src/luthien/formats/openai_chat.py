@@ -230,7 +230,7 @@ def _merge(known: Json, delta: Json) -> None:
             if not isinstance(known.get(key), _Items):
                 known[key] = _Items()
             known[key].merge(value)
-        elif value is not None or key not in known:
+        elif key not in known or value not in (None, ""):
             known[key] = value
 
 
