@@ -35,7 +35,7 @@ _TEXT_FIELDS = ("content", "refusal", "reasoning_content", "reasoning")
 # A choice speaks in one of these at a time: first it reasons, then it answers, then it calls its tools.
 _SPOKEN = (*_TEXT_FIELDS, "tool_calls", "function_call")
 # Fields of a delta that state a value; every other string is a fragment to be appended.
-_STATED = frozenset({"id", "type", "role", "index"})
+_STATED = frozenset({"id", "type", "role", "index", "format"})
 
 
 class OpenAIChat:
