@@ -206,6 +206,7 @@ class OpenAIChatAssembler:
         top = dict(self._top)
         if top.get("object") == "chat.completion.chunk":
             top["object"] = "chat.completion"
+        top.pop("obfuscation", None)  # pads the chunks of a stream; the plain response has none
         top["choices"] = [self._choices[index] for index in sorted(self._choices)]
         assembled: Json = whole(top)
         for choice in assembled["choices"]:
