@@ -178,11 +178,13 @@ class OpenAIChatAssembler:
         body = chunk.json
         if body is None:
             return
+        # Azure's filters remark on prompt and text in chunks of their own, whose id, model and object are empty.
+        is_remark = body.get("object") == "" and bool(self._top.get("object"))
         for key, value in body.items():
             if key == "choices":
                 for choice in objects(value):
                     self._add_choice(choice)
-            elif value is not None or key not in self._top:
+            elif key not in self._top or (value is not None and not is_remark):
                 self._top[key] = value
 
     def _add_choice(self, choice: Json) -> None:
@@ -197,6 +199,8 @@ class OpenAIChatAssembler:
                 if not isinstance(known.get(key), dict):
                     known[key] = {}
                 _merge(known[key], value)
+            elif isinstance(value, dict) and isinstance(known.get(key), dict):
+                known[key] = {**known[key], **value}
             elif value is not None or key not in known:
                 known[key] = value
 
