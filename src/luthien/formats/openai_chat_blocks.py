@@ -47,7 +47,7 @@ class OpenAIChatBlocks:
             _change_choice(choice, [(place, next(remaining)) for place in _places(choice)])
 
     def as_stream(self, body: Json) -> list[Chunk]:
-        top = {key: value for key, value in body.items() if key not in {"choices", "usage"}}
+        top = {key: value for key, value in body.items() if key not in {"choices", "usage", "error"}}
         top["object"] = "chat.completion.chunk"
         chunks: list[Chunk] = []
         for choice in objects(body.get("choices")):
@@ -61,6 +61,8 @@ class OpenAIChatBlocks:
             chunks += [Chunk.of({**top, "choices": [part]}) for part in said]
         if body.get("usage") is not None or not chunks:
             chunks.append(Chunk.of({**top, "choices": [], "usage": body.get("usage")}))
+        if body.get("error") is not None:
+            chunks.append(Chunk.of({"error": body["error"]}))
         return chunks
 
     def remove_tools(self, body: Json, is_unwanted: Callable[[str], bool]) -> list[str]:
@@ -204,7 +206,8 @@ class _Stream:
             if isinstance(delta.get("function_call"), dict):
                 block = self._call(known, _OLD_CALL, {"function": delta["function_call"]})
                 pieces.append(Piece(block, (place, "function_call")))
-            if choice.get("finish_reason") is not None:
+            # Some say an empty one in each chunk.
+            if choice.get("finish_reason"):
                 _finish(known)
         return Frame(chunk, tuple(pieces))
 
