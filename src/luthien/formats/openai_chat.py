@@ -106,7 +106,7 @@ class OpenAIChat:
         for choice in objects((chunk.json or {}).get("choices")):
             delta = choice.get("delta")
             fields = {field for field in _SPOKEN if delta.get(field)} if isinstance(delta, dict) else set()
-            if choice.get("finish_reason") is not None:
+            if choice.get("finish_reason"):
                 goes_on[str(index_of(choice))] = set()
             elif fields:
                 goes_on[str(index_of(choice))] = fields
