@@ -88,7 +88,7 @@ def _block(value: Json) -> Block:
     kind = _kind(value)
     text = text_or_none(value.get(_FIELDS.get(kind, ""))) or ""
     if kind is BlockKind.TOOL_CALL:
-        text = jsontext.render(value.get("input")).decode()
+        text = text_or_none(value.get("partial_json")) or jsontext.render(value.get("input")).decode()
     return Block(kind, 0, text, _name(value))
 
 
@@ -104,7 +104,8 @@ def _changed(value: Json, block: Block) -> list[Json]:
     if (known.text, known.name) == (block.text, block.name):
         return [value]
     if known.kind is BlockKind.TOOL_CALL:
-        return [{**value, "name": block.name, "input": jsontext.parse(block.text)}]
+        kept = {key: each for key, each in value.items() if key != "partial_json"}
+        return [{**kept, "name": block.name, "input": jsontext.parse(block.text)}]
     # Neither a signature nor what is quoted holds for another text.
     kept = {key: each for key, each in value.items() if key not in {"signature", "citations"}}
     return [{**kept, _FIELDS[known.kind]: block.text} if known.kind in _FIELDS else value]
@@ -119,6 +120,7 @@ def _as_events(value: Json, index: int) -> list[Chunk]:
         name, key = _DELTAS[kind]
         deltas.append({"type": name, key: _block(value).text})
         begun[_FIELDS.get(kind, "input")] = {} if kind is BlockKind.TOOL_CALL else ""
+        begun.pop("partial_json", None)  # of input that was cut short
     if citations := begun.pop("citations", None):
         deltas += [{"type": "citations_delta", "citation": citation} for citation in citations]
     if kind is BlockKind.REASONING and begun.get("signature"):
