@@ -235,7 +235,7 @@ class ResponsesRepeats:
             self._said.setdefault(said.keys[0], []).append(said.slot.text)
 
     def _text(self, keys: Sequence[str]) -> str:
-        return "".join(next((self._said[key] for key in keys if key in self._said), ()))
+        return jsontext.paired("".join(next((self._said[key] for key in keys if key in self._said), ())))
 
     def _expected(self, said: Said) -> str:
         """The text of a tool's input may never have come in pieces: there is nothing that could have changed it."""
