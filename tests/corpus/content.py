@@ -54,6 +54,16 @@ def content_of(folder: str, response: Json | None) -> Content:
     return content
 
 
+def frame_of(folder: str, response: Json) -> Json:
+    """All of a response around what it says: usage, ids and whatever else stands there."""
+    said = {
+        "openai_chat": {"choices"},
+        "anthropic_messages": {"content", "stop_reason"},
+        "openai_responses": {"output", "output_text"},
+    }[folder]
+    return {key: value for key, value in response.items() if key not in said}
+
+
 def _chat(response: Json, content: Content) -> None:
     for choice in response.get("choices") or ():
         message = choice["message"]
@@ -69,6 +79,9 @@ def _chat(response: Json, content: Content) -> None:
 
 def _anthropic(response: Json, content: Content) -> None:
     content.end(response.get("stop_reason"))
+    content.end(response.get("stop_sequence"))
+    content.end((response.get("stop_details") or {}).get("explanation"))
+    content.end((response.get("container") or {}).get("id"))
     for block in response.get("content") or ():
         if block["type"] in {"text", SIGNED}:
             content.say(block["type"], block.get(block["type"]))

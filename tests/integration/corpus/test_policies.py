@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.corpus.cases import FORMATS, cases
+from tests.corpus.cases import FORMATS, assembled, cases
 from tests.corpus.configurations import BREAKS_BLOCKS, CONFIGURATIONS, UNSAID, WITHOUT_BLOCKS, Configuration
-from tests.corpus.content import Content, content_of
+from tests.corpus.content import Content, content_of, frame_of
 from tests.corpus.sdks import Told, accumulated_by, events_of
 from tests.integration.corpus.conftest import Passage, Passed
 from tests.playbook import ScriptedProvider, running_gateway
@@ -47,10 +47,21 @@ def _faults(passed: Passed, configuration: Configuration) -> Iterator[str]:
         yield f"the record says {final.texts}, not {expected.texts}"
     if _arguments(final) != _arguments(expected):
         yield f"the record has the calls {final.calls}, not {expected.calls}"
+    yield from _other_frame(passed)
     if final.ends != expected.ends:
         yield f"the record ends in {final.ends}, not {expected.ends}"
     yield from _misread(passed, final)
     yield from violated(passed)
+
+
+def _other_frame(passed: Passed) -> Iterator[str]:
+    case = passed.case
+    before, after = (frame_of(case.folder, each) for each in (case.response, json.loads(passed.final)))
+    if not case.is_told_the_end:
+        after.pop("error")  # the gateway's own
+        before.pop("error", None)
+    if assembled(before) != assembled(after):
+        yield f"around what it says: {before} became {after}"
 
 
 def _misread(passed: Passed, final: Content) -> Iterator[str]:
