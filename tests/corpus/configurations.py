@@ -26,13 +26,14 @@ def same(text: str) -> str:
 class Configuration:
     """Policies as `luthien.yaml` has them.
 
-    `says` makes of each text that people read what the client must get, `calls` the same of a call's arguments.
+    `says` makes of each text that people read what the client must get, `calls` the same of a call's arguments; None
+    where texts come from elsewhere, or calls are dropped.
     `is_silent`: the client gets the provider's very bytes. `needs_blocks`: the wire format must be cut into blocks.
     """
 
     name: str
     policies: list[Json]
-    says: Change = same
+    says: Change | None = same
     calls: Change | None = same
     is_silent: bool = False
     needs_blocks: bool = False
@@ -42,10 +43,10 @@ class Configuration:
         return self.name
 
     def expected(self, content: Content) -> Content:
-        """What the client must get; calls that are dropped or renamed are left out."""
+        """What the client must get of what the provider said, as far as it can be told."""
         changed = Content()
-        for kind, text in content.texts:
-            changed.say(kind, self.says(text) if self.kinds(kind) else text)
+        for kind, text in content.texts if self.says else ():
+            changed.say(kind, self.says(text) if self.says and self.kinds(kind) else text)
         changed.ends = content.ends if self.calls else [_WITHOUT_CALLS.get(end, end) for end in content.ends]
         for name, arguments in content.calls if self.calls else ():
             changed.call(name, self.calls(arguments) if self.calls else arguments)
@@ -96,6 +97,13 @@ CONFIGURATIONS = [
     Configuration("redact_reversible", [GIVES_BACK], given_back, given_back),
     Configuration("block_tools_drop", [DROPS], calls=None, needs_blocks=True),
     Configuration(
+        "block_tools_says_so",
+        [{"policy": "block_tools", "config": {"rules": [{"tool": "*"}]}}],
+        says=None,
+        calls=None,
+        needs_blocks=True,
+    ),
+    Configuration(
         "block_tools_other",
         [{"policy": "block_tools", "config": {"rules": [{"tool": "no_such_tool"}]}}],
         is_silent=True,
@@ -116,6 +124,7 @@ CONFIGURATIONS = [
     ),
     Configuration("file_whole", [_file("UpperWhole")], str.upper, needs_blocks=True),
     Configuration("file_no_reasoning", [_file("NoReasoning")], lambda _: "", needs_blocks=True, kinds=_is_reasoning),
+    Configuration("file_other_texts", [_file("OtherTexts")], says=None, needs_blocks=True),
     Configuration(
         "file_own_arguments",
         [_file("OwnArguments")],

@@ -38,6 +38,17 @@ class NoReasoning(Policy):
         return Verdict.modify("no reasoning")
 
 
+class OtherTexts(Policy):
+    """Has other texts in the place of those that are there."""
+
+    needs = Needs.BLOCKS
+    kinds = frozenset({BlockKind.TEXT})
+
+    async def on_block(self, block: Block) -> Verdict:
+        block.drop("(withheld)")
+        return Verdict.modify("withheld")
+
+
 class OwnArguments(Policy):
     """Gives each call another name and other arguments."""
 

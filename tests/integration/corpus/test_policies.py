@@ -43,7 +43,7 @@ def _faults(passed: Passed, configuration: Configuration) -> Iterator[str]:
         yield f"other bytes: {_difference(case.raw, passed.raw)}"
     expected = configuration.expected(content_of(case.folder, case.response))
     final = content_of(case.folder, json.loads(passed.final))
-    if final.texts != expected.texts:
+    if configuration.says and final.texts != expected.texts:
         yield f"the record says {final.texts}, not {expected.texts}"
     if _arguments(final) != _arguments(expected):
         yield f"the record has the calls {final.calls}, not {expected.calls}"
