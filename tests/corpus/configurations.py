@@ -27,7 +27,7 @@ class Configuration:
     """Policies as `luthien.yaml` has them.
 
     `says` makes of each text that people read what the client must get, `calls` the same of a call's arguments; None
-    where texts come from elsewhere, or calls are dropped.
+    where texts come from elsewhere, or all calls are dropped. `keeps` are the names of those that are not.
     `is_silent`: the client gets the provider's very bytes. `needs_blocks`: the wire format must be cut into blocks.
     """
 
@@ -35,6 +35,7 @@ class Configuration:
     policies: list[Json]
     says: Change | None = same
     calls: Change | None = same
+    keeps: Callable[[str], bool] = field(default=lambda _: True)
     is_silent: bool = False
     needs_blocks: bool = False
     kinds: Callable[[str], bool] = field(default=lambda kind: kind != SIGNED)
@@ -47,9 +48,12 @@ class Configuration:
         changed = Content()
         for kind, text in content.texts if self.says else ():
             changed.say(kind, self.says(text) if self.says and self.kinds(kind) else text)
-        changed.ends = content.ends if self.calls else [_WITHOUT_CALLS.get(end, end) for end in content.ends]
+        changed.ends = content.ends
         for name, arguments in content.calls if self.calls else ():
-            changed.call(name, self.calls(arguments) if self.calls else arguments)
+            if self.calls and self.keeps(name):
+                changed.call(name, self.calls(arguments))
+        if content.calls and not changed.calls:
+            changed.ends = [_WITHOUT_CALLS.get(end, end) for end in content.ends]
         return changed
 
 
@@ -96,6 +100,12 @@ CONFIGURATIONS = [
     Configuration("redact_mask", [REDACTS], masked, masked),
     Configuration("redact_reversible", [GIVES_BACK], given_back, given_back),
     Configuration("block_tools_drop", [DROPS], calls=None, needs_blocks=True),
+    Configuration(
+        "block_tools_some",
+        [{"policy": "block_tools", "config": {"rules": [{"tool": "tide_at"}], "text": ""}}],
+        keeps=lambda name: name != "tide_at",
+        needs_blocks=True,
+    ),
     Configuration(
         "block_tools_says_so",
         [{"policy": "block_tools", "config": {"rules": [{"tool": "*"}]}}],
