@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from luthien.policies.policy import Block, BlockKind, Needs, Policy, Response, Verdict
 
+TOOLS = frozenset({"tide_at", "write_note", "ping", "notepad"})
+"""What the requests of the corpus offer."""
+
 
 class UpperBlocks(Policy):
     """Whole texts in capitals."""
@@ -50,11 +53,13 @@ class OtherTexts(Policy):
 
 
 class OwnArguments(Policy):
-    """Gives each call another name and other arguments."""
+    """Gives each call of a tool of the client's another name and other arguments."""
 
     needs = Needs.BLOCKS
     kinds = frozenset({BlockKind.TOOL_CALL})
 
     async def on_block(self, block: Block) -> Verdict:
+        if block.name not in TOOLS:
+            return Verdict.allow()
         block.name, block.text = "safe_tool", '{"said": "a \\"b\\"\\n", "n": [1, 2]}'
         return Verdict.modify("safe")
