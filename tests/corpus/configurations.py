@@ -168,9 +168,12 @@ CONFIGURATIONS = [
 ]
 
 UNSAID = frozenset({"openai_responses/done_without_deltas", "openai_responses/only_the_end"})
-"""Cases that say text whole without a delta before. It gets one where a policy reads the response (docs/policies.md),
-so the bytes are others; the delta comes without the part that it belongs to, and the SDK's `.stream()` breaks on it.
-"""
+"""Cases that say text whole without a delta before. It gets one where a policy is shown the response
+(docs/policies.md), so the bytes are others."""
+
+WITHOUT_PARTS = UNSAID
+"""Cases whose new delta comes without the part that it belongs to, on which the SDK's `.stream()` breaks. To be
+emptied when it comes with it."""
 
 WITHOUT_BLOCKS = frozenset({"openai_responses"})
 """Wire formats that cannot be cut into blocks yet: there what needs blocks breaks. To be emptied when they can."""

@@ -8,7 +8,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.corpus.cases import FORMATS, assembled, cases
-from tests.corpus.configurations import BREAKS_BLOCKS, CONFIGURATIONS, UNSAID, WITHOUT_BLOCKS, Configuration
+from tests.corpus.configurations import (
+    BREAKS_BLOCKS,
+    CONFIGURATIONS,
+    UNSAID,
+    WITHOUT_BLOCKS,
+    WITHOUT_PARTS,
+    Configuration,
+)
 from tests.corpus.content import Content, content_of, frame_of
 from tests.corpus.sdks import Told, accumulated_by, events_of
 from tests.integration.corpus.conftest import Passage, Passed
@@ -67,7 +74,7 @@ def _other_frame(passed: Passed) -> Iterator[str]:
 def _misread(passed: Passed, final: Content) -> Iterator[str]:
     case = passed.case
     for how, read in (("create", events_of(case.folder)), ("stream", accumulated_by(case.folder))):
-        if how in case.sdk or (how == "stream" and str(case) in UNSAID):
+        if how in case.sdk or (how == "stream" and str(case) in WITHOUT_PARTS):
             continue
         try:
             content = read(passed.raw)
