@@ -29,6 +29,11 @@ _DELTAS = {
     BlockKind.TOOL_CALL: ("input_json_delta", "partial_json"),
 }
 
+# What the last event of a stream says, and the official SDK takes from there and nowhere else.
+_ALWAYS_AT_END = ("stop_reason", "stop_sequence")
+_ENDS = (*_ALWAYS_AT_END, "stop_details", "container")
+_BESIDE_END = ("context_management",)
+
 
 class AnthropicBlocks:
     def stream(self) -> _Stream:
@@ -48,14 +53,17 @@ class AnthropicBlocks:
             body["stop_reason"] = "end_turn"
 
     def as_stream(self, body: Json) -> list[Chunk]:
-        ends = {"stop_reason": body.get("stop_reason"), "stop_sequence": body.get("stop_sequence")}
-        message = {key: value for key, value in body.items() if key != "error"}
-        message |= {"content": [], "stop_reason": None, "stop_sequence": None}
+        ends = {name: body.get(name) for name in _ENDS if name in body or name in _ALWAYS_AT_END}
+        has_end = ends["stop_reason"] is not None
+        late = {"error", *ends, *_BESIDE_END} if has_end else {"error"}
+        message = {key: value for key, value in body.items() if key not in late}
+        message |= {"content": [], **dict.fromkeys(_ALWAYS_AT_END)}
         chunks = [_event("message_start", message=message)]
         for index, each in enumerate(objects(body.get("content"))):
             chunks += _as_events(each, index)
-        if ends["stop_reason"] is not None:
-            chunks.append(_event("message_delta", delta=ends, usage=object_of(body.get("usage"))))
+        if has_end:
+            beside = {name: body[name] for name in _BESIDE_END if name in body}
+            chunks.append(_event("message_delta", delta=ends, usage=object_of(body.get("usage")), **beside))
         if body.get("error") is not None:
             chunks.append(_event("error", error=body["error"]))
         return chunks
@@ -82,7 +90,7 @@ def _block(value: Json) -> Block:
     kind = _kind(value)
     text = text_or_none(value.get(_FIELDS.get(kind, ""))) or ""
     if kind is BlockKind.TOOL_CALL:
-        text = jsontext.render(value.get("input")).decode()
+        text = text_or_none(value.get("partial_json")) or jsontext.render(value.get("input")).decode()
     return Block(kind, 0, text, _name(value))
 
 
@@ -98,7 +106,8 @@ def _changed(value: Json, block: Block) -> list[Json]:
     if (known.text, known.name) == (block.text, block.name):
         return [value]
     if known.kind is BlockKind.TOOL_CALL:
-        return [{**value, "name": block.name, "input": jsontext.parse(block.text)}]
+        kept = {key: each for key, each in value.items() if key != "partial_json"}
+        return [{**kept, "name": block.name, "input": jsontext.parse(block.text)}]
     # Neither a signature nor what is quoted holds for another text.
     kept = {key: each for key, each in value.items() if key not in {"signature", "citations"}}
     return [{**kept, _FIELDS[known.kind]: block.text} if known.kind in _FIELDS else value]
@@ -113,6 +122,7 @@ def _as_events(value: Json, index: int) -> list[Chunk]:
         name, key = _DELTAS[kind]
         deltas.append({"type": name, key: _block(value).text})
         begun[_FIELDS.get(kind, "input")] = {} if kind is BlockKind.TOOL_CALL else ""
+        begun.pop("partial_json", None)  # of input that was cut short
     if citations := begun.pop("citations", None):
         deltas += [{"type": "citations_delta", "citation": citation} for citation in citations]
     if kind is BlockKind.REASONING and begun.get("signature"):

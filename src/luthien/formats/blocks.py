@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
+from luthien.formats import jsontext
 from luthien.formats.sse import Chunk
 
 Json = dict[str, Any]
@@ -60,7 +61,7 @@ class GrowingBlock:
 
     @property
     def whole(self) -> Block:
-        return Block(self.kind, self.index, "".join(self.texts), "".join(self.names))
+        return Block(self.kind, self.index, jsontext.paired("".join(self.texts)), "".join(self.names))
 
     def settle(self, judged: Block) -> None:
         """Keeps what a policy made of it, if that is another block than it was."""

@@ -78,6 +78,18 @@ def render(value: Any) -> bytes:
         return json.dumps(value, separators=(",", ":")).encode()
 
 
+def paired(text: str) -> str:
+    """The text with halves of a surrogate pair as one character where they stand side by side.
+
+    Some providers cut a text inside of a character, and escape each half. A half that is alone stays so.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    return text
+
+
 def _count_values(text: str) -> int:
     """Roughly: what opens lists and objects, and the commas. A second look leaves out what strings are made of."""
     count = text.count("[") + text.count("{") + text.count(",")

@@ -35,7 +35,7 @@ _TEXT_FIELDS = ("content", "refusal", "reasoning_content", "reasoning")
 # A choice speaks in one of these at a time: first it reasons, then it answers, then it calls its tools.
 _SPOKEN = (*_TEXT_FIELDS, "tool_calls", "function_call")
 # Fields of a delta that state a value; every other string is a fragment to be appended.
-_STATED = frozenset({"id", "type", "role", "index"})
+_STATED = frozenset({"id", "type", "role", "index", "format"})
 
 
 class OpenAIChat:
@@ -178,11 +178,13 @@ class OpenAIChatAssembler:
         body = chunk.json
         if body is None:
             return
+        # Azure's filters remark on prompt and text in chunks of their own, whose id, model and object are empty.
+        is_remark = body.get("object") == "" and bool(self._top.get("object"))
         for key, value in body.items():
             if key == "choices":
                 for choice in objects(value):
                     self._add_choice(choice)
-            elif value is not None or key not in self._top:
+            elif key not in self._top or (value is not None and not is_remark):
                 self._top[key] = value
 
     def _add_choice(self, choice: Json) -> None:
@@ -197,6 +199,8 @@ class OpenAIChatAssembler:
                 if not isinstance(known.get(key), dict):
                     known[key] = {}
                 _merge(known[key], value)
+            elif isinstance(value, dict) and isinstance(known.get(key), dict):
+                known[key] = {**known[key], **value}
             elif value is not None or key not in known:
                 known[key] = value
 
@@ -206,6 +210,7 @@ class OpenAIChatAssembler:
         top = dict(self._top)
         if top.get("object") == "chat.completion.chunk":
             top["object"] = "chat.completion"
+        top.pop("obfuscation", None)  # pads the chunks of a stream; the plain response has none
         top["choices"] = [self._choices[index] for index in sorted(self._choices)]
         assembled: Json = whole(top)
         for choice in assembled["choices"]:
@@ -230,7 +235,7 @@ def _merge(known: Json, delta: Json) -> None:
             if not isinstance(known.get(key), _Items):
                 known[key] = _Items()
             known[key].merge(value)
-        elif value is not None or key not in known:
+        elif key not in known or value not in (None, ""):
             known[key] = value
 
 
@@ -247,6 +252,12 @@ class _Items(list[Any]):
             if index is None:
                 self.append(item)
                 continue
-            if index not in self._by_index:
-                self.append(self._by_index.setdefault(index, {}))
+            if index not in self._by_index or _is_another(self._by_index[index], item):
+                self._by_index[index] = {}
+                self.append(self._by_index[index])
             _merge(self._by_index[index], item)
+
+
+def _is_another(known: Json, item: Json) -> bool:
+    """Some providers give every call the same index, whole, and tell them apart by their ids."""
+    return bool(known.get("id") and item.get("id")) and known["id"] != item["id"]

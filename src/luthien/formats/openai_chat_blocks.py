@@ -25,7 +25,7 @@ class OpenAIChatBlocks:
             _change_choice(choice, [(place, next(remaining)) for place in _places(choice)])
 
     def as_stream(self, body: Json) -> list[Chunk]:
-        top = {key: value for key, value in body.items() if key not in {"choices", "usage"}}
+        top = {key: value for key, value in body.items() if key not in {"choices", "usage", "error"}}
         top["object"] = "chat.completion.chunk"
         chunks: list[Chunk] = []
         for choice in objects(body.get("choices")):
@@ -39,6 +39,8 @@ class OpenAIChatBlocks:
             chunks += [Chunk.of({**top, "choices": [part]}) for part in said]
         if body.get("usage") is not None or not chunks:
             chunks.append(Chunk.of({**top, "choices": [], "usage": body.get("usage")}))
+        if body.get("error") is not None:
+            chunks.append(Chunk.of({"error": body["error"]}))
         return chunks
 
     def as_end(self, body: Json, terminal: Chunk) -> Chunk:

@@ -37,11 +37,14 @@ class ResponsesBlocks:
         agree_text(body)
 
     def as_stream(self, body: Json) -> list[Chunk]:
-        opened = {**body, "status": "in_progress", "output": [], "usage": None}
+        opened = {**body, "status": "in_progress", "output": [], "usage": None, "error": None}
         opened.pop("output_text", None)
         events = [event(f"response.{name}", {"response": opened}) for name in ("created", "in_progress")]
         for index, item in enumerate(list_of(body.get("output"))):
             events += item_events(object_of(item), {"output_index": index})
+        # What has failed says so at its end; an error that came as an event of its own is one again.
+        if body.get("error") is not None and body.get("status") != "failed":
+            events.append(event("error", object_of(body["error"])))
         return events
 
     def as_end(self, body: Json, terminal: Chunk) -> Chunk:

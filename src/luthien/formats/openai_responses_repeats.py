@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 
 from luthien.formats import jsontext
 from luthien.formats.format import Json, count_or_none, objects
-from luthien.formats.openai_responses_events import event, item_events
+from luthien.formats.openai_responses_events import PART_LISTS, event, item_events, part_events
 from luthien.formats.openai_responses_stream import (
     ITEM,
+    PARTS,
     Said,
     is_terminal,
     item_key,
     item_keys,
+    list_of,
     output_of,
     pieces,
     type_of,
@@ -27,6 +29,8 @@ class ResponsesRepeats:
 
     def __init__(self) -> None:
         self._said: dict[str, list[str]] = {}
+        self._parts: set[str] = set()
+        """Parts that have begun, as item/list/index."""
         self._spoken: set[str] = set()
         """Items of which something was said in pieces."""
         self._offered: dict[str, Json] = {}
@@ -44,7 +48,7 @@ class ResponsesRepeats:
             return []
         self._numbers.came(body)
         self._hear(body)
-        missing = [*self._unknown_items(body)]
+        missing = [*self._unknown_items(body), *self._unknown_parts(body)]
         for each in missing:
             self._hear(each.json or {})
         for said in wholes(body):
@@ -68,6 +72,22 @@ class ResponsesRepeats:
         for index, item in self._last_items(body):
             if not any(self._is_known(key) for key in item_keys(index, item)):
                 yield from item_events(item, {"output_index": index})
+
+    def _unknown_parts(self, body: Json) -> Iterator[Chunk]:
+        """The events of parts that are said whole without having begun, in an item that has."""
+        item, key = body.get("item"), item_key(body)
+        if type_of(body) != f"{ITEM}.done" or not isinstance(item, dict) or not self._is_known(key):
+            return
+        at = {"output_index": body["output_index"]} if "output_index" in body else {}
+        for listed in PART_LISTS.get(type_of(item), ()):
+            for index, part in enumerate(list_of(item.get(listed))):
+                if isinstance(part, dict) and not self._has_begun(key, listed, index):
+                    yield from part_events(item, listed, index, part, at)
+
+    def _has_begun(self, item: str, listed: str, index: int) -> bool:
+        places = ("summary",) if listed == "summary" else ("text", "refusal")
+        said = any(f"{item}/{place}/{index}" in self._said for place in places)
+        return said or f"{item}/{listed}/{index}" in self._parts
 
     def _is_known(self, key: str) -> bool:
         return key in self._offered or key in self._spoken
@@ -118,6 +138,9 @@ class ResponsesRepeats:
         return chunk if body == chunk.json else Chunk.of(body, chunk.event)
 
     def _hear(self, body: Json) -> None:
+        listed = PARTS.get(type_of(body).rpartition(".")[0])
+        if listed:
+            self._parts.add(f"{item_key(body)}/{listed}/{count_or_none(body.get(f'{listed}_index')) or 0}")
         for said in pieces(body):
             self._say(said.keys[0], said.slot.text)
 
@@ -126,7 +149,7 @@ class ResponsesRepeats:
         self._spoken.add(key.rsplit("/", 2)[0])
 
     def _text(self, keys: Sequence[str]) -> str:
-        return "".join(next((self._said[key] for key in keys if key in self._said), ()))
+        return jsontext.paired("".join(next((self._said[key] for key in keys if key in self._said), ())))
 
     def _expected(self, said: Said) -> str:
         """The text of a tool's input may never have come in pieces: there is nothing that could have changed it."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from luthien.formats import jsontext
 from luthien.formats.sse import Chunk, FrameReader
 
 MAX_DETAIL = 120
@@ -96,10 +97,7 @@ class Growing:
 
 def is_same(one: str, other: str) -> bool:
     """Whether two texts are the same to those who read them in JSON, where a character may be two halves."""
-    if one == other:
-        return True
-    halves = [text.encode("utf-16-le", "surrogatepass") for text in (one, other)]
-    return halves[0] == halves[1]
+    return one == other or jsontext.paired(one) == jsontext.paired(other)
 
 
 def is_done(chunk: Chunk) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthien.formats import jsontext
-from luthien.formats.jsontext import InvalidJson, parse, parse_object, render
+from luthien.formats.jsontext import InvalidJson, paired, parse, parse_object, render
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=12)  # lone surrogates too
 VALUES = st.recursive(
@@ -152,3 +152,13 @@ def test_a_text_of_too_many_values_is_refused_before_it_costs_a_hundred_times_it
 def test_what_is_in_a_string_is_one_value_however_it_looks() -> None:
     text = "[{," * 3_000_000 + '\\"'
     assert parse(render({"csv": text})) == {"csv": text}
+
+
+@given(ANY_TEXT)
+def test_paired_is_what_a_reader_of_its_json_sees(text: str) -> None:
+    assert paired(text) == json.loads(json.dumps(text))
+
+
+def test_halves_of_a_pair_are_one_character() -> None:
+    assert paired("a\ud83d" + "\ude00") == "a\U0001f600"
+    assert paired("\ude00\ud83d") == "\ude00\ud83d"

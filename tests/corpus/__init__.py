@@ -1,0 +1,1 @@
+"""Streams as providers send them, each with the response that it means."""
