@@ -72,6 +72,12 @@ def record_database(postgres_dsn: str, migrated_template: str) -> Iterator[str]:
     yield from _database(postgres_dsn, migrated_template)
 
 
+@pytest.fixture(scope="session")
+def shared_record_database(postgres_dsn: str, migrated_template: str) -> Iterator[str]:
+    """The same for all tests that want one, each of which must tell its own calls from theirs."""
+    yield from _database(postgres_dsn, migrated_template)
+
+
 @pytest.fixture
 def provider() -> Iterator[ScriptedProvider]:
     """A provider whose every byte the test decides."""

@@ -96,7 +96,7 @@ class _Exchange:
             async with self._client.attentive():
                 await self._call_provider(await self._ask_about_request(body))
         except ClientGone:
-            self._abandon(("client_disconnected", "the client hung up"))
+            self._abandon()
         except PolicyBlock as block:
             await self._refuse(block)
         except CallError as error:
@@ -308,10 +308,18 @@ class _Exchange:
         )
         self._ledger.end(names.POLICY_RESPONSE)
 
-    def _abandon(self, error: Error) -> None:
-        """Nobody is there to be told: records how far it came."""
+    def _abandon(self) -> None:
+        """Nobody is there to be told: records how far it came.
+
+        A client that hangs up on the provider's error, as SDKs do, is not what ended the call.
+        """
         if self._ending.is_closed:
             return
+        failure = self._answer.stream.failure if self._answer and self._answer.stream else None
+        outcome = Outcome.CLIENT_DISCONNECTED if failure is None else Outcome.UPSTREAM_ERROR
+        error: Error = ("client_disconnected", "the client hung up")
+        if failure is not None:
+            error = ("upstream_stream_error", failure)
         stream, status = self._end_answer_early(error[0])
         if stream is not None and self._client.started:
             self._end_stream(stream, status or 200, is_whole=False)
@@ -320,7 +328,7 @@ class _Exchange:
                 stream.policies.decide(None)
             span = self._ledger.open_span(names.POLICY_RESPONSE)
             self._ledger.decisions(span, self._run.decisions, Side.RESPONSE, None)
-        self._ending.close_now(Outcome.CLIENT_DISCONNECTED, status, error)
+        self._ending.close_now(outcome, status, error)
 
     def _end_answer_early(self, error: str | None) -> tuple[StreamPass | None, int | None]:
         """Records what came of the provider's answer, if it was asked; returns its stream and status, if any."""
@@ -350,7 +358,7 @@ class _Exchange:
             except PolicyFailure as failure:
                 error, outcome = failure, Outcome.POLICY_ERROR
             except ClientGone:
-                self._abandon(("client_disconnected", "the client hung up"))
+                self._abandon()
                 return
         await self._tell(outcome, error.status, error.code, str(error))
 
