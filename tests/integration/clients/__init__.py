@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.integration.clients.adversity")
+pytest.register_assert_rewrite("tests.integration.clients.adversity", "tests.integration.clients.treatment")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,17 +53,20 @@ def told(ask: Callable[[Heard], Account]) -> Account:
         return Account("".join(heard), failure=failure_of(error))
 
 
-def told_async(ask: Callable[[Heard], Awaitable[Account]]) -> Account:
+def told_async(
+    ask: Callable[[Heard], Coroutine[Any, Any, Account]],
+    run: Callable[[Coroutine[Any, Any, Account]], Account] = asyncio.run,
+) -> Account:
     """The same of a client that is asynchronous."""
     heard: Heard = []
 
-    async def run() -> Account:
+    async def asked() -> Account:
         try:
             return await ask(heard)
         except Exception as error:  # noqa: BLE001 - whatever a client raises is compared
             return Account("".join(heard), failure=failure_of(error))
 
-    return asyncio.run(run())
+    return run(asked())
 
 
 def failure_of(error: BaseException) -> Failure:

@@ -66,6 +66,7 @@ class Adversity:
     outcome: tuple[str, str | None] = COMPLETED
     is_same: bool = True
     may_hang_up: bool = False
+    stays_open: bool = False
 
     def check(self, both: Comparison) -> None:
         """That a client was told the same on both ways, or better, and that the record says what it was told."""
@@ -211,10 +212,16 @@ ADVERSITIES = {
     "huge frame": Adversity(_huge),
     "words after the end": Adversity(_after_the_end),
     "an error event": Adversity(_fails, ("upstream_error", "upstream_stream_error")),
-    "an error event and no end": Adversity(_fails_and_waits, ("upstream_error", "upstream_stream_error")),
+    "an error event and no end": Adversity(
+        _fails_and_waits, ("upstream_error", "upstream_stream_error"), stays_open=True
+    ),
     "not a stream": Adversity(_not_streamed, ("upstream_error", "502")),
     "garbage": Adversity(_garbled, may_hang_up=True),
     "no end": Adversity(_after_begin(), INCOMPLETE, is_same=False),
     "nothing at all": Adversity(lambda _: streams(), INCOMPLETE, is_same=False),
     "cut off": Adversity(_cut, ("upstream_error", "upstream_disconnected"), is_same=False),
 }
+
+
+SOME = ("whole", "one byte at a time", "an error event", "no end", "cut off")
+"""Enough for a client that shares its parser with another."""

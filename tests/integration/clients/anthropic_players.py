@@ -18,9 +18,9 @@ from tests.integration.clients.account import (
     told,
     told_async,
 )
-from tests.integration.clients.setting import Side
+from tests.integration.clients.setting import PROMPT, Side
 
-ASKED: Json = {"max_tokens": 64, "messages": [{"role": "user", "content": "Hello"}]}
+ASKED: Json = {"max_tokens": 64, "messages": [{"role": "user", "content": PROMPT}]}
 
 
 def options_of(side: Side) -> Json:

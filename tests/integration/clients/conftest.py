@@ -20,7 +20,7 @@ def scene(shared_record_database: str, one_certificate: None) -> Iterator[Settin
 
 @pytest.fixture(scope="package")
 def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nobody here speaks TLS, and to load all certificates of the world for each client takes longer than the calls."""
+    """Nobody here speaks TLS, and to load the certificates of the world for each client takes longer than a call."""
     path = tmp_path_factory.mktemp("tls") / "one.pem"
     end = "-----END CERTIFICATE-----\n"
     path.write_text(certifi.contents().partition(end)[0] + end)

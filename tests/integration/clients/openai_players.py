@@ -19,10 +19,10 @@ from tests.integration.clients.account import (
     told,
     told_async,
 )
-from tests.integration.clients.setting import Side
+from tests.integration.clients.setting import PROMPT, Side
 
-CHAT: Json = {"messages": [{"role": "user", "content": "Hello"}]}
-RESPONSE: Json = {"instructions": "Be brief.", "input": [{"role": "user", "content": "Hello"}]}
+CHAT: Json = {"messages": [{"role": "user", "content": PROMPT}]}
+RESPONSE: Json = {"instructions": "Be brief.", "input": [{"role": "user", "content": PROMPT}]}
 
 
 def options_of(side: Side) -> Json:
@@ -42,10 +42,18 @@ def as_json(final: BaseModel) -> Json:
     return final.model_dump(mode="json", exclude_unset=True)
 
 
+def chat_as_json(final: BaseModel) -> Json:
+    """The same, without the numbers that only a stream's tool calls have."""
+    dumped = as_json(final)
+    for call in dumped["choices"][0]["message"].get("tool_calls") or ():
+        call.pop("index", None)
+    return dumped
+
+
 def chat(side: Side, **asked: Any) -> Account:
     def ask(heard: Heard) -> Account:
         with client_of(side) as client:
-            return of_chat(as_json(client.chat.completions.create(model=side.model, **(CHAT | asked))))
+            return of_chat(chat_as_json(client.chat.completions.create(model=side.model, **(CHAT | asked))))
 
     return told(ask)
 
@@ -72,7 +80,7 @@ def chat_helped(side: Side, **asked: Any) -> Account:
             client.chat.completions.stream(model=side.model, **(CHAT | asked)) as stream,
         ):
             heard.extend(event.delta for event in stream if event.type == "content.delta")
-            return of_chat(as_json(stream.get_final_completion()))
+            return of_chat(chat_as_json(stream.get_final_completion()))
 
     return told(ask)
 
@@ -81,9 +89,7 @@ def chat_async(side: Side, **asked: Any) -> Account:
     async def ask(heard: Heard) -> Account:
         async with async_client_of(side) as client:
             chunks: list[ChatCompletionChunk] = []
-            async for chunk in await client.chat.completions.create(
-                model=side.model, stream=True, **(CHAT | asked)
-            ):
+            async for chunk in await client.chat.completions.create(model=side.model, stream=True, **(CHAT | asked)):
                 _hear(chunk, heard, chunks)
             return _of_chunks(chunks)
 
@@ -99,7 +105,7 @@ def chat_helped_async(side: Side, **asked: Any) -> Account:
             async for event in stream:
                 if event.type == "content.delta":
                     heard.append(event.delta)
-            return of_chat(as_json(await stream.get_final_completion()))
+            return of_chat(chat_as_json(await stream.get_final_completion()))
 
     return told_async(ask)
 

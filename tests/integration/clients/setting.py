@@ -12,6 +12,11 @@ from tests.integration.clients.account import Account, Json
 from tests.playbook import Gateway, Play, ScriptedProvider, Turn, eventually, running_gateway
 
 PATIENCE_S = 20.0
+PROMPT = "I am jane@example.com. Hello!"
+"""What every client says to the model, unless it has something else to say."""
+
+NOBODY = "http://127.0.0.1:9"
+"""Where nobody listens."""
 
 POLICIES: dict[str, list[Json]] = {
     "none": [],
@@ -25,6 +30,7 @@ POLICIES: dict[str, list[Json]] = {
     "redact": [{"policy": "redact", "config": {"rules": [{"kinds": ["email"], "action": "reversible"}]}}],
     "drop_tools": [{"policy": "block_tools", "config": {"rules": [{"tool": "delete_*"}]}}],
     "block_tools": [{"policy": "block_tools", "config": {"rules": [{"tool": "delete_*"}], "action": "block"}}],
+    "nobody": [],
     "limit": [{"policy": "limit", "config": {"models": {"deny": ["*-forbidden"]}}}],
 }
 """By the name under which tests ask for them."""
@@ -76,7 +82,8 @@ class Setting:
 
     def gateway(self, policies: str = "none") -> Gateway:
         if policies not in self._gateways:
-            running = running_gateway(self._dsn, self.provider.url, POLICIES[policies])
+            provider = NOBODY if policies == "nobody" else self.provider.url
+            running = running_gateway(self._dsn, provider, POLICIES[policies])
             self._gateways[policies] = self._stack.enter_context(running)
         return self._gateways[policies]
 
