@@ -199,7 +199,7 @@ def _after_the_end(wire_format: str) -> Play:
     return streams(unicode_stream(wire_format), b": good-bye\n\n")
 
 
-ADVERSITIES = {
+ADVERSITIES: dict[str, Adversity] = {
     "whole": Adversity(_whole(lambda data: data)),
     "one byte at a time": Adversity(_bytewise),
     "cut inside characters": Adversity(_in_characters),

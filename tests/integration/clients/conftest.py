@@ -9,6 +9,7 @@ import certifi
 import pytest
 
 from tests.integration.clients.setting import Setting, setting
+from tests.integration.clients.vercel_players import Play, vercel_players
 
 
 @pytest.fixture(scope="package")
@@ -28,3 +29,10 @@ def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(path))
         yield
+
+
+@pytest.fixture(scope="package")
+def play() -> Iterator[Play]:
+    """The Vercel AI SDK, in a process of its own."""
+    with vercel_players() as players:
+        yield players

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from tests.integration.clients import anthropic_players as players
 from tests.integration.clients.account import Account, Heard, of_messages, told, without_nulls
-from tests.integration.clients.adversity import ADVERSITIES, BEGUN, MESSAGES, TEXTS, Adversity, stalls
+from tests.integration.clients.adversity import ADVERSITIES, BEGUN, MESSAGES, SOME, TEXTS, stalls
 from tests.integration.clients.setting import PROMPT, Script, Setting, Side, ended, final
 from tests.integration.clients.treatment import DELETE, READ, TREATMENTS, Treatment
 from tests.integration.clients.wire import anthropic_thinking, anthropic_thinking_stream
@@ -41,9 +41,17 @@ def read_file(path: str) -> str:
     return f"read {path}"
 
 
-@pytest.mark.parametrize("adversity", [pytest.param(each, id=name) for name, each in ADVERSITIES.items()])
-@pytest.mark.parametrize("script", STREAMED)
-def test_adverse_streams(scene: Setting, script: Script, adversity: Adversity) -> None:
+@pytest.mark.parametrize("name", ADVERSITIES)
+@pytest.mark.parametrize("script", [players.helped, players.helped_async])
+def test_adverse_streams(scene: Setting, script: Script, name: str) -> None:
+    adversity = ADVERSITIES[name]
+    adversity.check(scene.compare(script, adversity.play(MESSAGES)))
+
+
+@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("script", [players.streamed, players.helped_beta])
+def test_adverse_streams_in_every_way(scene: Setting, script: Script, name: str) -> None:
+    adversity = ADVERSITIES[name]
     adversity.check(scene.compare(script, adversity.play(MESSAGES)))
 
 

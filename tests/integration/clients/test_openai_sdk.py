@@ -13,11 +13,11 @@ from pydantic import BaseModel
 
 from tests.integration.clients import openai_players as players
 from tests.integration.clients.account import Account, Failure, Heard, of_chat, of_responses, told, without_nulls
-from tests.integration.clients.adversity import ADVERSITIES, BEGUN, CHAT, PLAIN, RESPONSES, Adversity, stalls
+from tests.integration.clients.adversity import ADVERSITIES, BEGUN, CHAT, PLAIN, RESPONSES, SOME, stalls
 from tests.integration.clients.setting import PROMPT, Script, Setting, Side, ended, final
 from tests.integration.clients.treatment import DELETE, READ, TREATMENTS, Treatment
 from tests.integration.clients.wire import responses_reasoning, responses_tools, responses_tools_stream
-from tests.playbook import answers, streams
+from tests.playbook import ScriptedProvider, answers, running_gateway, streams
 from tests.wire import (
     Json,
     openai_response,
@@ -41,9 +41,24 @@ class Weather(BaseModel):
     degrees: int
 
 
-@pytest.mark.parametrize("adversity", [pytest.param(each, id=name) for name, each in ADVERSITIES.items()])
+@pytest.mark.parametrize("name", ADVERSITIES)
+@pytest.mark.parametrize(
+    ("wire_format", "script"),
+    [
+        pytest.param(CHAT, players.chat_streamed, id="chat"),
+        pytest.param(CHAT, players.chat_helped_async, id="chat async"),
+        pytest.param(RESPONSES, players.responses_helped, id="responses"),
+    ],
+)
+def test_adverse_streams(scene: Setting, wire_format: str, script: Script, name: str) -> None:
+    adversity = ADVERSITIES[name]
+    adversity.check(scene.compare(script, adversity.play(wire_format)))
+
+
+@pytest.mark.parametrize("name", SOME)
 @pytest.mark.parametrize(("wire_format", "script"), STREAMED)
-def test_adverse_streams(scene: Setting, wire_format: str, script: Script, adversity: Adversity) -> None:
+def test_adverse_streams_in_every_way(scene: Setting, wire_format: str, script: Script, name: str) -> None:
+    adversity = ADVERSITIES[name]
     adversity.check(scene.compare(script, adversity.play(wire_format)))
 
 
@@ -77,6 +92,40 @@ def test_plain_answers_that_policies_treat(scene: Setting, wire_format: str, scr
     account, [call] = scene.recorded(script, answers(PLAIN[wire_format]("to [email-1]")), policies="redact")
     assert account.text == "to jane@example.com"
     assert final(call) == account.final
+
+
+def test_responses_streamed_and_rewritten(record_database: str, provider: ScriptedProvider) -> None:
+    """In the deltas, in what is said whole after them, in the response at the end, and in the record."""
+    rules = [
+        {"find": "secret", "replace": "[hidden]", "in": ["response"]},
+        {"find": "Dana", "replace": "[name]", "in": ["request"]},
+    ]
+    policies = [
+        {"policy": "replace_text", "config": {"rules": rules}},
+        {"policy": "add_system_message", "config": {"text": "Be brief."}},
+    ]
+    provider.will(streams(*responses_stream("a se", "cret", " b")))
+    with (
+        running_gateway(record_database, provider.url, policies) as gateway,
+        openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="k", max_retries=0) as client,
+    ):
+        with client.responses.stream(model="m", input="I am Dana") as stream:
+            events = list(stream)
+            final_response = stream.get_final_response()
+        call_id = gateway.newest_call_id()
+        call, diff = gateway.call(call_id), gateway.diff(call_id)
+    assert "secret" not in "".join(repr(event) for event in events)
+    assert final_response.output_text == "a [hidden] b"
+    assert provider.turns[0].json["input"] == "I am [name]"
+    assert provider.turns[0].json["instructions"] == "Be brief."
+    assert call["stages"]["response_original"]["payload"] == responses_response("a secret b")
+    assert call["stages"]["response_final"]["payload"] == responses_response("a [hidden] b")
+    assert call["changed"] == {"request": True, "response": True}
+    assert call["verdict"] == (
+        "replace_text and add_system_message changed the input and added the instructions;"
+        " response: 1 change by replace_text"
+    )
+    assert [op["before_ptr"] for op in diff["response"]["ops"]] == ["/output/0/content/0/text"]
 
 
 class TestErrors:

@@ -2,69 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from collections.abc import Callable, Iterator
-from functools import partial
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from tests.integration.clients.account import Account, Failure, Json, account_of
-from tests.integration.clients.adversity import ADVERSITIES, BEGUN, CHAT, MESSAGES, PLAIN, RESPONSES, STREAMS
-from tests.integration.clients.adversity import TEXTS, Adversity, stalls
-from tests.integration.clients.setting import PATIENCE_S, PROMPT, Script, Setting, Side, ended, final
-from tests.integration.clients.treatment import DELETE, READ, TOOLS, TREATMENTS, Treatment
-from tests.integration.clients.wire import (
-    anthropic_thinking_stream,
-    responses_tools,
-    responses_tools_stream,
+from tests.integration.clients.account import Failure, account_of
+from tests.integration.clients.adversity import (
+    ADVERSITIES,
+    BEGUN,
+    CHAT,
+    MESSAGES,
+    PLAIN,
+    RESPONSES,
+    STREAMS,
+    TEXTS,
+    Adversity,
+    stalls,
 )
-from tests.node import NODE, installed
+from tests.integration.clients.setting import PATIENCE_S, Setting, Side, ended, final
+from tests.integration.clients.treatment import DELETE, READ, TOOLS, TREATMENTS, Treatment
+from tests.integration.clients.vercel_players import Play
+from tests.integration.clients.wire import TOOL_ANSWERS, TOOL_STREAMS, anthropic_thinking_stream
 from tests.playbook import answers, streams
-from tests.wire_tools import anthropic_tools, anthropic_tools_stream, openai_tools, openai_tools_stream
 
 FORMATS = [CHAT, RESPONSES, MESSAGES]
-TOOL_STREAMS: dict[str, Callable[..., list[bytes]]] = {
-    CHAT: partial(openai_tools_stream, ""),
-    RESPONSES: responses_tools_stream,
-    MESSAGES: partial(anthropic_tools_stream, ""),
-}
-TOOL_ANSWERS: dict[str, Callable[..., Json]] = {
-    CHAT: partial(openai_tools, ""),
-    RESPONSES: responses_tools,
-    MESSAGES: partial(anthropic_tools, ""),
-}
-
-Play = Callable[..., Script]
-
-
-@pytest.fixture(scope="module")
-def play() -> Iterator[Play]:
-    """Scripts that say to the process what it is to do."""
-    script = installed(Path(__file__).parents[2] / "clients_js") / "clients.mjs"
-    with subprocess.Popen([NODE, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        sent, came = process.stdin, process.stdout
-
-        def ask(side: Side, **asked: Any) -> Account:
-            common = {"url": side.url, "model": side.model, "timeout_ms": side.timeout_s * 1000, "prompt": PROMPT}
-            sent.write(json.dumps(common | asked) + "\n")
-            sent.flush()
-            return account(json.loads(came.readline()))
-
-        yield lambda **asked: partial(ask, **asked)
-        sent.close()
-        assert process.wait(20) == 0
-
-
-def account(came: Json) -> Account:
-    failure = came["failure"] and Failure(**came["failure"])
-    tools = tuple((name, arguments) for name, arguments in came["tools"])
-    made = came["object"] and {"object": came["object"]}
-    return Account(came["text"], tools, came["thinking"], came["stop"], failure, made)
 
 
 @pytest.mark.parametrize("adversity", [pytest.param(each, id=name) for name, each in ADVERSITIES.items()])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from tests.integration.clients.adversity import CHAT, MESSAGES, RESPONSES
 from tests.wire import (
     Json,
     anthropic_event,
@@ -12,6 +15,7 @@ from tests.wire import (
     responses_events,
     responses_response,
 )
+from tests.wire_tools import anthropic_tools, anthropic_tools_stream, openai_tools, openai_tools_stream
 
 Call = tuple[str, Any]
 """A tool's name, and its arguments."""
@@ -92,3 +96,15 @@ def anthropic_thinking_stream(text: str) -> list[bytes]:
     bodies.append({"type": "message_delta", "delta": stop, "usage": {"output_tokens": 3}})
     bodies.append({"type": "message_stop"})
     return [anthropic_event(body) for body in bodies]
+
+
+TOOL_STREAMS: dict[str, Callable[..., list[bytes]]] = {
+    CHAT: partial(openai_tools_stream, ""),
+    RESPONSES: responses_tools_stream,
+    MESSAGES: partial(anthropic_tools_stream, ""),
+}
+TOOL_ANSWERS: dict[str, Callable[..., Json]] = {
+    CHAT: partial(openai_tools, ""),
+    RESPONSES: responses_tools,
+    MESSAGES: partial(anthropic_tools, ""),
+}
