@@ -72,9 +72,9 @@ def record_database(postgres_dsn: str, migrated_template: str) -> Iterator[str]:
     yield from _database(postgres_dsn, migrated_template)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_record_database(postgres_dsn: str, migrated_template: str) -> Iterator[str]:
-    """Like `record_database`, for all tests of a module."""
+    """The same for all tests that want one, each of which must tell its own calls from theirs."""
     yield from _database(postgres_dsn, migrated_template)
 
 

@@ -121,16 +121,16 @@ class OpenAIChat:
         return error_message(error) if error else None
 
     def error_body(self, status: int, code: str, message: str) -> bytes:
-        return openai_error(status, code, message)
+        return jsontext.render(openai_error(status, code, message))
 
     def error_frame(self, status: int, code: str, message: str, position: int = 0) -> bytes:
         return b"data: %s\n\n" % self.error_body(status, code, message)
 
 
-def openai_error(status: int, code: str, message: str) -> bytes:
-    """The body of an error, as all of OpenAI's endpoints have it."""
+def openai_error(status: int, code: str, message: str) -> Json:
+    """An error as all of OpenAI's endpoints have it."""
     kind = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-    return jsontext.render({"error": {"message": message, "type": kind, "param": None, "code": code}})
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 def _message_slots(message: Json, role: str) -> Iterator[TextSlot]:

@@ -123,11 +123,12 @@ class OpenAIResponses:
                 return None
 
     def error_body(self, status: int, code: str, message: str) -> bytes:
-        return openai_error(status, code, message)
+        return jsontext.render(openai_error(status, code, message))
 
     def error_frame(self, status: int, code: str, message: str, position: int = 0) -> bytes:
+        # Flat, as it is documented, and nested, as it is sent: the SDKs raise on the second alone.
         error = {"type": "error", "sequence_number": position, "code": code, "message": message, "param": None}
-        return Chunk.of(error, "error").raw
+        return Chunk.of(error | openai_error(status, code, message), "error").raw
 
 
 def _is_read(place: str) -> bool:

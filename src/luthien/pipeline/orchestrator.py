@@ -119,7 +119,7 @@ class _Exchange:
             async with self._client.attentive():
                 await self._call_provider(await self._ask_about_request(body))
         except ClientGone:
-            self._abandon(("client_disconnected", self._client.hung_up))
+            self._abandon()
         except PolicyBlock as block:
             await self._refuse(block)
         except CallError as error:
@@ -363,10 +363,18 @@ class _Exchange:
             policies = [step.name for step in self._ending.chain.steps]
             self._ledger.stage(span, EventType.RESPONSE_TIMELINE, stream.timeline.payload(policies))
 
-    def _abandon(self, error: Error) -> None:
-        """Nobody is there to be told: records how far it came."""
+    def _abandon(self) -> None:
+        """Nobody is there to be told: records how far it came.
+
+        A client that hangs up on the provider's error, as SDKs do, is not what ended the call.
+        """
         if self._ending.is_closed:
             return
+        failure = self._answer.stream.failure if self._answer and self._answer.stream else None
+        outcome = Outcome.CLIENT_DISCONNECTED if failure is None else Outcome.UPSTREAM_ERROR
+        error: Error = ("client_disconnected", self._client.hung_up)
+        if failure is not None:
+            error = ("upstream_stream_error", failure)
         stream, status = self._end_answer_early(error[0])
         if stream is not None and self._client.started:
             self._end_stream(stream, status or 200, is_whole=False)
@@ -376,7 +384,7 @@ class _Exchange:
             span = self._ledger.open_span(names.POLICY_RESPONSE)
             self._keep_timeline(span)
             self._ledger.decisions(span, self._run.decisions, Side.RESPONSE, None)
-        self._ending.close_now(Outcome.CLIENT_DISCONNECTED, status, error)
+        self._ending.close_now(outcome, status, error)
 
     def _end_answer_early(self, error: str | None) -> tuple[StreamPass | None, int | None]:
         """Records what came of the provider's answer, if it was asked; returns its stream and status, if any."""
@@ -406,7 +414,7 @@ class _Exchange:
             except PolicyFailure as failure:
                 error, outcome = failure, Outcome.POLICY_ERROR
             except ClientGone:
-                self._abandon(("client_disconnected", self._client.hung_up))
+                self._abandon()
                 return
         await self._tell(outcome, error.status, error.code, str(error))
 

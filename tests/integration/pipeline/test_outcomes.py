@@ -239,20 +239,23 @@ def test_the_official_sdks_raise_on_the_error_frame(gateway: Gateway, provider: 
         messages.until_done()
 
 
-def test_the_official_sdk_is_told_by_an_event_of_the_responses_stream(
+def test_the_official_sdk_raises_on_the_error_event_of_the_responses_stream(
     stern: Gateway, provider: ScriptedProvider
 ) -> None:
-    """It raises nothing there; but it has no final response to give."""
     provider.will(streams(*responses_stream("fine", "block response", "never seen")))
     with openai.OpenAI(base_url=f"{stern.url}/v1", api_key="k", max_retries=0) as client:
-        with client.responses.create(model="m", input="x", stream=True) as stream:
-            events = list(stream)
-        with client.responses.stream(model="m", input="x") as helped, pytest.raises(RuntimeError, match="completed"):
+        with (
+            client.responses.create(model="m", input="x", stream=True) as stream,
+            pytest.raises(openai.APIError) as raised,
+        ):
+            list(stream)
+        with (
+            client.responses.stream(model="m", input="x") as helped,
+            pytest.raises(openai.APIError, match="not here"),
+        ):
             helped.get_final_response()
-    error = events[-1]
-    assert error.type == "error"
-    assert (error.code, error.sequence_number) == ("policy_blocked", len(events) - 1)
-    assert "not here" in error.message
+    assert raised.value.code == "policy_blocked"
+    assert "not here" in raised.value.message
 
 
 @pytest.mark.parametrize(

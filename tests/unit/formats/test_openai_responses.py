@@ -198,6 +198,7 @@ class TestErrors:
             "code": "why",
             "message": "It broke\n\noff.",
             "param": None,
+            "error": {"message": "It broke\n\noff.", "type": "api_error", "param": None, "code": "why"},
         }
         assert not FORMAT.is_terminal(chunk)
 
@@ -383,10 +384,15 @@ class TestAssembled:
 
     def test_an_error_is_kept(self) -> None:
         assert assembled([FORMAT.error_frame(502, "why", "It broke.")])["error"] == {
-            "code": "why",
             "message": "It broke.",
+            "type": "api_error",
             "param": None,
+            "code": "why",
         }
+
+    def test_an_error_that_is_not_nested_is_kept_too(self) -> None:
+        flat = {"type": "error", "sequence_number": 1, "code": "why", "message": "It broke.", "param": None}
+        assert assembled([sse(flat)])["error"] == {"code": "why", "message": "It broke.", "param": None}
 
     def test_what_llama_cpp_sends_without_any_index_adds_up(self) -> None:
         frames = responses_stream("Hel", "lo")
