@@ -16,7 +16,7 @@ from tests.integration.clients.account import Account, Failure, Heard, of_chat, 
 from tests.integration.clients.adversity import ADVERSITIES, BEGUN, CHAT, PLAIN, RESPONSES, SOME, stalls
 from tests.integration.clients.setting import PROMPT, Script, Setting, Side, ended, final
 from tests.integration.clients.treatment import DELETE, READ, TREATMENTS, Treatment
-from tests.integration.clients.wire import responses_reasoning, responses_tools, responses_tools_stream
+from tests.integration.clients.wire import responses_reasoning
 from tests.playbook import ScriptedProvider, answers, running_gateway, streams
 from tests.wire import (
     Json,
@@ -25,7 +25,7 @@ from tests.wire import (
     responses_response,
     responses_stream,
 )
-from tests.wire_tools import openai_tools, openai_tools_stream
+from tests.wire_tools import openai_tools, openai_tools_stream, responses_tools, responses_tools_stream
 
 STREAMED = [
     *(pytest.param(CHAT, script, id=f"chat {way}") for way, script in players.CHAT_STREAMS.items()),
@@ -274,7 +274,7 @@ class TestTools:
     @pytest.mark.parametrize("script", [players.responses, *players.RESPONSES_STREAMS.values()])
     def test_of_responses_in_parallel(self, scene: Setting, script: Script) -> None:
         streaming = script is not players.responses
-        frames, plain = responses_tools_stream(READ, DELETE), responses_tools(READ, DELETE)
+        frames, plain = responses_tools_stream("", READ, DELETE), responses_tools("", READ, DELETE)
         both = scene.compare(script, streams(*frames) if streaming else answers(plain))
         assert both.through == both.direct
         assert both.through.tools == (READ, DELETE)
@@ -307,9 +307,9 @@ class TestTools:
             return told(ask)
 
         plays = (
-            [streams(*responses_tools_stream(READ)), streams(*responses_stream("Do", "ne."))]
+            [streams(*responses_tools_stream("", READ)), streams(*responses_stream("Do", "ne."))]
             if streaming
-            else [answers(responses_tools(READ)), answers(responses_response("Done."))]
+            else [answers(responses_tools("", READ)), answers(responses_response("Done."))]
         )
         both = scene.compare(script, *plays)
         assert both.through.failure is None

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.integration.clients.account import account_of, without_nulls
-from tests.integration.clients.adversity import CHAT, MESSAGES, STREAMS
+from tests.integration.clients.adversity import CHAT, MESSAGES, RESPONSES, STREAMS
 from tests.integration.clients.setting import Script, Setting, ended, final
 from tests.playbook import streams
-from tests.wire_tools import anthropic_tools_stream, openai_tools_stream
+from tests.wire_tools import anthropic_tools_stream, openai_tools_stream, responses_tools_stream
 
-TOOLS = {CHAT: openai_tools_stream, MESSAGES: anthropic_tools_stream}
-"""Formats in which the calls of tools can be taken out of a response. Responses are not cut into blocks yet."""
+TOOLS = {CHAT: openai_tools_stream, RESPONSES: responses_tools_stream, MESSAGES: anthropic_tools_stream}
 
 READ = ("read_file", {"path": "/etc/hosts"})
 DELETE = ("delete_file", {"path": "/etc/hosts"})
@@ -31,8 +30,6 @@ class Treatment:
 
     def check(self, scene: Setting, script: Script, wire_format: str) -> None:
         """That a client has what the policy left, and nothing else, and that the record says so."""
-        if "tool" in self.policies and wire_format not in TOOLS:
-            return
         play = streams(*self.stream(wire_format))
         account, [call] = scene.recorded(script, play, policies=self.policies)
         assert account.failure is None

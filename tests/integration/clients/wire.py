@@ -2,58 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from tests.integration.clients.adversity import CHAT, MESSAGES, RESPONSES
-from tests.wire import (
-    Json,
-    anthropic_event,
-    anthropic_response,
-    responses_events,
-    responses_response,
+from tests.wire import Json, anthropic_event, anthropic_response, responses_response
+from tests.wire_tools import (
+    anthropic_tools,
+    anthropic_tools_stream,
+    openai_tools,
+    openai_tools_stream,
+    responses_tools,
+    responses_tools_stream,
 )
-from tests.wire_tools import anthropic_tools, anthropic_tools_stream, openai_tools, openai_tools_stream
-
-Call = tuple[str, Any]
-"""A tool's name, and its arguments."""
 
 SIGNATURE = "EqQBCkYIARgCKkDsecretU2lnbmF0dXJl"
-
-
-def responses_tools(*calls: Call) -> Json:
-    return responses_response() | {"output": [_function_call(at, *call) for at, call in enumerate(calls)]}
-
-
-def responses_tools_stream(*calls: Call) -> list[bytes]:
-    whole = responses_tools(*calls)
-    opened = whole | {"status": "in_progress", "output": [], "usage": None}
-    bodies: list[Json] = [{"type": "response.created", "response": opened}]
-    for at, item in enumerate(whole["output"]):
-        place = {"output_index": at, "item_id": item["id"]}
-        begun = item | {"arguments": "", "status": "in_progress"}
-        text = item["arguments"]
-        pieces = [text[start : start + 7] for start in range(0, len(text), 7)]
-        bodies.append({"type": "response.output_item.added", "output_index": at, "item": begun})
-        bodies += [{"type": "response.function_call_arguments.delta", **place, "delta": piece} for piece in pieces]
-        done = {"name": item["name"], "arguments": text}
-        bodies.append({"type": "response.function_call_arguments.done", **place, **done})
-        bodies.append({"type": "response.output_item.done", "output_index": at, "item": item})
-    bodies.append({"type": "response.completed", "response": whole})
-    return responses_events(*bodies)
-
-
-def _function_call(at: int, name: str, arguments: Any) -> Json:
-    return {
-        "id": f"fc_{at}",
-        "type": "function_call",
-        "status": "completed",
-        "call_id": f"call_{at}",
-        "name": name,
-        "arguments": json.dumps(arguments),
-    }
 
 
 def responses_reasoning(text: str) -> Json:
@@ -100,11 +63,11 @@ def anthropic_thinking_stream(text: str) -> list[bytes]:
 
 TOOL_STREAMS: dict[str, Callable[..., list[bytes]]] = {
     CHAT: partial(openai_tools_stream, ""),
-    RESPONSES: responses_tools_stream,
+    RESPONSES: partial(responses_tools_stream, ""),
     MESSAGES: partial(anthropic_tools_stream, ""),
 }
 TOOL_ANSWERS: dict[str, Callable[..., Json]] = {
     CHAT: partial(openai_tools, ""),
-    RESPONSES: responses_tools,
+    RESPONSES: partial(responses_tools, ""),
     MESSAGES: partial(anthropic_tools, ""),
 }
