@@ -6,6 +6,7 @@ https://docs.anthropic.com/en/api/messages
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 from luthien.formats.blocks import Json, object_of
@@ -29,6 +30,7 @@ from luthien.formats.parts import (
 
 _CALLS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
 _RESULT = "tool_result"
+_OPAQUE_KINDS = {"image": PartKind.IMAGE, "container_upload": PartKind.FILE}
 # What the provider's own tools give back, within the result; only the provider can read some of it.
 _FOUND = frozenset(
     {
@@ -76,35 +78,45 @@ def _message_parts(message: Place) -> Iterator[Part]:
 
 def _block_parts(about: About, place: Place) -> Iterator[Part]:
     block: Json = place.value
-    kind = text_or_none(block.get("type")) or ""
-    match kind:
-        case "text":
-            yield text_in(place, "text", about)
-        case "image":
-            yield part_at(place, about.of_kind(PartKind.IMAGE))
-        case "document":
-            yield from _document_parts(place, about)
-        case "container_upload":
-            yield part_at(place, about.of_kind(PartKind.FILE))
-        case "search_result":
-            yield from _described_parts(place, "content", about)
-        case "thinking":
-            is_signed = bool(block.get("signature"))
-            yield text_in(place, "thinking", about.of_kind(PartKind.REASONING), is_signed=is_signed)
-        case "redacted_thinking":
-            yield part_at(place, about.of_kind(PartKind.REASONING), is_signed=True)
-        case "compaction":
-            yield text_in(place, "content", about, is_signed=_is_encrypted(block))
-        case _ if kind in _CALLS:
-            name, call_id = _text(block, "name"), _text(block, "id")
-            yield call_at(place, block, "input", name, call_id, about.role)
-        case _ if kind == _RESULT or kind.endswith(f"_{_RESULT}"):
-            yield from _result_parts(place)
-        case _ if kind in _FOUND:
-            named = About(PartKind.TOOL_RESULT, about.role, _text(block, "tool_name") or about.name, about.call_id)
-            yield part_at(place, named, is_signed=_is_encrypted(block))
-        case _:
-            yield other_at(place, about)
+    kind = _text(block, "type")
+    if kind == "thinking":
+        yield text_in(place, "thinking", about.of_kind(PartKind.REASONING), is_signed=bool(block.get("signature")))
+    elif kind == "redacted_thinking":
+        yield part_at(place, about.of_kind(PartKind.REASONING), is_signed=True)
+    elif kind == "compaction":
+        yield text_in(place, "content", about, is_signed=_is_encrypted(block))
+    elif kind in _CALLS:
+        yield call_at(place, block, "input", _text(block, "name"), _text(block, "id"), about.role)
+    elif kind == _RESULT or kind.endswith(f"_{_RESULT}"):
+        yield from _result_parts(place)
+    else:
+        yield from _given_parts(about, place)
+
+
+def _given_parts(about: About, place: Place) -> Iterator[Part]:
+    """What may be in a message and in the result of a tool."""
+    kind = _text(place.value, "type")
+    if kind == "document":
+        yield from _document_parts(place, about)
+    elif kind == "search_result":
+        yield from _described_parts(place, "content", about)
+    else:
+        yield from _plain_parts(about, place)
+
+
+def _plain_parts(about: About, place: Place) -> Iterator[Part]:
+    """What may be anywhere, and is not made of other blocks."""
+    block: Json = place.value
+    kind = _text(block, "type")
+    if kind == "text":
+        yield text_in(place, "text", about)
+    elif kind in _OPAQUE_KINDS:
+        yield part_at(place, about.of_kind(_OPAQUE_KINDS[kind]))
+    elif kind in _FOUND:
+        name = _text(block, "tool_name") or about.name
+        yield part_at(place, replace(about, kind=PartKind.TOOL_RESULT, name=name), is_signed=_is_encrypted(block))
+    else:
+        yield other_at(place, about)
 
 
 def _result_parts(place: Place) -> Iterator[Part]:
@@ -118,13 +130,13 @@ def _result_parts(place: Place) -> Iterator[Part]:
     elif content is None or content == []:
         yield part_at(place, about)
     else:
-        yield from content_of(place.at("content"), about, partial(_block_parts, about))
+        yield from content_of(place.at("content"), about, partial(_given_parts, about))
 
 
 def _provided_parts(place: Place, about: About) -> Iterator[Part]:
     """What a tool of the provider gave back as one object: a page that was fetched, an output, an error."""
     if object_of(place.value.get("content")).get("type") == "document":
-        yield from _block_parts(about, place.at("content"))
+        yield from _document_parts(place.at("content"), about)
     else:
         yield part_at(place, about, is_signed=_is_encrypted(place.value))
 
@@ -151,7 +163,7 @@ def _described_parts(place: Place, key: str, about: About) -> Iterator[Part]:
             yield text_at(member, about)
         elif name == key:
             content = member.at("content") if key == "source" else member
-            yield from content_of(content, about, partial(_block_parts, about))
+            yield from content_of(content, about, partial(_plain_parts, about))
 
 
 def _is_encrypted(block: Json) -> bool:

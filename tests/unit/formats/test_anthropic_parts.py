@@ -189,3 +189,12 @@ def test_a_response() -> None:
         ("tool_call", "assistant", "/content/2", "find", "{}"),
     ]
     assert parts[1].value["citations"][0]["cited_text"] == "H"
+
+
+def test_documents_within_documents_are_not_followed_for_ever() -> None:
+    block: dict[str, Any] = {"type": "text", "text": "deep"}
+    for _ in range(300):
+        block = {"type": "document", "source": {"type": "content", "content": [block]}}
+    body = {"messages": [{"role": "user", "content": [block]}]}
+    (part,) = ANTHROPIC_MESSAGES.request_parts(body)
+    assert shown([part]) == [("other", "user", "/messages/0/content/0/source/content/0", "", None)]
