@@ -100,6 +100,7 @@ class Part:
     """Whether the provider would know of a change: signed, or written so that only the provider can read it."""
     _siblings: Any = field(default=None, repr=False, compare=False)
     slot: TextSlot | None = field(default=None, repr=False, compare=False)
+    """Where its text stands."""
 
     @property
     def text(self) -> str | None:

@@ -202,7 +202,7 @@ class Policy:
     """Its configuration: a frozen pydantic model, validated once, when the gateway starts."""
 
     version: ClassVar[str | None] = None
-    """Recorded with each decision. Without one, a hash of the source of its module stands for it."""
+    """Recorded with each decision. Without one, a hash of its code stands for it."""
 
     needs: ClassVar[Needs] = Needs.CHUNKS
 
