@@ -213,9 +213,11 @@ def _results(place: Place, about: About) -> Iterator[Part]:
 
 
 def _result(about: About, place: Place) -> Iterator[Part]:
-    """Logs, what was found, what a shell wrote: each has a form of its own, and all are results."""
+    """Logs, what was found, what a shell wrote and how it ended: each has a form of its own, and all are results."""
     kind = type_of(place.value)
     if kind in _OPAQUE_KINDS or kind in _TEXT_KINDS:
         yield from _content_part(about, place)
+    elif "stdout" in place.value or "stderr" in place.value:
+        yield from (text_at(member, about) for _, member in place.members())
     else:
         yield text_in(place, "logs" if kind == "logs" else "text", about)

@@ -105,7 +105,11 @@ ITEMS: list[tuple[Any, list[tuple[str, str, str, str, str | None]]]] = [
     ),
     (
         {"type": "shell_call_output", "call_id": "c6", "output": [{"stdout": "a", "stderr": "", "outcome": {}}]},
-        [("tool_result", "tool", "/output/0", "", None)],
+        [
+            ("tool_result", "tool", "/output/0/stdout", "", "a"),
+            ("tool_result", "tool", "/output/0/stderr", "", ""),
+            ("tool_result", "tool", "/output/0/outcome", "", None),
+        ],
     ),
     ({"type": "apply_patch_call_output", "call_id": "c4"}, [("tool_result", "tool", "", "", None)]),
     (
