@@ -30,7 +30,7 @@ from luthien.formats.parts import (
 
 _CALLS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
 _RESULT = "tool_result"
-_OPAQUE_KINDS = {"image": PartKind.IMAGE, "container_upload": PartKind.FILE}
+_MEDIA_KINDS = {"image": PartKind.IMAGE, "container_upload": PartKind.FILE}
 # What the provider's own tools give back, within the result; only the provider can read some of it.
 _FOUND = frozenset(
     {
@@ -110,8 +110,8 @@ def _plain_parts(about: About, place: Place) -> Iterator[Part]:
     kind = _text(block, "type")
     if kind == "text":
         yield text_in(place, "text", about)
-    elif kind in _OPAQUE_KINDS:
-        yield part_at(place, about.of_kind(_OPAQUE_KINDS[kind]))
+    elif kind in _MEDIA_KINDS:
+        yield part_at(place, about.of_kind(_MEDIA_KINDS[kind]))
     elif kind in _FOUND:
         name = _text(block, "tool_name") or about.name
         yield part_at(place, replace(about, kind=PartKind.TOOL_RESULT, name=name), is_signed=_is_encrypted(block))

@@ -159,8 +159,8 @@ def _field_parts(name: str, place: Place, about: About) -> Iterator[Part]:
             return each_of(place, lambda detail: [_detail(detail, about)], about)
         case "annotations":
             return each_of(place, lambda found: [_annotation(found, about.role)], about)
-        case "audio":
-            return iter([part_at(place, about.of_kind(PartKind.AUDIO))])
+        case "audio" if isinstance(place.value, dict):
+            return iter([text_in(place, "transcript", about.of_kind(PartKind.AUDIO))])
         case _ if name in _FIELD_KINDS:
             said = about.of_kind(_FIELD_KINDS[name] or about.kind)
             return content_of(place, said, partial(_content_part, said))

@@ -53,7 +53,7 @@ _TEXT_KINDS = {
     "reasoning_text": PartKind.REASONING,
     "refusal": PartKind.REFUSAL,
 }
-_OPAQUE_KINDS = {
+_MEDIA_KINDS = {
     "input_image": PartKind.IMAGE,
     "computer_screenshot": PartKind.IMAGE,
     "image": PartKind.IMAGE,
@@ -139,7 +139,7 @@ def _item_parts(default_role: str, place: Place) -> Iterator[Part]:
         yield part_at(place, About(PartKind.IMAGE, "assistant", tool_name(item), call_id))
     elif kind == "compaction":
         yield part_at(place, About(PartKind.TEXT, "assistant"), is_signed=True)
-    elif kind in _TEXT_KINDS or kind in _OPAQUE_KINDS:
+    elif kind in _TEXT_KINDS or kind in _MEDIA_KINDS:
         yield from _content_part(About(role_kind(default_role), default_role), place)
     else:
         yield other_at(place)
@@ -165,8 +165,8 @@ def _reasoning_parts(item: Place, about: About) -> Iterator[Part]:
 
 def _content_part(about: About, place: Place) -> Iterator[Part]:
     kind = type_of(place.value)
-    if kind in _OPAQUE_KINDS:
-        yield part_at(place, about.of_kind(_OPAQUE_KINDS[kind]))
+    if kind in _MEDIA_KINDS:
+        yield text_in(place, "transcript", about.of_kind(_MEDIA_KINDS[kind]))
     elif kind in _TEXT_KINDS:
         about = about.of_kind(_TEXT_KINDS[kind] or about.kind)
         part = text_in(place, "refusal" if kind == "refusal" else "text", about)
@@ -215,7 +215,7 @@ def _results(place: Place, about: About) -> Iterator[Part]:
 def _result(about: About, place: Place) -> Iterator[Part]:
     """Logs, what was found, what a shell wrote and how it ended: each has a form of its own, and all are results."""
     kind = type_of(place.value)
-    if kind in _OPAQUE_KINDS or kind in _TEXT_KINDS:
+    if kind in _MEDIA_KINDS or kind in _TEXT_KINDS:
         yield from _content_part(about, place)
     elif "stdout" in place.value or "stderr" in place.value:
         yield from (text_at(member, about) for _, member in place.members())

@@ -127,7 +127,7 @@ def test_a_response_with_everything_in_it() -> None:
         ("reasoning", "assistant", "/choices/0/message/reasoning", "", "Hm."),
         ("text", "assistant", "/choices/0/message/content", "", "Hello"),
         ("tool_result", "assistant", "/choices/0/message/annotations/0", "url_citation", None),
-        ("audio", "assistant", "/choices/0/message/audio", "", None),
+        ("audio", "assistant", "/choices/0/message/audio", "", "Hello"),
         ("image", "assistant", "/choices/0/message/images/0", "", None),
         ("tool_call", "assistant", "/choices/0/message/tool_calls/0", "find", "{}"),
         ("text", "assistant", "/choices/1/message/content", "", "Hi"),

@@ -44,9 +44,14 @@ ITEMS: list[tuple[Any, list[tuple[str, str, str, str, str | None]]]] = [
             "content": [
                 {"type": "output_text", "text": "Hi", "annotations": [{"type": "url_citation"}], "logprobs": []},
                 {"type": "refusal", "refusal": "No."},
+                {"type": "output_audio", "data": "AA==", "transcript": "Ho"},
             ],
         },
-        [("text", "assistant", "/content/0", "", "Hi"), ("refusal", "assistant", "/content/1", "", "No.")],
+        [
+            ("text", "assistant", "/content/0", "", "Hi"),
+            ("refusal", "assistant", "/content/1", "", "No."),
+            ("audio", "assistant", "/content/2", "", "Ho"),
+        ],
     ),
     (
         {
