@@ -45,6 +45,14 @@ def test_the_demo_keeps_serving_and_its_links_show_what_changed(data_dir: Path) 
                 assert removed == ["Nightingale", "dana@example.com", "Falcon", "[email-1]"]
                 assert added == ["Falcon", "[email-1]", "Nightingale", "dana@example.com"]
                 assert "completed" in page.inner_text(".facts")
+                assert page.get_by_text("Timeline of the stream as JSON").count() == (
+                    "streamed" in page.inner_text(".facts")
+                )
+            page.goto(f"{address}/debug/calls")
+            assert page.locator("tbody tr").count() == 6
+            assert page.evaluate(
+                "[document.documentElement, document.querySelector('.wide')].map(e => e.scrollWidth - e.clientWidth)"
+            ) == [0, 0]
             assert troubles == []
         demo.process.terminate()
         assert demo.wait() == 0, demo.output

@@ -195,6 +195,13 @@ class TestStoppedCalls:
         error = Decision("shaky", "request", "error", changed=False)
         assert tell(decisions=[error]) == "no policy changed this call; shaky broke on the request"
 
+    def test_remarks_are_no_changes(self) -> None:
+        remarks = [Decision("judge", side, "annotate", changed=False) for side in ("request", "response")]
+        shadow = Decision("guard", "request", "annotate", changed=False, shadow=True)
+        assert tell(decisions=[*remarks, shadow]) == (
+            "no policy changed this call; judge left a remark on the request and the response"
+        )
+
     def test_an_upstream_that_gave_no_answer(self) -> None:
         states = without(response_original="not_reached", response_final="gateway_generated")
         assert tell(chat("ONE", "two"), states=states) == (
