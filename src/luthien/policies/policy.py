@@ -36,6 +36,7 @@ __all__ = [
     "Block",
     "BlockKind",
     "CallContext",
+    "Chunk",
     "Credential",
     "ModelAnswer",
     "ModelFailed",
