@@ -102,7 +102,7 @@ def _enforced(
         return "; ".join(part for part in (first or "request: no change", end) if part)
     claims = _names(decisions, {Side.REQUEST, Side.RESPONSE})
     if claims:
-        return f"no change in the end: what {claims} changed was changed back"
+        return f"no change in the end, although {claims} changed something on the way"
     return "no policy changed this call"
 
 
