@@ -189,8 +189,16 @@ def build_app(settings: Settings) -> App:
     Raises:
         ConfigError: the settings or the configuration file are wrong.
     """
-    must_exist = "config" in settings.model_fields_set
-    return App(settings, load_configuration(settings.config, must_exist=must_exist), settings.config)
+    return App(settings, configuration_of(settings), settings.config)
+
+
+def configuration_of(settings: Settings) -> Configuration:
+    """What the file that the settings name says; it must be there only if they were told it.
+
+    Raises:
+        ConfigError: it has mistakes.
+    """
+    return load_configuration(settings.config, must_exist="config" in settings.model_fields_set)
 
 
 async def _end_calls(calls: OpenCalls) -> None:

@@ -17,7 +17,7 @@ import typer
 from pydantic import SecretStr
 
 from luthien import __version__
-from luthien.app import build_app
+from luthien.app import App, build_app, configuration_of
 from luthien.debug.signin import new_token
 from luthien.doctor.examination import examined, known_dsn
 from luthien.doctor.finding import Finding, Level
@@ -50,21 +50,24 @@ def up() -> None:
     settings = _text_logs(read_settings())
     with local_settings(settings) as settings, listen(settings) as listener:
         address = address_of(listener)
+        configuration = configuration_of(settings)
 
         def say() -> None:
             _say("Luthien is up.")
             _say(f"  OpenAI clients:     OPENAI_BASE_URL={address}/v1")
             _say(f"  Anthropic clients:  ANTHROPIC_BASE_URL={address}")
             _say(f"  Debug pages:        {sign_in_link(address, settings)}")
+            _say(f"  Configuration:      {configuration.described(settings.config)}")
 
-        Server(build_app(settings).asgi, settings, say).run(sockets=[listener])
+        app = App(settings, configuration, settings.config)
+        Server(app.asgi, settings, say).run(sockets=[listener])
 
 
 @cli.command()
 def demo(
     exit_: Annotated[bool, typer.Option("--exit", help="Leave after the calls; status 0 if all is well.")] = False,
 ) -> None:
-    """Run `up` with a small real model and an example policy, make four calls, and show what became of them."""
+    """Run `up` with a small real model and example policies, make six calls, and show what became of them."""
     from luthien.demo.run import check_installed, run_demo
 
     check_installed()

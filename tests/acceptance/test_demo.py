@@ -11,34 +11,48 @@ from tests.acceptance.commands import luthien
 from tests.browser import browser_page, watched
 
 
-def test_the_demo_makes_four_calls_and_ends_well(data_dir: Path) -> None:
+def test_the_demo_makes_six_calls_and_ends_well(data_dir: Path) -> None:
     with luthien("demo", "--exit", data_dir=data_dir) as demo:
         status = demo.wait()
     assert status == 0, demo.output
     assert "NOT AS EXPECTED" not in demo.output
-    assert len(re.findall(r"changed 1 of [12] messages?; response: 1 change", demo.output)) == 4
-    assert len(re.findall(r"completed in \d+ ms", demo.output)) == 4
-    assert len(re.findall(r"/debug/sign-in\?token=[\w-]+&next=/debug/calls/[0-9a-f-]{36}", demo.output)) == 4
+    said = r"redact and replace_text changed (1 of 2 messages|1 of 1 message|the input); response: 1 change"
+    assert re.findall(said, demo.output) == [
+        what for what in ("1 of 2 messages", "the input", "1 of 1 message") for _ in range(2)
+    ]
+    assert len(re.findall(r"you said +'.*Project Nightingale.*dana@example\.com", demo.output)) == 6
+    assert len(re.findall(r"it read +'.*Project Falcon.*\[email-1\]", demo.output)) == 6
+    assert len(re.findall(r"it said +'.*Project Falcon.*\[email-1\]", demo.output)) == 6
+    assert len(re.findall(r"you read +'.*Project Nightingale.*dana@example\.com", demo.output)) == 6
+    assert len(re.findall(r"completed in \d+ ms", demo.output)) == 6
+    assert len(re.findall(r"/debug/sign-in\?token=[\w-]+&next=/debug/calls/[0-9a-f-]{36}", demo.output)) == 6
 
 
 def test_the_demo_keeps_serving_and_its_links_show_what_changed(data_dir: Path) -> None:
     with luthien("demo", data_dir=data_dir) as demo:
         address = demo.wait_for(r"Serving on (http://[\d.]+:\d+)").group(1)
         links = re.findall(r"http\S+next=/debug/calls/\S+", demo.output)
-        assert len(links) == 4
+        assert len(links) == 6
         assert httpx.get(f"{address}/healthz").status_code == 200
         with browser_page() as page:
             troubles = watched(page)
             for link in links:
                 page.goto(link)
                 assert "token" not in page.url
-                assert "replace_text changed" in page.inner_text(".verdict")
-                removed = page.locator("del").all_inner_texts()
-                added = page.locator("ins").all_inner_texts()
-                assert "Nightingale" in removed
-                assert "Falcon" in added
-                assert "Nightingale" in added
+                assert "redact and replace_text changed" in page.inner_text(".verdict")
+                removed = [text.strip() for text in page.locator("del").all_inner_texts()]
+                added = [text.strip() for text in page.locator("ins").all_inner_texts()]
+                assert removed == ["Nightingale", "dana@example.com", "Falcon", "[email-1]"]
+                assert added == ["Falcon", "[email-1]", "Nightingale", "dana@example.com"]
                 assert "completed" in page.inner_text(".facts")
+                assert page.get_by_text("Timeline of the stream as JSON").count() == (
+                    "streamed" in page.inner_text(".facts")
+                )
+            page.goto(f"{address}/debug/calls")
+            assert page.locator("tbody tr").count() == 6
+            assert page.evaluate(
+                "[document.documentElement, document.querySelector('.wide')].map(e => e.scrollWidth - e.clientWidth)"
+            ) == [0, 0]
             assert troubles == []
         demo.process.terminate()
         assert demo.wait() == 0, demo.output

@@ -59,6 +59,7 @@ def test_calls_outlive_a_kill_of_luthien_and_postgres_is_no_orphan(
     config = configured(data_dir, provider)
     with luthien("up", data_dir=data_dir, LUTHIEN_CONFIG=config) as up:
         address, headers = address_of(up), bearer(up)
+        assert up.wait_for(r"Configuration: +(\S+): no policy").group(1) == config
         call_id = call(address)
         assert is_stored(address, headers, call_id)
         postgres = servers_of(psutil.Process(up.process.pid))

@@ -139,6 +139,13 @@ class CallView:
     configuration: str | None = None
     """The version of the configuration that it went by."""
 
+    def is_written_otherwise(self, side: str) -> bool:
+        """Whether other bytes passed than came, although both add up to the same."""
+        came, passed = (self.stages[EventType(f"{side}_{state}")].record for state in ("original", "final"))
+        if came is None or passed is None:
+            return False
+        return came.payload_sha256 == passed.payload_sha256 and came.wire_sha256 != passed.wire_sha256
+
     def diffs_as_dict(self) -> dict[str, object]:
         """For diff.json: both diffs, or null where a stage is not there to compare."""
         return {

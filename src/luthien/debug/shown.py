@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from contextlib import suppress
 from typing import Any
@@ -13,6 +14,7 @@ from luthien.debug.values import dumps, parse
 _MAX_SHOWN_CHARS = 200_000
 _NONE = "\N{EN DASH}"
 _SHOWN_SPACES = frozenset("\n\t\r ")
+_EMPTY = re.compile(r"\[\s*\]|\{\s*\}")
 
 
 def visible(text: object) -> Markup:
@@ -42,11 +44,13 @@ def pretty(value: Any) -> Markup:
 
 
 def _indented(text: str) -> str:
-    """JSON with one item a line. Numbers keep their text, which the standard parser would not leave them."""
+    """JSON with one item a line; an empty list is `[]`. Numbers keep their text, which the parser would not leave."""
     parse(text)
     pieces: list[str] = []
-    depth, in_string, escaped = 0, False, False
-    for character in text:
+    depth, in_string, escaped, closed = 0, False, False, 0
+    for position, character in enumerate(text):
+        if position < closed:
+            continue
         if in_string:
             pieces.append(character)
             in_string = escaped or character != '"'
@@ -55,6 +59,11 @@ def _indented(text: str) -> str:
             pieces.append(character)
             in_string = True
         elif character in "[{":
+            empty = _EMPTY.match(text, position)
+            if empty:
+                pieces.append(text[position] + text[empty.end() - 1])
+                closed = empty.end()
+                continue
             depth += 1
             pieces += (character, "\n", "  " * depth)
         elif character in "]}":

@@ -72,7 +72,12 @@ def verdict_sentence(
     enforced = [decision for decision in decisions if not decision.shadow]
     sentence = _enforced(request, response, before, after, enforced, basis)
     return "; ".join(
-        [sentence, *_broken(enforced, basis), *_would_have(decision for decision in decisions if decision.shadow)]
+        [
+            sentence,
+            *_broken(enforced, basis),
+            *_remarks(enforced),
+            *_would_have(decision for decision in decisions if decision.shadow),
+        ]
     )
 
 
@@ -97,7 +102,7 @@ def _enforced(
         return "; ".join(part for part in (first or "request: no change", end) if part)
     claims = _names(decisions, {Side.REQUEST, Side.RESPONSE})
     if claims:
-        return f"no change in the end: what {claims} changed was changed back"
+        return f"no change in the end, although {claims} changed something on the way"
     return "no policy changed this call"
 
 
@@ -110,6 +115,15 @@ def _broken(decisions: Iterable[Decision], basis: Basis) -> list[str]:
         for decision in decisions
         if decision.action == "error" and decision.side in went_on
     ]
+
+
+def _remarks(decisions: Iterable[Decision]) -> list[str]:
+    """Which policies left a remark, each on the sides that it was left on."""
+    sides: dict[str, dict[str, None]] = {}
+    for decision in decisions:
+        if decision.action == "annotate":
+            sides.setdefault(decision.policy, {})[f"the {decision.side}"] = None
+    return [f"{policy} left a remark on {listed([*where])}" for policy, where in sides.items()]
 
 
 def _would_have(decisions: Iterable[Decision]) -> list[str]:

@@ -1,7 +1,7 @@
-"""The demo's four calls, made as any program would make them: with the official SDKs.
+"""The demo's six calls, made as any program would make them: with the official SDKs.
 
-A team keeps the name of a project to itself. On the way out the policy gives the model a cover name and no e-mail
-address; on the way back it puts the real name in again.
+A team keeps the name of a project and its address to itself. On the way out the policies give the model a cover name
+and a placeholder; on the way back they put in again what the model never saw.
 """
 
 from __future__ import annotations
@@ -14,19 +14,22 @@ from luthien.errors import LuthienError
 
 POLICIES = """\
 policies:
+  - policy: redact
+    config:
+      rules:
+        - {kinds: [email], action: reversible}
   - policy: replace_text
     config:
       rules:
-        - {find: '[\\w.+-]+@[\\w-]+(\\.[\\w-]+)+', regex: true, replace: '[email]', in: [request]}
         - {find: Project Nightingale, replace: Project Falcon, in: [request]}
         - {find: Project Falcon, replace: Project Nightingale, in: [response]}
 """
 
 REAL_NAME, COVER_NAME = "Project Nightingale", "Project Falcon"
-EMAIL = "dana@example.com"
+EMAIL, PLACEHOLDER = "dana@example.com", "[email-1]"
 
 _SYSTEM = "You help a product team write short, polite messages to customers."
-_USER = f"I am {EMAIL}. Write an email subject line: {REAL_NAME} is delayed until Friday."
+_USER = f"Write one sentence to customers: {REAL_NAME} is delayed until Friday, and questions go to {EMAIL}."
 _MAX_TOKENS = 64
 # A small model on a busy machine; and a gateway that reports its errors better than a retry would.
 _OPTIONS = {"api_key": "none-is-needed", "timeout": 300.0, "max_retries": 0}
@@ -47,14 +50,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class DemoCall:
-    """One call. `messages` is how many messages its request has, the system message counted where it is one."""
+    """One call, which is made with the gateway's address."""
 
     name: str
     make: Callable[[str], Answer]
 
 
 def demo_calls() -> list[DemoCall]:
-    """The four calls; each is made with the gateway's address.
+    """The six calls; each is made with the gateway's address.
 
     Raises:
         SdkMissing: an SDK is not installed.
@@ -65,7 +68,7 @@ def demo_calls() -> list[DemoCall]:
     except ImportError as error:
         raise SdkMissing from error
 
-    def openai_plain(address: str) -> Answer:
+    def chat_plain(address: str) -> Answer:
         with openai.OpenAI(base_url=f"{address}/v1", **_OPTIONS) as client:  # type: ignore[arg-type]
             raw = client.chat.completions.with_raw_response.create(
                 model=MODEL_NAME,
@@ -75,7 +78,7 @@ def demo_calls() -> list[DemoCall]:
             )
             return Answer(raw.parse().choices[0].message.content or "", raw.headers["luthien-call-id"])
 
-    def openai_streamed(address: str) -> Answer:
+    def chat_streamed(address: str) -> Answer:
         with (
             openai.OpenAI(base_url=f"{address}/v1", **_OPTIONS) as client,  # type: ignore[arg-type]
             client.chat.completions.create(
@@ -90,7 +93,33 @@ def demo_calls() -> list[DemoCall]:
             text = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
             return Answer(text, stream.response.headers["luthien-call-id"])
 
-    def anthropic_plain(address: str) -> Answer:
+    def responses_plain(address: str) -> Answer:
+        with openai.OpenAI(base_url=f"{address}/v1", **_OPTIONS) as client:  # type: ignore[arg-type]
+            raw = client.responses.with_raw_response.create(
+                model=MODEL_NAME,
+                instructions=_SYSTEM,
+                input=_USER,
+                temperature=0,
+                max_output_tokens=_MAX_TOKENS,
+            )
+            return Answer(raw.parse().output_text, raw.headers["luthien-call-id"])
+
+    def responses_streamed(address: str) -> Answer:
+        with (
+            openai.OpenAI(base_url=f"{address}/v1", **_OPTIONS) as client,  # type: ignore[arg-type]
+            client.responses.create(
+                model=MODEL_NAME,
+                instructions=_SYSTEM,
+                input=_USER,
+                temperature=0,
+                max_output_tokens=_MAX_TOKENS,
+                stream=True,
+            ) as stream,
+        ):
+            text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+            return Answer(text, stream.response.headers["luthien-call-id"])
+
+    def messages_plain(address: str) -> Answer:
         with anthropic.Anthropic(base_url=address, **_OPTIONS) as client:  # type: ignore[arg-type]
             raw = client.messages.with_raw_response.create(
                 model=MODEL_NAME,
@@ -102,7 +131,7 @@ def demo_calls() -> list[DemoCall]:
             text = "".join(block.text for block in raw.parse().content if block.type == "text")
             return Answer(text, raw.headers["luthien-call-id"])
 
-    def anthropic_streamed(address: str) -> Answer:
+    def messages_streamed(address: str) -> Answer:
         with (
             anthropic.Anthropic(base_url=address, **_OPTIONS) as client,  # type: ignore[arg-type]
             client.messages.stream(
@@ -116,8 +145,10 @@ def demo_calls() -> list[DemoCall]:
             return Answer(stream.get_final_text(), stream.response.headers["luthien-call-id"])
 
     return [
-        DemoCall("OpenAI, plain", openai_plain),
-        DemoCall("OpenAI, streamed", openai_streamed),
-        DemoCall("Anthropic, plain", anthropic_plain),
-        DemoCall("Anthropic, streamed", anthropic_streamed),
+        DemoCall("OpenAI Chat Completions, plain", chat_plain),
+        DemoCall("OpenAI Chat Completions, streamed", chat_streamed),
+        DemoCall("OpenAI Responses, plain", responses_plain),
+        DemoCall("OpenAI Responses, streamed", responses_streamed),
+        DemoCall("Anthropic Messages, plain", messages_plain),
+        DemoCall("Anthropic Messages, streamed", messages_streamed),
     ]

@@ -1,4 +1,4 @@
-"""`luthien demo`: a real model behind the gateway, four real calls, and what became of each."""
+"""`luthien demo`: a real model behind the gateway, six real calls, and what became of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httpx
 
 from luthien.app import App
 from luthien.config import ConfigFile
-from luthien.demo.calls import COVER_NAME, EMAIL, POLICIES, REAL_NAME, DemoCall, demo_calls
+from luthien.demo.calls import COVER_NAME, EMAIL, PLACEHOLDER, POLICIES, REAL_NAME, DemoCall, demo_calls
 from luthien.demo.model import find_weights, local_model
 from luthien.errors import LuthienError
 from luthien.gateway.configuration import configured
@@ -39,7 +39,7 @@ def run_demo(settings: Settings, *, exit_after_calls: bool, say: Say) -> int:
             "the demo's configuration",
             f"upstreams:\n  openai: {{url: '{model}'}}\n  anthropic: {{url: '{model}'}}\n{POLICIES}",
         )
-        say("The example policy, as it would stand in luthien.yaml:")
+        say("The example policies, as they would stand in luthien.yaml:")
         for line in POLICIES.splitlines():
             say(f"    {line}")
         teller = _Teller(address, settings, calls, say)
@@ -97,6 +97,10 @@ class _Teller:
         self._say("")
         self._say(f"{call.name}: {answer.text!r}")
         self._say(f"  {seen['verdict']}")
+        for side, passed, gave in (("request", "you said", "it read"), ("response", "it said", "you read")):
+            for op in diff[side]["ops"] if diff[side] else []:
+                self._say(f"    {passed:<8} {op['before']!r}")
+                self._say(f"    {gave:<8} {op['after']!r}")
         self._say(
             f"  {seen['outcome']} in {ms['total']:.0f} ms"
             f" (provider {ms['upstream']:.0f}, policies {ms['policy']:.2f}, gateway {ms['gateway']:.2f})"
@@ -123,16 +127,18 @@ class _Teller:
 
 
 def what_is_wrong(text: str, call: dict[str, Any], diff: dict[str, Any]) -> str | None:
-    """What is not as the demo's policy should have left it; None if nothing is."""
+    """What is not as the demo's policies should have left it; None if nothing is."""
     if call["completeness"]["state"] != "complete":
         return f"the record is {call['completeness']['state']}"
     states = {stage: call["stages"][stage]["state"] for stage in _STAGES}
     if set(states.values()) != {"recorded"}:
         return f"the stages are {states}"
-    if not _changes(diff["request"], REAL_NAME, COVER_NAME) or not _changes(diff["request"], EMAIL, "[email]"):
-        return "the diff does not show what the policy changed in the request"
-    if not _changes(diff["response"], COVER_NAME, REAL_NAME) or REAL_NAME not in text:
-        return "the diff does not show what the policy changed in the response"
+    replaced = {REAL_NAME: COVER_NAME, EMAIL: PLACEHOLDER}
+    for own, told in replaced.items():
+        if not _changes(diff["request"], own, told):
+            return f"the diff does not show that the model was told {told!r} for {own!r}"
+        if not _changes(diff["response"], told, own) or own not in text:
+            return f"the diff does not show that the client was given {own!r} for {told!r}"
     return None
 
 

@@ -42,9 +42,7 @@ def _examine(settings: Settings) -> Iterator[Finding]:
 
 def _configuration(settings: Settings, configuration: Configuration) -> Iterator[Finding]:
     config = configuration.config
-    policies = ", ".join(each.policy for each in config.policies) or "no policy"
-    where = str(settings.config) if settings.config.exists() else f"no {settings.config}, so the defaults"
-    yield ok("configuration", f"{where}: {policies}; version {configuration.version}")
+    yield ok("configuration", configuration.described(settings.config))
     if config.groups:
         yield ok("groups", f"{len(config.groups)}: {', '.join(group.name for group in config.groups)}")
     for said in configuration.warnings:

@@ -37,7 +37,8 @@ class ResponsesBlocks:
         agree_text(body)
 
     def as_stream(self, body: Json) -> list[Chunk]:
-        opened = {**body, "status": "in_progress", "output": [], "usage": None, "error": None}
+        ends: Json = {name: None for name in ("usage", "error") if name in body}
+        opened = {**body, **ends, "status": "in_progress", "output": []}
         opened.pop("output_text", None)
         events = [event(f"response.{name}", {"response": opened}) for name in ("created", "in_progress")]
         for index, item in enumerate(list_of(body.get("output"))):

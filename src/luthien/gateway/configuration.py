@@ -30,6 +30,12 @@ class Configuration:
     resources: tuple[AbstractAsyncContextManager[object], ...] = ()
     """What its calls share: opened before the first of them, closed after the last."""
 
+    def described(self, path: Path) -> str:
+        """In a line: the file that it is from, and the policies of calls that no group takes."""
+        policies = ", ".join(each.policy for each in self.config.policies) or "no policy"
+        where = str(path) if path.exists() else f"no {path}, so the defaults"
+        return f"{where}: {policies}; version {self.version}"
+
     @property
     def warnings(self) -> list[str]:
         """What is no mistake and hardly meant."""

@@ -37,6 +37,7 @@ __all__ = [
     "Block",
     "BlockKind",
     "CallContext",
+    "Chunk",
     "Credential",
     "ModelAnswer",
     "ModelFailed",

@@ -1,4 +1,4 @@
-"""What `docs/policies.md` says of `judge`, `webhook` and of asking a model, as it stands there."""
+"""What the documents say of `judge`, `webhook` and of writing policies, as it stands there."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ import httpx
 import pytest
 import yaml
 
-from tests.playbook import ScriptedProvider, answers, eventually, running_gateway
+from tests.playbook import ScriptedProvider, answers, eventually, running_gateway, streams
 from tests.unit.formats.shown_parts import resolved
 from tests.wire import (
     anthropic_request,
     anthropic_response,
+    anthropic_stream,
     openai_request,
     openai_response,
+    openai_stream,
     responses_request,
     responses_response,
+    responses_stream,
 )
 
-DOCUMENT = (Path(__file__).parents[3] / "docs" / "policies.md").read_text(encoding="utf-8")
+DOCUMENTS = Path(__file__).parents[3] / "docs"
+DOCUMENT = "".join((DOCUMENTS / name).read_text(encoding="utf-8") for name in ("policies.md", "writing-policies.md"))
 OPENAI = "/v1/chat/completions"
 
 
@@ -161,3 +165,35 @@ def test_the_policy_on_parts(path: str, record_database: str, provider: Scripted
     parent, _, last = pointer.rpartition("/")
     resolved(marked, parent)[last] = "<data>found</data>"
     assert turn.json == marked
+
+
+@pytest.mark.parametrize(
+    ("path", "ask", "whole", "stream"),
+    [
+        pytest.param(OPENAI, openai_request, openai_response, openai_stream, id="chat"),
+        pytest.param("/v1/responses", responses_request, responses_response, responses_stream, id="responses"),
+        pytest.param("/v1/messages", anthropic_request, anthropic_response, anthropic_stream, id="messages"),
+    ],
+)
+def test_policies_on_the_whole_and_on_chunks_with_a_configuration(
+    record_database: str, provider: ScriptedProvider, tmp_path: Path, path: str, ask: Any, whole: Any, stream: Any
+) -> None:
+    names = {"Its configuration": "Short", "The whole": "NeverEmpty", "Chunks": "Counted"}
+    for title, name in names.items():
+        (tmp_path / f"{name.lower()}.py").write_text(example(title, "python"), encoding="utf-8")
+    policies = [{"policy": f"{tmp_path}/{name.lower()}.py:{name}"} for name in names.values()]
+    policies[0] |= {"config": policies_of("Its configuration")[0]["config"]}
+    with running_gateway(record_database, provider.url, policies) as gateway:
+        for play, fields in ((answers(whole("  \n ")), {}), (streams(*stream("  ", "\n", " ")), {"stream": True})):
+            provider.will(play)
+            response = gateway.post(path, ask("Hello", **fields))
+            made = {each["policy"]: each for each in gateway.call(response)["decisions"]}
+            assert {name: each["action"] for name, each in made.items()} == {
+                "Counted": "annotate",
+                "NeverEmpty": "annotate",
+                "Short": "allow",
+            }
+            assert made["Counted"]["details"] == {"chars": 4}
+        response = gateway.post(path, ask("Hello" * 50))
+        assert response.status_code == 403
+        assert "250 characters, and at most 200 are permitted" in response.text

@@ -161,9 +161,13 @@ def test_what_a_careless_policy_breaks_is_counted_as_ours(
         with pytest.raises(AssertionError, match=rule.partition("=")[0]):
             assert_valid(wire_format, response.content)
         call = gateway.call(response)
-        page = gateway.get(f"/debug/calls/{call['call_id']}").text
+        page = gateway.get(f"/debug/calls/{call['call_id']}", gateway.headers | {"accept": "text/html"}).text
+        says_the_same = not gateway.diff(call["call_id"])["response"]["ops"]
     original, final = violations(call)
     assert original == []
+    assert "not valid in its protocol" in page
+    assert ("No change in what it says, but in how the stream is written." in page) == says_the_same
+    assert says_the_same == (word in {"block_stop", "part.done"})
     assert rule in final
     assert rule in page
     assert {

@@ -155,7 +155,7 @@ class TestCompleteCalls:
 
     def test_a_change_that_was_undone_is_not_called_none_at_all(self) -> None:
         claim = Decision("upper", "request", "modify", changed=True)
-        assert tell(decisions=[claim]) == "no change in the end: what upper changed was changed back"
+        assert tell(decisions=[claim]) == "no change in the end, although upper changed something on the way"
 
     def test_another_order_of_keys_is_not_called_no_change(self) -> None:
         assert tell(dict(reversed(CHAT.items())), decisions=[Decision("p", "request", "modify", changed=True)]) == (
@@ -194,6 +194,13 @@ class TestStoppedCalls:
     def test_a_policy_that_broke_and_was_passed_over(self) -> None:
         error = Decision("shaky", "request", "error", changed=False)
         assert tell(decisions=[error]) == "no policy changed this call; shaky broke on the request"
+
+    def test_remarks_are_no_changes(self) -> None:
+        remarks = [Decision("judge", side, "annotate", changed=False) for side in ("request", "response")]
+        shadow = Decision("guard", "request", "annotate", changed=False, shadow=True)
+        assert tell(decisions=[*remarks, shadow]) == (
+            "no policy changed this call; judge left a remark on the request and the response"
+        )
 
     def test_an_upstream_that_gave_no_answer(self) -> None:
         states = without(response_original="not_reached", response_final="gateway_generated")

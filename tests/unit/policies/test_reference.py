@@ -23,7 +23,7 @@ from luthien.policies.registry import load_chain
 from tests.wire import openai_request
 from tests.wire_tools import openai_tools
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "policies.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "writing-policies.md"
 HEAD = "from luthien.policies.policy import Policy, Verdict\nfrom pydantic import BaseModel\n"
 PLAIN = f"{HEAD}\nclass Mine(Policy):\n    pass\n"
 
@@ -50,7 +50,7 @@ def mistake(folder: Path, policy: str, config: str = "{}") -> str:
 
 
 async def test_the_example_of_the_documentation_works(tmp_path: Path) -> None:
-    section = DOCUMENT.read_text(encoding="utf-8").partition("## Writing one")[2]
+    section = DOCUMENT.read_text(encoding="utf-8").partition("\n## In a file\n")[2]
     code, text = (re.search(rf"```{kind}\n(.*?)```", section, re.DOTALL) for kind in ("python", "yaml"))
     assert code is not None
     assert text is not None
@@ -63,9 +63,10 @@ async def test_the_example_of_the_documentation_works(tmp_path: Path) -> None:
 
 
 async def test_so_does_the_one_on_blocks(tmp_path: Path) -> None:
-    section = DOCUMENT.read_text(encoding="utf-8").partition("## Writing one")[2]
-    code = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[1]
-    (tmp_path / "my_policy.py").write_text(code, encoding="utf-8")
+    section = DOCUMENT.read_text(encoding="utf-8").partition("\n### Blocks\n")[2]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert code is not None
+    (tmp_path / "my_policy.py").write_text(code[1], encoding="utf-8")
     run = chain_of(tmp_path, "my_policy.py:NoShell").open(CallContext(UUID(int=0), OPENAI_CHAT, "m", streaming=False))
     answer = json.loads(await run.on_response(json.dumps(openai_tools("Hm.", ("shell", {}))).encode()))
     assert answer["choices"][0]["message"]["content"] == "Hm.\n\n(a shell command was removed)"

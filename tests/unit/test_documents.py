@@ -1,0 +1,42 @@
+"""Links between the documents lead somewhere, the index has all of them, and the README's configuration is one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from luthien.config import ConfigFile
+from luthien.policies.registry import load_chain
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
+
+
+def anchors(document: Path) -> set[str]:
+    """What its headings are linked as."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_leads_to_a_file_and_a_heading() -> None:
+    broken = []
+    for document in DOCUMENTS:
+        for path, anchor in LINK.findall(document.read_text(encoding="utf-8")):
+            target = document.parent / path if path else document
+            if not target.exists() or (anchor and anchor not in anchors(target)):
+                broken.append(f"{document.relative_to(ROOT)}: {path}#{anchor}")
+    assert broken == []
+
+
+def test_the_index_has_every_document() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    linked = {path for path, _ in LINK.findall(index)}
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} <= linked
+
+
+def test_the_example_in_the_readme_is_a_configuration() -> None:
+    found = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    steps = load_chain(ConfigFile("luthien.yaml", found[1])).steps
+    assert [step.name for step in steps] == ["replace_text", "redact", "add_system_message"]
