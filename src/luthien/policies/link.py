@@ -69,21 +69,30 @@ class Pending:
     def __init__(self) -> None:
         self.chunks: deque[Chunk] = deque()
         self.size_bytes = 0
+        # By identity: there may be very many, and most of what is given may be none of them.
+        self._places: dict[int, int] = {}
+        self._settled = 0
 
     def add(self, chunk: Chunk) -> None:
+        self._places[id(chunk)] = self._settled + len(self.chunks)
         self.chunks.append(chunk)
         self.size_bytes += len(chunk.raw)
 
     def settle(self, given: Chunk) -> bool:
         """Whether this is the very chunk that was due."""
-        place = next((place for place, chunk in enumerate(self.chunks) if chunk is given), None)
-        for _ in range(1 if place is None else place + 1):
-            if self.chunks:
-                self.size_bytes -= len(self.chunks.popleft().raw)
-        return place == 0
+        is_due = bool(self.chunks) and self.chunks[0] is given
+        last = self._settled if is_due else self._places.get(id(given), self._settled)
+        while self.chunks and self._settled <= last:
+            chunk = self.chunks.popleft()
+            self.size_bytes -= len(chunk.raw)
+            if self._places.get(id(chunk)) == self._settled:
+                del self._places[id(chunk)]
+            self._settled += 1
+        return is_due
 
     def clear(self) -> None:
         self.chunks.clear()
+        self._places.clear()
         self.size_bytes = 0
 
 
