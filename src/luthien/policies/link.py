@@ -26,7 +26,7 @@ MAX_HELD_BYTES = 16 * 1024 * 1024
 """How much of one stream a policy may hold, in bytes of chunks; one that would hold more counts as broken."""
 
 Answer = Sequence[Chunk] | Verdict | Blocked
-Broken = Callable[[Step, Side, int, float, BaseException], PolicyFailure]
+Broken = Callable[[Step, Side, BaseException], PolicyFailure]
 
 
 class HeldTooMuch(Exception):
@@ -138,7 +138,7 @@ class Link:
     """One policy in a stream. In shadow it is shown everything, and everything passes it by.
 
     Args:
-        broken: records that the policy broke, and returns the failure to raise.
+        broken: says in the log that the policy broke, and returns the failure to raise.
         trail: is told what the policy holds and rewrites.
     """
 
@@ -209,10 +209,12 @@ class Link:
         except (Exception, asyncio.CancelledError) as error:
             if is_cancelled(error):
                 raise
+            self._last_word = error_verdict(error)
             if not (self.step.fails_open or self.step.is_shadow):
-                raise self._broken(self.step, Side.RESPONSE, self.position, started, error) from error
+                raise self._broken(self.step, Side.RESPONSE, error) from error
             given = (*given, *self._give_up(error))
-        self._duration_s += time.perf_counter() - started
+        finally:
+            self._duration_s += time.perf_counter() - started
         return given
 
     def _checked(self, answer: object) -> tuple[Chunk, ...]:
@@ -234,7 +236,6 @@ class Link:
     def _give_up(self, error: BaseException) -> Sequence[Chunk]:
         """The policy broke, and the stream goes on: with what it held, if it matters."""
         _log.error("policy %s broke on a response: %s", self.name, type(error).__name__)
-        self._last_word = error_verdict(error)
         if self.step.is_shadow:
             return ()
         return self._noticed(self._reader.give_up())
