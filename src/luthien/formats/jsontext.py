@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 _BOM = "\ufeff"
 _MARK = re.compile(r'"(?:[^"\\]|\\.)*+"|(?P<opens>[\[{])|[\]}]', re.DOTALL)
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_STRING_REST = re.compile(r'(?:[^"\\]|\\.)*+(?P<ends>"?)', re.DOTALL)
+_BRACKET_OR_STRING = re.compile(r'(?P<opens>[\[{])|(?P<closes>[\]}])|"' + _STRING_REST.pattern, re.DOTALL)
 _TOO_DEEP = "nested too deeply to be read"
 
 MAX_VALUES = 2_000_000
@@ -88,6 +91,57 @@ def paired(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     return text
+
+
+class Whole:
+    """Whether a text that comes in pieces is a JSON object or list by now. Each piece is looked at once."""
+
+    __slots__ = ("_depth", "_is_closed", "_is_escaped", "_is_in_string", "_is_valid", "_seen")
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._depth = 0
+        self._is_in_string = False
+        self._is_escaped = False
+        self._is_closed = False
+        self._is_valid: bool | None = None
+        """Known once it is closed: nothing that follows can mend it."""
+
+    def of(self, pieces: Sequence[str]) -> bool:
+        """Whether these are one. They begin with those that were asked about before."""
+        for piece in pieces[self._seen :]:
+            if not self._is_closed:
+                self._look(piece)
+            elif piece.strip():
+                self._is_valid = False
+        self._seen = len(pieces)
+        if self._is_closed and self._is_valid is None:
+            self._is_valid = is_valid("".join(pieces))
+        return bool(self._is_valid)
+
+    def _look(self, piece: str) -> None:
+        at = 0
+        if self._is_in_string and piece:
+            rest = _STRING_REST.match(piece, int(self._is_escaped))
+            at = self._after_string(rest, piece) if rest else 0
+        if self._is_in_string:
+            return
+        for mark in _BRACKET_OR_STRING.finditer(piece, at):
+            if mark["opens"]:
+                self._depth += 1
+            elif not mark["closes"]:
+                self._after_string(mark, piece)
+            elif self._depth > 1:
+                self._depth -= 1
+            else:
+                self._is_closed = True
+                return
+
+    def _after_string(self, string: re.Match[str], piece: str) -> int:
+        """Notes whether it goes on in the next piece, and whether a backslash was the last of this one."""
+        self._is_in_string = not string["ends"]
+        self._is_escaped = self._is_in_string and string.end() < len(piece)
+        return string.end()
 
 
 def _count_values(text: str) -> int:

@@ -85,6 +85,7 @@ class ChatBlockStream:
                 known.is_finished = True
             _finish_before_call(choice)
             known = choice.calls[index] = self._begun(BlockKind.TOOL_CALL)
+            known.origin = jsontext.Whole()
             choice.last_call = index
         elif known.is_finished and (name or text.strip()):
             raise ValueError("a tool call went on after it was whole")
@@ -192,8 +193,8 @@ def _finish_before_call(choice: _Choice) -> None:
 
 def _is_whole(call: GrowingBlock) -> bool:
     """Whether nothing can follow: the call has its name, and arguments that are an object."""
-    text = "".join(call.texts)
-    return any(call.names) and text.rstrip().endswith("}") and jsontext.is_valid(text)
+    whole: jsontext.Whole = call.origin
+    return any(call.names) and bool(call.texts) and whole.of(call.texts)
 
 
 def _says_something(choice: Json) -> bool:

@@ -82,18 +82,19 @@ _OTHER_TEXTS = ("reasoning_content", "reasoning", "refusal")
 
 
 class _Call:
-    __slots__ = ("arguments", "call_id")
+    __slots__ = ("_whole", "arguments", "call_id")
 
     def __init__(self, call_id: str) -> None:
         self.call_id = call_id
         self.arguments = Growing()
         """Its arguments, if they are to be JSON."""
+        self._whole = jsontext.Whole()
 
     def is_before(self, call_id: str, name: str) -> bool:
         """Whether a piece with this id and name is of another call: some give all calls one index."""
         if call_id and self.call_id:
             return call_id != self.call_id
-        return bool(name and self.arguments.pieces) and jsontext.is_valid(self.arguments.whole())
+        return bool(name) and self._whole.of(self.arguments.pieces)
 
 
 class _Choice:
@@ -185,7 +186,7 @@ class _Choice:
             self._check_arguments()
 
     def _check_arguments(self) -> None:
-        said = [call.arguments.whole() for call in self._calls if call.arguments.pieces]
+        said = ["".join(call.arguments.pieces) for call in self._calls if call.arguments.pieces]
         bad = sum(1 for text in said if not jsontext.is_valid(text))
         if bad:
             self._findings.add(TOOL_ARGUMENTS, f"{bad} of {len(self._calls)} calls")

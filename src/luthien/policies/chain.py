@@ -105,7 +105,7 @@ class ChainRun:
             self.call,
             self.decisions,
             [
-                Link(step, position, policy, self._broken, self._max_held_bytes, trail)
+                Link(step, position, policy, _broken, self._max_held_bytes, trail)
                 for position, step, policy in self._policies
                 if step.looks_at(Side.RESPONSE, step.stream_hook)
             ],
@@ -123,7 +123,9 @@ class ChainRun:
             except (Exception, asyncio.CancelledError) as error:
                 if is_cancelled(error):
                     raise
-                failure = self._broken(step, side, position, started, error)
+                duration_s = time.perf_counter() - started
+                self.decisions.append(Decision(step, side, position, error_verdict(error), False, duration_s))
+                failure = _broken(step, side, error)
                 if step.fails_open or step.is_shadow:
                     continue
                 raise failure from error
@@ -148,13 +150,6 @@ class ChainRun:
             return verdict, None
         rendered = jsontext.render(shown.body)
         return verdict, None if rendered == jsontext.render(jsontext.parse(body)) else rendered
-
-    def _broken(self, step: Step, side: Side, position: int, started: float, error: BaseException) -> PolicyFailure:
-        """Records that a policy broke; the failure to raise says which, and nothing of its data."""
-        _log.error("policy %s broke on a %s: %s", step.name, side, type(error).__name__)
-        duration_s = time.perf_counter() - started
-        self.decisions.append(Decision(step, side, position, error_verdict(error), False, duration_s))
-        return PolicyFailure(f"the policy {step.name!r} failed, so the call was stopped")
 
 
 class StreamRun:
@@ -243,8 +238,13 @@ class StreamRun:
         if self._decided:
             return
         self._decided = True
-        broken = {decision.position for decision in self._decisions if decision.side is Side.RESPONSE}
-        self._decisions += [link.decision(final) for link in self._links if link.position not in broken]
+        self._decisions += [link.decision(final) for link in self._links]
+
+
+def _broken(step: Step, side: Side, error: BaseException) -> PolicyFailure:
+    """The failure to raise when a policy broke: it says which one, and nothing of its data."""
+    _log.error("policy %s broke on a %s: %s", step.name, side, type(error).__name__)
+    return PolicyFailure(f"the policy {step.name!r} failed, so the call was stopped")
 
 
 class _Unmade(Policy):

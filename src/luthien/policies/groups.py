@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 from pathlib import Path
 
-from luthien.config import Config, ConfigFile, GroupConfig, GroupPolicyConfig, Loc, PolicyConfig
+from luthien.config import Config, ConfigFile, GroupConfig, GroupPolicyConfig, Loc, MatchConfig, PolicyConfig
 from luthien.formats.registry import FORMATS
 from luthien.policies.chain import Chain
 from luthien.policies.registry import configured_step
@@ -129,19 +129,37 @@ def policy_files(file: ConfigFile) -> list[Path]:
 
 def unreachable(config: Config) -> Iterator[tuple[GroupConfig, GroupConfig]]:
     """Groups that never match, each with one before it that takes all of its calls."""
-    for index, group in enumerate(config.groups):
-        taker = next((each for each in config.groups[:index] if _takes_all_of(each, group)), None)
+    takers: list[_Taker] = []
+    for group in config.groups:
+        taker = next((each for each in takers if each.takes_all_of(group.match)), None)
         if taker is not None:
-            yield group, taker
+            yield group, taker.group
+        takers.append(_Taker(group))
 
 
-def _takes_all_of(earlier: GroupConfig, later: GroupConfig) -> bool:
-    one, other = earlier.match, later.match
-    return (
-        _covers(one.routes, other.routes, _ROUTES)
-        and _covers(one.keys, other.keys, ())
-        and (one.models is None or _models_cover(one.models, other.models))
-    )
+class _Taker:
+    """A group, and what it takes from those behind it."""
+
+    def __init__(self, group: GroupConfig) -> None:
+        self.group = group
+        match = group.match
+        self._models = None if match.models is None else frozenset(match.models)
+        plain = [glob for glob in match.models or () if not set("?[]") & set(glob)]
+        self._plain = re.compile("|".join(map(translate, plain))) if plain else None
+
+    def takes_all_of(self, later: MatchConfig) -> bool:
+        earlier = self.group.match
+        return (
+            _covers(earlier.routes, later.routes, _ROUTES)
+            and _covers(earlier.keys, later.keys, ())
+            and (self._models is None or self._covers_models(self._models, later.models))
+        )
+
+    def _covers_models(self, earlier: frozenset[str], later: Sequence[str] | None) -> bool:
+        """Certain when it says yes: a glob of stars alone covers what it matches, wildcards and all."""
+        if later is None:
+            return False  # a request may ask for no model at all
+        return all(glob in earlier or (self._plain is not None and self._plain.match(glob)) for glob in later)
 
 
 def _covers(earlier: Sequence[str] | None, later: Sequence[str] | None, everything: Sequence[str]) -> bool:
@@ -149,11 +167,3 @@ def _covers(earlier: Sequence[str] | None, later: Sequence[str] | None, everythi
         return True
     wanted = everything if later is None else later
     return bool(wanted) and set(wanted) <= set(earlier)
-
-
-def _models_cover(earlier: Sequence[str], later: Sequence[str] | None) -> bool:
-    """Certain when it says yes: a glob of stars alone covers what it matches, wildcards and all."""
-    if later is None:
-        return False  # a request may ask for no model at all
-    plain = [re.compile(translate(glob)) for glob in earlier if not set("?[]") & set(glob)]
-    return all(glob in earlier or any(each.match(glob) for each in plain) for glob in later)

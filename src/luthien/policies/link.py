@@ -26,7 +26,7 @@ MAX_HELD_BYTES = 16 * 1024 * 1024
 """How much of one stream a policy may hold, in bytes of chunks; one that would hold more counts as broken."""
 
 Answer = Sequence[Chunk] | Verdict | Blocked
-Broken = Callable[[Step, Side, int, float, BaseException], PolicyFailure]
+Broken = Callable[[Step, Side, BaseException], PolicyFailure]
 
 
 class HeldTooMuch(Exception):
@@ -69,21 +69,30 @@ class Pending:
     def __init__(self) -> None:
         self.chunks: deque[Chunk] = deque()
         self.size_bytes = 0
+        # By identity: there may be very many, and most of what is given may be none of them.
+        self._places: dict[int, int] = {}
+        self._settled = 0
 
     def add(self, chunk: Chunk) -> None:
+        self._places[id(chunk)] = self._settled + len(self.chunks)
         self.chunks.append(chunk)
         self.size_bytes += len(chunk.raw)
 
     def settle(self, given: Chunk) -> bool:
         """Whether this is the very chunk that was due."""
-        place = next((place for place, chunk in enumerate(self.chunks) if chunk is given), None)
-        for _ in range(1 if place is None else place + 1):
-            if self.chunks:
-                self.size_bytes -= len(self.chunks.popleft().raw)
-        return place == 0
+        is_due = bool(self.chunks) and self.chunks[0] is given
+        last = self._settled if is_due else self._places.get(id(given), self._settled)
+        while self.chunks and self._settled <= last:
+            chunk = self.chunks.popleft()
+            self.size_bytes -= len(chunk.raw)
+            if self._places.get(id(chunk)) == self._settled:
+                del self._places[id(chunk)]
+            self._settled += 1
+        return is_due
 
     def clear(self) -> None:
         self.chunks.clear()
+        self._places.clear()
         self.size_bytes = 0
 
 
@@ -129,7 +138,7 @@ class Link:
     """One policy in a stream. In shadow it is shown everything, and everything passes it by.
 
     Args:
-        broken: records that the policy broke, and returns the failure to raise.
+        broken: says in the log that the policy broke, and returns the failure to raise.
         trail: is told what the policy holds and rewrites.
     """
 
@@ -200,10 +209,12 @@ class Link:
         except (Exception, asyncio.CancelledError) as error:
             if is_cancelled(error):
                 raise
+            self._last_word = error_verdict(error)
             if not (self.step.fails_open or self.step.is_shadow):
-                raise self._broken(self.step, Side.RESPONSE, self.position, started, error) from error
+                raise self._broken(self.step, Side.RESPONSE, error) from error
             given = (*given, *self._give_up(error))
-        self._duration_s += time.perf_counter() - started
+        finally:
+            self._duration_s += time.perf_counter() - started
         return given
 
     def _checked(self, answer: object) -> tuple[Chunk, ...]:
@@ -225,7 +236,6 @@ class Link:
     def _give_up(self, error: BaseException) -> Sequence[Chunk]:
         """The policy broke, and the stream goes on: with what it held, if it matters."""
         _log.error("policy %s broke on a response: %s", self.name, type(error).__name__)
-        self._last_word = error_verdict(error)
         if self.step.is_shadow:
             return ()
         return self._noticed(self._reader.give_up())

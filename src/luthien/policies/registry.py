@@ -120,5 +120,8 @@ def _version(policy: type[Policy], source: Any) -> str:
 
 
 def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=str)
+    try:
+        text = json.dumps(value, sort_keys=True, default=str)
+    except (ValueError, RecursionError):  # an alias of what it is part of
+        raise TypeError("its configuration has no end") from None
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -56,6 +56,7 @@ def service() -> Iterator[ScriptedProvider]:
 def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOOK_SECRET", SECRET)
     monkeypatch.setenv("HOOK_TOKEN", TOKEN)
+    monkeypatch.setenv("NO_KEY", "whsec_")
 
 
 @contextmanager
@@ -220,9 +221,10 @@ async def cut(turn: Turn) -> None:
         answers(b"", status=503, headers={"retry-after": "0"}),
         answers(b"", status=429, headers={"retry-after": formatdate(0, usegmt=True)}),
         answers(b"", status=429, headers={"retry-after": "soon"}),
+        answers(b"", status=429, headers={"retry-after": f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT"}),
         cut,
     ],
-    ids=["500", "503", "429-date", "429-nonsense", "cut"],
+    ids=["500", "503", "429-date", "429-nonsense", "429-no-year", "cut"],
 )
 def test_it_is_asked_again(
     record_database: str, provider: ScriptedProvider, service: ScriptedProvider, failing: Play
@@ -349,6 +351,7 @@ BASE = "policies:\n  - policy: webhook\n    config:\n      url: "
     ("more", "line", "mistake"),
     [
         ("ftp://a\n", 4, "url: must be an http:// or https:// address"),
+        ("https://\u2603.example\n", 4, "url: is no address that can be asked"),
         ("https://user:pw@a.example\n", 4, "url: must have no credentials"),
         (
             "https://a.example\n      secret: {env: NOT_SET}\n",
@@ -357,6 +360,8 @@ BASE = "policies:\n  - policy: webhook\n    config:\n      url: "
         ),
         ("https://a.example\n      secret: whsec_1234\n", 5, "secret: must be {env: NAME}"),
         ("https://a.example\n      secret: {env: HOOK_TOKEN}\n", 5, "secret: is no secret of Standard Webhooks"),
+        ("https://a.example\n      secret: {env: NO_KEY}\n", 5, "secret: is no secret of Standard Webhooks"),
+        ('https://a.example\n      headers: {x: " a"}\n', 5, "headers.x: must be printable ASCII without spaces"),
         ("https://a.example\n      headers: {host: a}\n", 5, "headers: the header 'host' cannot be set"),
         ('https://a.example\n      headers: {x: "a\\nb"}\n', 5, "headers.x: must be printable ASCII"),
         ("https://a.example\n      retries: 99\n", 5, "retries: "),

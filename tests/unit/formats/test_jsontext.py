@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthien.formats import jsontext
-from luthien.formats.jsontext import InvalidJson, paired, parse, parse_object, render
+from luthien.formats.jsontext import InvalidJson, Whole, paired, parse, parse_object, render
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=12)  # lone surrogates too
 VALUES = st.recursive(
@@ -162,3 +163,30 @@ def test_paired_is_what_a_reader_of_its_json_sees(text: str) -> None:
 def test_halves_of_a_pair_are_one_character() -> None:
     assert paired("a\ud83d" + "\ude00") == "a\U0001f600"
     assert paired("\ude00\ud83d") == "\ude00\ud83d"
+
+
+class TestATextInPieces:
+    @given(VALUES, st.lists(st.integers(0, 200)), st.booleans())
+    def test_is_whole_when_it_is_an_object_or_a_list(self, value: Any, cuts: list[int], is_escaped: bool) -> None:
+        text = json.dumps(value, ensure_ascii=is_escaped)
+        places = sorted({0, *(cut for cut in cuts if cut < len(text)), len(text)})
+        pieces = [text[start:end] for start, end in pairwise(places)]
+        whole = Whole()
+        for count in range(len(pieces)):
+            assert not whole.of(pieces[:count])
+        assert whole.of(pieces) is isinstance(value, dict | list)
+        assert whole.of([*pieces, "", " \n"]) is isinstance(value, dict | list)
+        assert not whole.of([*pieces, "", " \n", "{}"])
+
+    @pytest.mark.parametrize("text", ['{"a":}', "{]", '{"a": "\\', "}", "1", "", '"{}"', "{}{}", '{"a": NaN'])
+    def test_is_not_whole_when_it_is_no_json_or_has_not_ended(self, text: str) -> None:
+        assert not Whole().of([text])
+        assert not Whole().of([*text])
+
+    def test_is_looked_at_piece_by_piece(self) -> None:
+        """To read it anew for each piece would take minutes."""
+        whole, pieces = Whole(), ["["]
+        for _ in range(50_000):
+            pieces.append('{"a": "' + "b" * 100 + '"},')
+            assert not whole.of(pieces)
+        assert whole.of([*pieces, "{}]"])

@@ -493,6 +493,31 @@ class TestBreakingStreams:
         stream.decide(None)
         assert [decision.verdict.action for decision in run.decisions] == [Action.ERROR, Action.ALLOW]
 
+    async def test_what_it_changed_before_it_broke_is_recorded_as_its_change(self) -> None:
+        """The client was given that, so somebody must have changed it."""
+
+        class ChangesAndBreaks(Append):
+            async def on_chunk(self, chunk: Chunk) -> Sequence[Chunk] | Verdict:
+                if said([chunk]) == "b":
+                    raise LookupError("lost")
+                return await super().on_chunk(chunk)
+
+        run = run_of(Noop, ChangesAndBreaks, Noop)
+        stream = run.stream()
+        first, second = text_chunks("a", "b")
+        assert said(list(await stream.feed(first))) == "a!"
+        with pytest.raises(PolicyFailure):
+            await stream.feed(second)
+        stream.decide(b"what the client was given")
+        assert actions(run.decisions) == [
+            ("Noop", Action.ALLOW, False),
+            ("ChangesAndBreaks", Action.ERROR, True),
+            ("Noop", Action.ALLOW, False),
+        ]
+        broken = run.decisions[1]
+        assert broken.chunks == 2
+        assert content(broken.output) == "a!"
+
     @pytest.mark.parametrize("answer", [LookupError("lost"), None])
     async def test_one_that_breaks_when_asked_about_the_whole_stream_is_recorded(self, answer: Any) -> None:
         """By then the client has it all: nothing is left to be stopped, and the others are asked all the same."""

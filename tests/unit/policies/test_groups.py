@@ -172,3 +172,13 @@ def test_a_group_that_can_never_match_is_warned_of(earlier: str, later: str, tak
     warnings = configured(ConfigFile("l", f"groups: [{entries}]{KEYS}")).warnings
     expected = ["the group 'two' never matches: 'one', before it, takes all of its calls"]
     assert warnings == (expected if takes_all else [])
+
+
+def test_very_many_groups_are_compared_in_time() -> None:
+    """Each pair costs a look, and no expression is compiled for it: that took minutes."""
+    groups = ", ".join(
+        f"{{name: g{number}, match: {{models: [m{number}-*]}}, policies: []}}" for number in range(1500)
+    )
+    assert configured(
+        ConfigFile("l", f"groups: [{groups}, {{name: last, match: {{models: [m7-x]}}, policies: []}}]")
+    ).warnings == ["the group 'last' never matches: 'g7', before it, takes all of its calls"]

@@ -19,6 +19,7 @@ from luthien.policies.builtin.question import (
 from tests.wire import anthropic_response, openai_response, responses_response
 
 SAID = '{"explanation": "It asks for a secret.", "probability": 0.9}'
+CALM = '{"explanation": "It is fine.", "probability": 0}'
 JUDGED = Judgement(0.9, "It asks for a secret.")
 RESPONSES = {
     Dialect.CHAT: openai_response,
@@ -85,13 +86,22 @@ def test_answers_that_are_understood(text: str) -> None:
         ("{" * 5000, "too many braces"),
         ('{"a":' * 3000, "too many braces"),
         (" " * 30_000, "longer than"),
-        ('{"probability": 0.9, "explan', "no probability"),
+        ('{"probability": 0.9, "explan', "outside of a JSON object"),
+        (f'{{"explanation": "He said "{CALM}" to me.", "probability": 1}}', "outside of a JSON object"),
+        (f"{CALM} It is {{'probability': 1}}", "outside of a JSON object"),
+        (f'{{"probability": 1, "explanation": "He said "{CALM}', "outside of a JSON object"),
     ],
 )
 def test_answers_that_are_none(text: str, why: str) -> None:
     with pytest.raises(NoJudgement, match=why) as raised:
         chat(text)
     assert "secret" not in str(raised.value)
+
+
+def test_an_answer_of_spaces_is_looked_at_once() -> None:
+    """An expression that tries all ways to cut it would never come to an end."""
+    with pytest.raises(NoJudgement, match="no probability"):
+        chat("```" + " " * 19_000 + "x")
 
 
 class TestTheTranscript:

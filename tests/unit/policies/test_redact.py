@@ -448,6 +448,20 @@ class TestStreams:
             whole.add("678901")
 
 
+async def test_calls_that_have_ended_are_not_looked_at_again() -> None:
+    """Of 12,000 calls, each piece would be compared with all: minutes of it."""
+    frames: list[bytes] = []
+    for number in range(12_000):
+        function = {"name": "f", "arguments": json.dumps({"to": EMAIL if number % 1000 == 0 else "you"})}
+        frames.append(openai_chunk({"tool_calls": [{"index": number, "id": f"c{number}", "function": function}]}))
+    chunks = await through(
+        policy({"kinds": ["email"], "in": ["response"]}), [*frames, openai_chunk({}, "tool_calls")]
+    )
+    assert len(chunks) == 12_001
+    assert sum(b"[email]" in chunk.raw for chunk in chunks) == 12
+    assert not any(EMAIL.encode() in chunk.raw for chunk in chunks)
+
+
 @pytest.mark.parametrize(
     ("config", "mistake"),
     [

@@ -52,6 +52,11 @@ def test_the_chain_is_in_the_order_of_the_file() -> None:
     ]
 
 
+def test_a_configuration_that_is_part_of_itself_is_a_mistake() -> None:
+    entry = "{policy: judge, config: {model: m, question: q, credential: none, extra: &all {a: *all}}}"
+    assert mistakes(f"policies: [{entry}]") == ["1: policies[0].policy: its configuration has no end"]
+
+
 def test_without_policies_the_chain_is_empty() -> None:
     assert chain_of("") == chain_of("policies: []") == Chain(())
 

@@ -25,7 +25,7 @@ _SCHEMA: Json = {
 _MAX_TOKENS = 1024
 _MAX_ANSWER_CHARS = 20_000
 _MAX_ATTEMPTS = 200
-_FENCE = re.compile(r"\A```(?:json)?\s*(?P<body>.*?)\s*```\Z", re.DOTALL)
+_NAMED = re.compile(r"""["']probability["']""")
 
 _ABOUT = {
     Side.REQUEST: "It is a request that has not been answered yet; the question is about the request.",
@@ -204,20 +204,27 @@ def _said(content: Any) -> Iterator[str]:
 
 
 def _objects_in(text: str) -> Iterator[Json]:
-    """The JSON objects of a text, outermost only: all of it, or among other words."""
+    """The JSON objects of a text, outermost only: all of it, or among other words.
+
+    Where a probability stands in what is no JSON, the objects there may be what the judge quotes.
+    """
     if len(text) > _MAX_ANSWER_CHARS:
         raise NoJudgement(f"the judge's answer is longer than {_MAX_ANSWER_CHARS} characters")
-    fenced = _FENCE.match(text.strip())
-    text = fenced["body"] if fenced else text
-    decoder, at = json.JSONDecoder(), text.find("{")
+    decoder, at, read = json.JSONDecoder(), text.find("{"), 0
+    between: list[str] = []
     for _ in range(_MAX_ATTEMPTS):
         if at < 0:
-            return
+            break
         try:
             value, end = decoder.raw_decode(text, at)
         except (ValueError, RecursionError):
             end = at + 1
         else:
+            between.append(text[read:at])
+            read = end
             yield value
         at = text.find("{", end)
-    raise NoJudgement("the judge's answer has too many braces")
+    else:
+        raise NoJudgement("the judge's answer has too many braces")
+    if any(_NAMED.search(each) for each in (*between, text[read:])):
+        raise NoJudgement("the judge gave a probability outside of a JSON object")

@@ -81,6 +81,8 @@ class StreamedTexts:
         self._grow = grow
         self._max_held = max_held
         self._texts: dict[str, Growing] = {}
+        self._open: dict[str, Growing] = {}
+        """Those that have not ended, of the many that a stream may have."""
         self._held: deque[_Held] = deque()
 
     @property
@@ -89,7 +91,7 @@ class StreamedTexts:
 
     @property
     def held_chars(self) -> int:
-        return sum(text.length - text.settled for text in self._texts.values())
+        return sum(text.length - text.settled for text in self._open.values())
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
         held = _Held(chunk)
@@ -98,18 +100,20 @@ class StreamedTexts:
             growing = self._texts.get(key)
             if growing is None:
                 growing = self._texts[key] = self._grow(key)
+            self._open[key] = growing
             held.spans.append(_Span(key, growing.length, growing.length + len(text)))
             self._place(key, growing.add(text))
-        if self._texts:
-            for key in self._places.ended(chunk, self._texts):
-                self._place(key, self._texts[key].end())
+        if self._open:
+            for key in dict.fromkeys(self._places.ended(chunk, self._open)):
+                self._place(key, self._open.pop(key).end())
         released = self._release()
         # Behind one text that is undecided, others may pile up without end.
         return [*released, *self.end()] if len(self._held) > self._max_held else released
 
     def end(self) -> list[Chunk]:
-        for key, growing in self._texts.items():
+        for key, growing in self._open.items():
             self._place(key, growing.end())
+        self._open.clear()
         return self._release()
 
     def _place(self, key: str, edits: list[Edit]) -> None:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+import httpx2 as httpx
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -35,8 +36,8 @@ _MAX_REASON_CHARS = 1000
 
 def _header_value(value: object) -> object:
     if isinstance(value, str):
-        if not value or not (value.isascii() and value.isprintable()):
-            raise ValueError("must be printable ASCII, or {env: NAME}")
+        if not value or value != value.strip() or not (value.isascii() and value.isprintable()):
+            raise ValueError("must be printable ASCII without spaces around it, or {env: NAME}")
         return SecretStr(value)
     return value
 
@@ -73,6 +74,10 @@ class WebhookConfig(BaseModel):
             raise ValueError("must be an http:// or https:// address")
         if "@" in parts.netloc or parts.fragment:
             raise ValueError("must have no credentials or fragment; use headers or secret")
+        try:
+            httpx.URL(value)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"is no address that can be asked: {error}") from None
         return value
 
     @field_validator("secret")

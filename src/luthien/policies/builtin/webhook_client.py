@@ -40,9 +40,12 @@ class _TryAgain(Exception):
 def signing_key(secret: str) -> bytes:
     """The key in a secret of Standard Webhooks: `whsec_` and base64. Raises ValueError if it is none."""
     try:
-        return base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
+        key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
     except binascii.Error:
-        raise ValueError("is no secret of Standard Webhooks: whsec_ and base64") from None
+        key = b""
+    if not key:
+        raise ValueError("is no secret of Standard Webhooks: whsec_ and base64")
+    return key
 
 
 def signature(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
@@ -156,6 +159,6 @@ def _retry_after_s(value: str | None) -> float:
         return float(value[:9])
     try:
         until = parsedate_to_datetime(value)
-    except ValueError:
+        return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    except (ValueError, OverflowError):
         return 0.0
-    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
