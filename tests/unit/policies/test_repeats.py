@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -111,6 +112,16 @@ async def test_what_no_policy_touches_leaves_as_the_very_bytes_that_came() -> No
     given_on, run = await through(frames, plain(Watching), replacing(SECRET))
     assert b"".join(chunk.raw for chunk in given_on) == b"".join(frames)
     assert [decision.changed for decision in run.decisions] == [False, False]
+
+
+async def test_policies_in_shadow_are_shown_what_was_said_whole_only_and_the_client_is_not() -> None:
+    frames = [frame for frame in responses_stream("a secret") if b".delta" not in frame]
+    end_alone = sse({"type": "response.completed", "response": responses_response("a secret")})
+    for stream in (frames, [end_alone]):
+        shadow = replace(replacing(SECRET), is_shadow=True)
+        given_on, run = await through(stream, shadow, shadow)
+        assert b"".join(chunk.raw for chunk in given_on) == b"".join(stream)
+        assert [(decision.changed, decision.verdict.count) for decision in run.decisions] == [(True, 1)] * 2
 
 
 async def test_each_step_is_shown_a_stream_that_agrees_with_itself() -> None:
