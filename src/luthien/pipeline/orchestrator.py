@@ -425,8 +425,9 @@ class _Exchange:
         is_upstream = outcome is Outcome.UPSTREAM_ERROR
         stream, begun_with = self._end_answer_early(code if is_upstream else None)
         if stream is not None and self._client.started:
-            # The provider's own error, if it sent one, was passed on already, unless a policy withheld it.
-            is_told = is_upstream and stream.failure is not None and _has_error(stream.sides.final.response)
+            # The provider's own error, if it sent one, was passed on already, unless a policy withheld it: nothing
+            # comes behind an error.
+            is_told = stream.failure is not None and _has_error(stream.sides.final.response)
             frame = b"" if is_told else self._format.error_frame(status, code, message, stream.sides.final.chunks)
             stream.sides.released(frame, () if is_told else (parse_frame(frame, frame),))
             stream.sides.closed()
