@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from luthien.config import ConfigFile
 from luthien.errors import ConfigError
 from luthien.formats.format import WireFormat
-from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT
+from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, OPENAI_RESPONSES
 from luthien.formats.sse import Chunk, FrameReader
 from luthien.policies.builtin.redact import Redact, RedactConfig, WholeText
 from luthien.policies.policy import CallContext, Request, Response, Verdict
@@ -193,6 +193,20 @@ class TestRequests:
         body = anthropic_request(messages=[{"role": "assistant", "content": [block]}])
         await requested(policy({"kinds": ["secret"]}, wire_format=ANTHROPIC_MESSAGES), body)
         assert block["input"] == given | {"api_key": "[secret]"}
+
+    async def test_what_shells_and_computers_are_told_and_give_back(self) -> None:
+        items: list[Json] = [
+            {"type": "shell_call", "action": {"commands": [f"mail {EMAIL}"], "timeout_ms": 1000}},
+            {"type": "shell_call_output", "output": [{"stdout": f"to {EMAIL}", "stderr": EMAIL, "outcome": {}}]},
+            {"type": "computer_call", "actions": [{"type": "type", "text": EMAIL}]},
+            {"type": "apply_patch_call", "operation": {"type": "create_file", "path": "a", "diff": f"+{EMAIL}"}},
+        ]
+        redact = policy(REVERSIBLE, wire_format=OPENAI_RESPONSES)
+        verdict = await requested(redact, {"input": items})
+        assert (verdict.count, EMAIL in json.dumps(items)) == (5, False)
+        assert items[0]["action"] == {"commands": ["mail [email-1]"], "timeout_ms": 1000}
+        await responded(redact, {"output": items})
+        assert items[0]["action"] == {"commands": [f"mail {EMAIL}"], "timeout_ms": 1000}
 
     async def test_names_that_become_the_same_lose_no_value(self) -> None:
         block = {"type": "tool_use", "id": "1", "name": "f", "input": {EMAIL: 1, "b@x.example": 2, "c@x.example": 3}}

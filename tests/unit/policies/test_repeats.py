@@ -374,3 +374,23 @@ async def test_a_call_that_is_said_whole_only_is_shown_to_the_policies_all_the_s
     assert [item["type"] for item in added_up(given_on)["output"]] == ["message"]
     given_on, _ = await through(frames, plain(Watching))
     assert deltas(given_on) == '{"to": "a"}'
+
+
+@pytest.mark.parametrize("at_the_end_only", [False, True])
+async def test_what_a_shell_is_told_agrees_up_to_the_end_marker(at_the_end_only: bool) -> None:
+    item = {
+        "id": "sh_1",
+        "type": "shell_call",
+        "call_id": "call_1",
+        "action": {"commands": ["mail jane@example.com"], "timeout_ms": 1000},
+    }
+    frames = responses_events(
+        {"type": "response.output_item.added", "output_index": 0, "item": item},
+        {"type": "response.output_item.done", "output_index": 0, "item": item},
+        {"type": "response.completed", "response": responses_response() | {"output": [item]}},
+    )
+    config = RedactConfig.model_validate({"rules": [{"kinds": ["email"], "in": ["response"]}]})
+    given_on, _ = await through(frames[2:] if at_the_end_only else frames, make_step("redact", Redact, config))
+    assert b"jane@example.com" not in b"".join(chunk.raw for chunk in given_on)
+    [masked] = added_up(given_on)["output"]
+    assert masked == item | {"action": {"commands": ["mail [email]"], "timeout_ms": 1000}}
