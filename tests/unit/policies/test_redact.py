@@ -442,6 +442,11 @@ class TestStreams:
         given_on = assembled(ANTHROPIC_MESSAGES, await through(redact, frames))
         assert given_on["content"][0]["input"] == {"a": EMAIL, "b": [PEM, 1.5]}
 
+    async def test_arguments_in_which_a_character_was_cut_in_two(self) -> None:
+        """Here a letter of mathematicians, which an address may begin with."""
+        frames = openai_call("", '{"to": "\ud835', f'\udc23{EMAIL}"}}')
+        assert arguments_in(OPENAI_CHAT, await through(policy(MASK_ANSWERS), frames)) == {"to": "[email]"}
+
     async def test_arguments_cut_short_are_looked_at_as_text(self) -> None:
         redact = policy(MASK_ANSWERS)
         frames = openai_call("", '{"a": "to ', EMAIL)

@@ -32,6 +32,7 @@ from tests.wire import (
 )
 
 SECRET = {"find": "secret", "replace": "[hidden]"}
+CUT = (rb"Look: \ud83d", rb"\ude00 and \ud83d", rb"", rb"\ude00!")
 NUMBER = {"find": r"\b\d{3}-\d{4}\b", "replace": "[number]", "regex": True}
 
 
@@ -261,6 +262,14 @@ class TestStreams:
         assert message["reasoning"] == own["text"] == "a [hidden]."
         assert (signed["text"], signed["signature"]) == ("a secret.", "c2ln")
         assert message["audio"] == {"id": "audio_1", "transcript": "my [hidden] one", "data": "AAEC"}
+
+    async def test_a_character_that_was_cut_in_two(self) -> None:
+        frames = [b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % each for each in CUT]
+        chunks = chunks_of([*frames, openai_chunk({}, "stop")])
+        given_on = await through(policy({"find": "😀", "replace": ":-)"}), chunks)
+        assert "".join(texts(OPENAI_CHAT, given_on)) == "Look: :-) and :-)!"
+        untouched = await through(policy(SECRET), chunks)
+        assert [chunk.raw for chunk in untouched] == [chunk.raw for chunk in chunks]
 
     async def test_choices_are_told_apart(self) -> None:
         parts = [(0, "sec"), (1, "sec"), (1, "ret"), (0, "und"), (1, "se"), (0, " secret"), (1, "t")]
