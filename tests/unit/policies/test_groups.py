@@ -20,6 +20,8 @@ keys:
     key: {{sha256: "{"cd" * 32}"}}
 """
 
+HOOK = "url: 'http://127.0.0.1:1/'"
+
 
 def group_of(match: str, model: str | None, route: str = CHAT, key: str | None = None) -> str | None:
     """The group of a call, of one that is called `it` and the default one, which has no name."""
@@ -172,3 +174,20 @@ def test_a_group_that_can_never_match_is_warned_of(earlier: str, later: str, tak
     warnings = configured(ConfigFile("l", f"groups: [{entries}]{KEYS}")).warnings
     expected = ["the group 'two' never matches: 'one', before it, takes all of its calls"]
     assert warnings == (expected if takes_all else [])
+
+
+@pytest.mark.parametrize(
+    ("policies", "notes"),
+    [
+        ("{policy: noop}", []),
+        ("{policy: block_tools, config: {rules: [{tool: '*'}]}}", []),
+        (f"{{policy: webhook, config: {{{HOOK}, sides: [request]}}}}", []),
+        (f"{{policy: webhook, mode: shadow, config: {{{HOOK}}}}}", []),
+        (f"{{policy: webhook, config: {{{HOOK}}}}}", ["webhook"]),
+        (f"{{policy: webhook, config: {{{HOOK}, sides: [response]}}}}, {{policy: noop}}", ["webhook"]),
+    ],
+)
+def test_what_holds_streams_until_they_are_whole_is_said_once(policies: str, notes: list[str]) -> None:
+    text = f"policies: [{policies}]\ngroups: [{{name: one, match: {{}}, policies: [{policies}]}}]"
+    expected = [f"{name}: streams are held until they are whole, with keep-alives meanwhile" for name in notes]
+    assert configured(ConfigFile("l", text)).notes == expected
