@@ -96,6 +96,16 @@ def _is_reasoning(kind: str) -> bool:
     return "reasoning" in kind or kind in {SIGNED, "summary_text"}
 
 
+SERVICE = "http://service.invalid"
+"""Stands for where a test has its webhook."""
+JUDGE = "the-judge"
+"""The model that judges."""
+ASKS = {"policy": "webhook", "config": {"url": f"{SERVICE}/decide", "send": "texts", "sides": ["response"]}}
+JUDGES = {
+    "policy": "judge",
+    "config": {"model": JUDGE, "question": "Is it rude?", "credential": "none", "action": "annotate"},
+}
+
 CONFIGURATIONS = [
     Configuration("noop", [{"policy": "noop"}], is_silent=True),
     Configuration("replace_letter", [replaces("e", "[E]")], lambda text: text.replace("e", "[E]")),
@@ -150,6 +160,8 @@ CONFIGURATIONS = [
         [each | {"mode": "shadow"} for each in (DROPS, _file("UpperWhole"))],
         is_silent=True,
     ),
+    Configuration("webhook", [ASKS], str.upper),
+    Configuration("judge", [JUDGES], is_silent=True),
     Configuration(
         "chain",
         [SWAPS, GIVES_BACK, replaces("o", "0")],

@@ -10,6 +10,7 @@ from typing import Any
 
 from luthien.formats import jsontext
 from luthien.formats.anthropic_blocks import AnthropicBlocks
+from luthien.formats.anthropic_parts import request_parts, response_parts
 from luthien.formats.blocks import Blocks
 from luthien.formats.format import (
     Json,
@@ -25,6 +26,7 @@ from luthien.formats.format import (
     text_slots,
     whole,
 )
+from luthien.formats.parts import Part
 from luthien.formats.sse import MAX_DEPTH, Chunk
 from luthien.telemetry import conventions as names
 
@@ -61,6 +63,12 @@ class AnthropicMessages:
 
     def response_texts(self, body: Json) -> list[TextSlot]:
         return list(text_slots(body, "content", "assistant")) if "content" in body else []
+
+    def request_parts(self, body: Json) -> list[Part]:
+        return request_parts(body)
+
+    def response_parts(self, body: Json) -> list[Part]:
+        return response_parts(body)
 
     def add_system_message(self, body: Json, text: str) -> None:
         system = body.get("system")

@@ -15,6 +15,7 @@ from luthien.formats.format import Json, TextSlot, WireFormat, index_of, objects
 from luthien.formats.openai_chat import OpenAIChat
 from luthien.formats.openai_responses import INPUTS, OpenAIResponses
 from luthien.formats.openai_responses_stream import ITEM, ended, is_terminal, item_key, item_slots, pieces, type_of
+from luthien.formats.parts import InputSlot
 from luthien.formats.sse import MAX_DEPTH, Chunk
 
 Change = Callable[[Any], Any]
@@ -143,7 +144,7 @@ class AnthropicMessagesArguments:
             if isinstance(delta.get("partial_json"), str):
                 return [(f"{index_of(body)}/partial_json", TextSlot(delta, "partial_json", "assistant"))]
         elif body.get("type") == "content_block_start" and isinstance(block, dict) and block.get("input"):
-            return [(f"{index_of(body)}/input", _InputSlot(block, "input", "assistant"))]
+            return [(f"{index_of(body)}/input", InputSlot(block, "input", "assistant"))]
         return []
 
     def ended(self, body: Json, open_keys: Iterable[str]) -> list[str]:
@@ -151,17 +152,6 @@ class AnthropicMessagesArguments:
             return [*open_keys]
         is_end = body.get("type") == "content_block_stop"
         return [key for key in open_keys if is_end and key.startswith(f"{index_of(body)}/")]
-
-
-class _InputSlot(TextSlot):
-    """Arguments that a block has from its start, as JSON text."""
-
-    @property
-    def text(self) -> str:
-        return jsontext.render(self.container[self.key]).decode()
-
-    def set(self, text: str) -> None:
-        self.container[self.key] = jsontext.parse(text)
 
 
 def _inputs(message: Json) -> Iterator[ArgumentSlot]:
@@ -204,7 +194,7 @@ def _said_actions(body: Json) -> Iterator[tuple[str, TextSlot]]:
     if kind.startswith(f"{ITEM}.") and isinstance(item, dict):
         for name in _ACTIONS:
             if isinstance(item.get(name), dict | list):
-                yield f"{item_key(body)}/{kind}/{name}", _InputSlot(item, name, "assistant")
+                yield f"{item_key(body)}/{kind}/{name}", InputSlot(item, name, "assistant")
 
 
 _KNOWN: dict[str, ToolArguments] = {

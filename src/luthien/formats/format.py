@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from luthien.formats.blocks import Blocks
 from luthien.formats.sse import Chunk
+
+if TYPE_CHECKING:
+    from luthien.formats.parts import Part
 
 Json = dict[str, Any]
 
@@ -138,6 +141,10 @@ class WireFormat(Protocol):
     def request_texts(self, body: Json) -> list[TextSlot]: ...
 
     def response_texts(self, body: Json) -> list[TextSlot]: ...
+
+    def request_parts(self, body: Json) -> list[Part]: ...
+
+    def response_parts(self, body: Json) -> list[Part]: ...
 
     def add_system_message(self, body: Json, text: str) -> None:
         """Puts `text` before all other instructions."""

@@ -6,7 +6,6 @@ https://platform.openai.com/docs/api-reference/chat
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from luthien.formats import jsontext
@@ -28,6 +27,8 @@ from luthien.formats.format import (
 )
 from luthien.formats.openai_chat_blocks import OpenAIChatBlocks
 from luthien.formats.openai_chat_details import REASONING, detail_slots
+from luthien.formats.openai_chat_parts import ChoiceSlot, request_parts, response_parts
+from luthien.formats.parts import Part
 from luthien.formats.sse import Chunk
 from luthien.telemetry import conventions as names
 
@@ -67,6 +68,12 @@ class OpenAIChat:
 
     def response_texts(self, body: Json) -> list[TextSlot]:
         return [slot for choice in objects(body.get("choices")) for _, slot in _all_slots(choice, "message")]
+
+    def request_parts(self, body: Json) -> list[Part]:
+        return request_parts(body)
+
+    def response_parts(self, body: Json) -> list[Part]:
+        return response_parts(body)
 
     def add_system_message(self, body: Json, text: str) -> None:
         messages = body.get("messages")
@@ -163,20 +170,7 @@ def _choice_slots(choice: Json, holder: str) -> Iterator[tuple[str, TextSlot]]:
         for field in _TEXT_FIELDS:
             if field in message:
                 for slot in text_slots(message, field, "assistant"):
-                    yield field, _ChoiceSlot(slot.container, slot.key, slot.role, choice.get("logprobs"), field)
-
-
-@dataclass(slots=True)
-class _ChoiceSlot(TextSlot):
-    """A text with its tokens beside it, which would tell what it was before it was changed."""
-
-    logprobs: Any
-    field: str
-
-    def set(self, text: str) -> None:
-        if text != self.text and isinstance(self.logprobs, dict) and self.logprobs.get(self.field):
-            self.logprobs[self.field] = []
-        TextSlot.set(self, text)
+                    yield field, ChoiceSlot(slot.container, slot.key, slot.role, choice.get("logprobs"), field)
 
 
 class OpenAIChatAssembler:

@@ -26,8 +26,10 @@ from luthien.formats.format import (
 from luthien.formats.openai_chat import openai_error
 from luthien.formats.openai_responses_assembler import ResponsesAssembler
 from luthien.formats.openai_responses_blocks import ResponsesBlocks
+from luthien.formats.openai_responses_parts import request_parts, response_parts
 from luthien.formats.openai_responses_repeats import ResponsesRepeats
 from luthien.formats.openai_responses_stream import PartSlot, ended, is_terminal, item_slots, pieces, type_of
+from luthien.formats.parts import Part
 from luthien.formats.sse import Chunk
 from luthien.telemetry import conventions as names
 
@@ -64,6 +66,12 @@ class OpenAIResponses:
         if isinstance(body.get("output_text"), str):
             slots.append(TextSlot(body, "output_text", "assistant"))
         return slots
+
+    def request_parts(self, body: Json) -> list[Part]:
+        return request_parts(body)
+
+    def response_parts(self, body: Json) -> list[Part]:
+        return response_parts(body)
 
     def add_system_message(self, body: Json, text: str) -> None:
         known = body.get("instructions")

@@ -32,6 +32,11 @@ _NEW_PARTS: dict[tuple[str, str], Json] = {
 }
 
 
+def is_client_call(item: Json) -> bool:
+    """Whether it is a call that the client carries out."""
+    return type_of(item) in _CALLS
+
+
 def is_made_of_parts(item: Json) -> bool:
     return type_of(item) in PART_LISTS
 
@@ -60,9 +65,9 @@ def new_part(item: Json) -> Block:
 
 
 def _block_of_item(item: Json) -> Block:
-    if type_of(item) not in _CALLS:
+    if not is_client_call(item):
         return Block(BlockKind.OTHER, 0)
-    value = item.get(_input_key(item), "")
+    value = item.get(input_key(item), "")
     text = value if isinstance(value, str) else jsontext.render(value).decode()
     return Block(BlockKind.TOOL_CALL, 0, text, tool_name(item))
 
@@ -77,7 +82,7 @@ def _text_key(part: Json) -> str:
     return "refusal" if "refusal" in part or type_of(part) == "refusal" else "text"
 
 
-def _input_key(item: Json) -> str:
+def input_key(item: Json) -> str:
     return next((key for key in _INPUTS if key in item), "arguments")
 
 
@@ -155,7 +160,7 @@ def _changed_call(item: Json, change: Block) -> Json:
         return item
     if change.name != known.name and "name" not in item:
         raise ValueError(f"a {type_of(item)} cannot be one of another tool")
-    key = _input_key(item)
+    key = input_key(item)
     is_text = isinstance(item.get(key, ""), str)
     name = {"name": change.name} if "name" in item else {}
     return {**item, **name, key: change.text if is_text else jsontext.parse(change.text)}

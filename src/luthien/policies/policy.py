@@ -13,7 +13,7 @@ One object lives for one call: what it keeps on `self` cannot leak into another 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict
 from luthien.exchange import Side
 from luthien.formats.blocks import Block, BlockKind
 from luthien.formats.format import Json, TextSlot, WireFormat
+from luthien.formats.parts import Part, PartKind
 from luthien.formats.sse import Chunk
 from luthien.policies.credential import NO_CREDENTIAL, Credential, Secret
 from luthien.policies.details import Details, check_details
@@ -41,6 +42,8 @@ __all__ = [
     "ModelFailed",
     "Needs",
     "NoConfig",
+    "Part",
+    "PartKind",
     "Policy",
     "RecordedAs",
     "Request",
@@ -133,6 +136,18 @@ class Request:
         """Every text in it: instructions, messages, tool results."""
         return self.call.format.request_texts(self.body)
 
+    def parts(self) -> list[Part]:
+        """All that it is made of, in the order of the document: texts, tools, calls and results, images, files."""
+        return self.call.format.request_parts(self.body)
+
+    def tools(self) -> list[Part]:
+        """The definitions of the tools that it offers."""
+        return [part for part in self.parts() if part.kind is PartKind.TOOL_DEFINITION]
+
+    def remove_tools(self, is_unwanted: Callable[[str], bool]) -> list[str]:
+        """Takes tools out of it by their names, and what chooses one of them; returns their names."""
+        return self.call.format.blocks.remove_tools(self.body, is_unwanted)
+
 
 @dataclass(slots=True)
 class Response:
@@ -144,6 +159,10 @@ class Response:
     def texts(self) -> list[TextSlot]:
         """Every text in it that is for the reader; tool arguments and signed thinking are not among them."""
         return self.call.format.response_texts(self.body)
+
+    def parts(self) -> list[Part]:
+        """All that it is made of, in the order of the document: texts, tool calls, reasoning, images, files."""
+        return self.call.format.response_parts(self.body)
 
 
 class Needs(StrEnum):
@@ -183,7 +202,7 @@ class Policy:
     """Its configuration: a frozen pydantic model, validated once, when the gateway starts."""
 
     version: ClassVar[str | None] = None
-    """Recorded with each decision. Without one, a hash of the source of its module stands for it."""
+    """Recorded with each decision. Without one, a hash of its code stands for it."""
 
     needs: ClassVar[Needs] = Needs.CHUNKS
 

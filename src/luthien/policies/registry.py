@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import re
 from dataclasses import replace
@@ -24,6 +23,7 @@ from luthien.policies.builtin.webhook import Webhook
 from luthien.policies.chain import Chain, Step
 from luthien.policies.policy import Needs, Policy
 from luthien.policies.reference import NotAPolicy, find_policy, installed
+from luthien.policies.version import code_hash
 
 BUILTIN: dict[str, type[Policy]] = {
     "add_system_message": AddSystemMessage,
@@ -107,24 +107,16 @@ def _check_hooks(step: Step) -> None:
 
 
 def _version(policy: type[Policy], source: Any) -> str:
-    """The first 12 digits of a SHA-256 over the policy's module and its configuration.
+    """The first 12 digits of a SHA-256 over the policy's code and its configuration.
 
     Of a policy that states a version: that, and 8 digits of a hash of the configuration.
     """
     stated: object = policy.version
     if stated is None:
-        return _digest([_code(policy), source])[:12]
+        return _digest([code_hash(policy), source])[:12]
     if not isinstance(stated, str) or not _VERSION.fullmatch(stated):
         raise TypeError(f"{policy.__name__}.version must be up to 40 letters, digits, dots, dashes, not {stated!r}")
     return f"{stated}+{_digest(source)[:8]}"
-
-
-def _code(policy: type[Policy]) -> str:
-    """The source of the module that the class stands in."""
-    try:
-        return Path(inspect.getfile(policy)).read_bytes().hex()
-    except (OSError, TypeError):
-        return policy.__qualname__
 
 
 def _digest(value: Any) -> str:

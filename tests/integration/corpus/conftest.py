@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,12 +12,28 @@ import pytest
 
 from tests import conftest
 from tests.corpus.cases import Case
-from tests.playbook import DEADLINE_S, Gateway, ScriptedProvider, eventually, streams
+from tests.corpus.configurations import JUDGE
+from tests.playbook import DEADLINE_S, Gateway, Play, ScriptedProvider, Turn, answers, eventually, streams
+from tests.wire import openai_response
 
 
 @pytest.fixture(scope="package")
 def corpus_provider() -> Iterator[ScriptedProvider]:
     scripted = ScriptedProvider()
+    yield scripted
+    scripted.close()
+
+
+@pytest.fixture(scope="package")
+def corpus_service() -> Iterator[ScriptedProvider]:
+    """A webhook that says all texts in capitals."""
+
+    async def shout(turn: Turn) -> None:
+        texts = [each["text"].upper() for each in turn.json["texts"]]
+        await answers({"action": "modify", "texts": texts})(turn)
+
+    scripted = ScriptedProvider()
+    scripted.will(shout)
     yield scripted
     scripted.close()
 
@@ -37,6 +54,21 @@ class Passed:
     final: bytes
 
 
+def _pieces(raw: bytes, step: int) -> list[bytes]:
+    return [raw[at : at + step] for at in range(0, len(raw), step)]
+
+
+def _with_a_judge(play: Play) -> Play:
+    """The provider's model that judges finds nothing wrong; all others play that."""
+
+    async def play_both(turn: Turn) -> None:
+        is_judge = turn.json["model"] == JUDGE
+        said = json.dumps({"probability": 0.1, "explanation": "not rude"})
+        await (answers(openai_response(said)) if is_judge else play)(turn)
+
+    return play_both
+
+
 class Passage:
     """Sends cases through one gateway, and looks them up in the record together."""
 
@@ -51,7 +83,7 @@ class Passage:
         with httpx.Client(base_url=self._gateway.url, timeout=DEADLINE_S) as client:
             for case in cases:
                 step = piece_bytes or len(case.raw)
-                self._provider.will(streams(*(case.raw[at : at + step] for at in range(0, len(case.raw), step))))
+                self._provider.will(_with_a_judge(streams(*_pieces(case.raw, step))))
                 response = client.post(case.format.path, json=case.request)
                 assert response.status_code == 200, f"{case}: {response.status_code} {response.text}"
                 got[response.headers["luthien-call-id"]] = case, response.content

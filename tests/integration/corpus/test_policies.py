@@ -10,6 +10,7 @@ import pytest
 from tests.corpus.cases import FORMATS, assembled, cases
 from tests.corpus.configurations import (
     CONFIGURATIONS,
+    SERVICE,
     UNSAID,
     Configuration,
 )
@@ -22,9 +23,13 @@ from tests.validity import violations
 
 @pytest.fixture(scope="module")
 def passage(
-    request: pytest.FixtureRequest, corpus_database: str, corpus_provider: ScriptedProvider
+    request: pytest.FixtureRequest,
+    corpus_database: str,
+    corpus_provider: ScriptedProvider,
+    corpus_service: ScriptedProvider,
 ) -> Iterator[Passage]:
-    with running_gateway(corpus_database, corpus_provider.url, request.param.policies) as gateway:
+    policies = json.loads(json.dumps(request.param.policies).replace(SERVICE, corpus_service.url))
+    with running_gateway(corpus_database, corpus_provider.url, policies) as gateway:
         yield Passage(gateway, corpus_provider, corpus_database)
 
 

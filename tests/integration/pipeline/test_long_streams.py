@@ -1,13 +1,15 @@
-"""Streams of 100,000 chunks: every byte passes, and what is kept of them has a bound and says so."""
+"""Long streams: every byte passes as fast as the client reads, and what is kept has a bound and says so."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
+import httpx
 import pytest
 
 from luthien.formats import format as format_module
-from tests.playbook import ScriptedProvider, Turn, running_gateway
+from tests.playbook import ScriptedProvider, Turn, running_gateway, settled
 from tests.wire import DONE, openai_chunk, openai_request
 
 OPENAI = "/v1/chat/completions"
@@ -65,3 +67,36 @@ def test_a_stream_that_is_too_long_to_be_put_together_passes_and_is_recorded_as_
         assert call["verdict"].startswith("incomplete: the response was not compared")
     else:
         assert call["verdict"] == "no policy changed this call"
+
+
+@pytest.mark.parametrize("policies", [[], REPLACE], ids=["unchanged", "changed"])
+def test_a_client_that_reads_slowly_slows_the_provider(
+    record_database: str, provider: ScriptedProvider, policies: list[dict[str, Any]]
+) -> None:
+    """Nothing is read from the provider that the client does not take."""
+    sent = 0
+    frame = openai_chunk({"content": "one secret in " + "x" * 63_000})
+    total = 600
+
+    async def play(turn: Turn) -> None:
+        nonlocal sent
+        await turn.head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
+        for _ in range(total):
+            await turn.chunk(frame)
+            sent += 1
+        await turn.chunk(DONE)
+        await turn.send(b"0\r\n\r\n")
+
+    provider.will(play)
+    with (
+        running_gateway(record_database, provider.url, policies) as gateway,
+        httpx.stream(
+            "POST", f"{gateway.url}/v1/chat/completions", json=openai_request(stream=True), timeout=60
+        ) as response,
+    ):
+        pieces = response.iter_raw()
+        received = len(next(pieces))
+        assert 0 < settled(lambda: sent) < total // 2  # the kernel holds about 200 of them
+        received += sum(map(len, pieces))
+        call = gateway.call(response)
+    assert (call["outcome"], call["stages"]["response_final"]["wire_bytes"]) == ("completed", received)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import re
 import socket
@@ -16,7 +17,15 @@ import pytest
 import yaml
 
 from tests.playbook import ScriptedProvider, answers, eventually, running_gateway
-from tests.wire import openai_request, openai_response
+from tests.unit.formats.shown_parts import resolved
+from tests.wire import (
+    anthropic_request,
+    anthropic_response,
+    openai_request,
+    openai_response,
+    responses_request,
+    responses_response,
+)
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "policies.md").read_text(encoding="utf-8")
 OPENAI = "/v1/chat/completions"
@@ -104,3 +113,51 @@ def test_a_policy_that_asks_a_model(
         assert [each["action"] for each in call["decisions"]] == [action]
         assert call["decisions"][0]["details"] == {"asked_call_id": call["children"][0]["call_id"]}
     assert provider.turns[0].headers["authorization"] == "Bearer sk-polite"
+
+
+RESULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    OPENAI: (
+        openai_request(),
+        {"messages": [{"role": "tool", "tool_call_id": "1", "content": "found"}]},
+        "/messages/0/content",
+    ),
+    "/v1/messages": (
+        anthropic_request(),
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "found"}]},
+            ]
+        },
+        "/messages/0/content/0/content",
+    ),
+    "/v1/responses": (
+        responses_request(),
+        {"input": [{"type": "function_call_output", "call_id": "1", "output": "found"}]},
+        "/input/0/output",
+    ),
+}
+IMAGES: dict[str, dict[str, Any]] = {
+    OPENAI: {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+    "/v1/messages": {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}},
+    "/v1/responses": {"type": "input_image", "file_id": "file-1"},
+}
+ANSWERS = {OPENAI: openai_response(), "/v1/messages": anthropic_response(), "/v1/responses": responses_response()}
+
+
+@pytest.mark.parametrize("path", [*RESULTS])
+def test_the_policy_on_parts(path: str, record_database: str, provider: ScriptedProvider, tmp_path: Path) -> None:
+    source = tmp_path / "guarded.py"
+    source.write_text(example("All that a request is made of", "python"), encoding="utf-8")
+    base, request, pointer = RESULTS[path]
+    provider.will(answers(ANSWERS[path]))
+    with running_gateway(record_database, provider.url, [{"policy": f"{source}:Guarded"}]) as gateway:
+        assert gateway.post(path, {**base, **request}).json() == ANSWERS[path]
+        (name,) = request
+        pictured = gateway.post(path, {**base, name: [{"role": "user", "content": [IMAGES[path]]}]})
+        assert pictured.status_code == 403
+        assert f"no image may be sent: /{name}/0/content/0" in pictured.json()["error"]["message"]
+    (turn,) = provider.turns
+    marked = {**base, **copy.deepcopy(request)}
+    parent, _, last = pointer.rpartition("/")
+    resolved(marked, parent)[last] = "<data>found</data>"
+    assert turn.json == marked

@@ -11,6 +11,7 @@ import pytest
 
 from luthien.formats.format import WireFormat
 from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, OPENAI_RESPONSES
+from luthien.formats.sse import FrameReader
 from luthien.telemetry import conventions as names
 from tests.otlp_receiver import OtlpReceiver, attributes_of, otlp_receiver
 from tests.playbook import Gateway, ScriptedProvider, running_gateway, streams
@@ -237,7 +238,8 @@ def test_the_client_is_told_once_that_the_provider_failed(
     with start([{"policy": f"{tmp_path / 'careless.py'}:Careless"}]) as gateway:
         response = gateway.post(wire_format.path, ask(stream=True, metadata={"word": word}))
         assert_valid(wire_format, response.content)
-        assert response.text.count('"overloaded"') == 1
+        frames = FrameReader(1 << 20).feed(response.content)
+        assert [wire_format.stream_error(each) for each in frames if b"overloaded" in each.raw] == ["overloaded"]
         assert response.content.endswith(error) == (word != "overloaded")
         call = gateway.call(response)
     assert (call["outcome"], violations(call)) == ("upstream_error", ([], []))

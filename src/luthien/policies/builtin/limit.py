@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from luthien.formats import jsontext
 from luthien.formats.format import Json, number_or_none, objects, text_or_none
+from luthien.formats.parts import definition_name
 from luthien.policies.policy import Policy, Request, Verdict
 
 _TOKEN_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
@@ -123,7 +124,7 @@ class Limit(Policy):
     def _remove_tools(self, body: Json, permitted: ToolNames) -> Iterator[str]:
         removed: list[str] = []
         for field in ("tools", "functions"):
-            named = [(_tool_name(tool), tool) for tool in _items(body, field)]
+            named = [(definition_name(tool), tool) for tool in _items(body, field)]
             kept = [tool for name, tool in named if permitted.permit(name)]
             removed += [name for name, _ in named if not permitted.permit(name)]
             if len(kept) < len(named):
@@ -172,15 +173,6 @@ def _items(body: Json, field: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _tool_name(tool: Any) -> str:
-    """The name that the model calls it by, in either format; else its type."""
-    if not isinstance(tool, dict):
-        return ""
-    holders = [tool, *(tool.get(key) for key in ("function", "custom"))]
-    names = (text_or_none(holder.get("name")) for holder in holders if isinstance(holder, dict))
-    return next(filter(None, names), None) or text_or_none(tool.get("type")) or ""
-
-
 def _chosen(choice: Any) -> Iterator[str]:
     """The tools that a choice insists on by name."""
     if not isinstance(choice, dict):
@@ -188,9 +180,9 @@ def _chosen(choice: Any) -> Iterator[str]:
     allowed = choice.get("allowed_tools")
     among = [*objects(choice.get("tools")), *objects(allowed.get("tools") if isinstance(allowed, dict) else None)]
     if among:
-        yield from (_tool_name(tool) for tool in among)
+        yield from (definition_name(tool) for tool in among)
     elif any(isinstance(choice.get(key), (str, dict)) for key in ("name", "function", "custom")):
-        yield _tool_name(choice)
+        yield definition_name(choice)
 
 
 def _drop_empty(body: Json) -> None:
