@@ -13,7 +13,7 @@ from luthien.formats.anthropic_messages import AnthropicMessages
 from luthien.formats.format import WireFormat
 from luthien.formats.openai_chat import OpenAIChat
 from luthien.formats.openai_responses import OpenAIResponses
-from luthien.formats.sse import FrameReader
+from luthien.formats.sse import Chunk, FrameReader
 
 Json = dict[str, Any]
 
@@ -49,8 +49,17 @@ class Case:
     @property
     def is_told_the_end(self) -> bool:
         """Whether the provider itself says that the stream is over or has failed, so that nobody needs to add it."""
-        chunks = [*FrameReader(len(self.raw)).feed(self.raw)]
+        chunks, _ = self.chunks(self.raw)
         return any(self.format.is_terminal(chunk) or self.format.stream_error(chunk) for chunk in chunks)
+
+    def chunks(self, *pieces: bytes) -> tuple[list[Chunk], bytes]:
+        """The frames in these pieces of its bytes, and the rest; an end marker needs no blank line."""
+        reader = FrameReader(len(self.raw))
+        chunks = [chunk for piece in pieces for chunk in reader.feed(piece)]
+        last = reader.unended()
+        if last is not None and self.format.is_terminal(last):
+            return [*chunks, last], b""
+        return chunks, reader.rest
 
     def __str__(self) -> str:
         return f"{self.folder}/{self.name}"

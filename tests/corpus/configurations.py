@@ -42,6 +42,11 @@ class Configuration:
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def is_shadow(self) -> bool:
+        """Whether no policy may change anything, whatever it is shown."""
+        return all(policy.get("mode") == "shadow" for policy in self.policies)
+
     def expected(self, content: Content) -> Content:
         """What the client must get of what the provider said, as far as it can be told."""
         changed = Content()
@@ -173,4 +178,4 @@ CONFIGURATIONS = [
 
 UNSAID = frozenset({"openai_responses/done_without_deltas", "openai_responses/only_the_end"})
 """Cases that say text whole without a delta before. It gets one where a policy is shown the response
-(docs/policies.md), so the bytes are others."""
+and may change it (docs/policies.md), so the bytes are others."""

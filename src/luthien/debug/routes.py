@@ -14,7 +14,8 @@ from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Resp
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from luthien.debug.call_view import CallView, row_as_dict, stage_named, view_call
+from luthien.debug.call_json import call_as_dict, diffs_as_dict, row_as_dict, timeline_as_dict
+from luthien.debug.call_view import CallView, stage_named, view_call
 from luthien.debug.completeness import NOTHING_YET, State, reason_in_words
 from luthien.debug.lookup import Found, Listed, Lookup
 from luthien.debug.shown import duration, pretty, size, visible
@@ -97,11 +98,11 @@ def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
 
     @router.get("/debug/calls/{call_id}/diff.json")
     async def diff(call_id: str) -> Response:
-        return await _with_view(lookup(), call_id, lambda view: view.diffs_as_dict())
+        return await _with_view(lookup(), call_id, diffs_as_dict)
 
     @router.get("/debug/calls/{call_id}/timeline.json")
     async def timeline(call_id: str) -> Response:
-        return await _with_view(lookup(), call_id, lambda view: view.timeline_as_dict())
+        return await _with_view(lookup(), call_id, timeline_as_dict)
 
     @router.get("/debug/calls/{call_id}/stages/{stage}/raw")
     async def raw(call_id: str, stage: str) -> Response:
@@ -123,7 +124,7 @@ def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
     async def call(request: Request, call_id: str) -> Response:
         plain_id = call_id.removesuffix(".json")
         if plain_id != call_id or _wants_json(request):
-            return await _with_view(lookup(), plain_id, lambda view: view.as_dict())
+            return await _with_view(lookup(), plain_id, call_as_dict)
         found = await _find(lookup(), plain_id)
         if found is None:
             return _page("message.html", {"title": "No such call", "text": plain_id}, status=404)

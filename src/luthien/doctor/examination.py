@@ -47,6 +47,8 @@ def _configuration(settings: Settings, configuration: Configuration) -> Iterator
         yield ok("groups", f"{len(config.groups)}: {', '.join(group.name for group in config.groups)}")
     for said in configuration.warnings:
         yield warning("groups", said, "Put it further up")
+    for said in configuration.notes:
+        yield ok("streams", said)
     if config.keys:
         variables = len(environment_variables(config.keys))
         own = "accepted too" if config.accept_provider_keys else "not accepted"

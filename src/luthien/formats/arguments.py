@@ -14,7 +14,7 @@ from luthien.formats.anthropic_messages import AnthropicMessages
 from luthien.formats.format import Json, TextSlot, WireFormat, index_of, objects
 from luthien.formats.openai_chat import OpenAIChat
 from luthien.formats.openai_responses import INPUTS, OpenAIResponses
-from luthien.formats.openai_responses_stream import ended, is_terminal, item_slots, pieces
+from luthien.formats.openai_responses_stream import ITEM, ended, is_terminal, item_key, item_slots, pieces, type_of
 from luthien.formats.parts import InputSlot
 from luthien.formats.sse import MAX_DEPTH, Chunk
 
@@ -168,15 +168,33 @@ class OpenAIResponsesArguments:
         return [slot for item in objects(body.get("output")) for slot in _item_inputs(item)]
 
     def in_chunk(self, body: Json) -> list[tuple[str, TextSlot]]:
-        return [(said.keys[0], said.slot) for said in pieces(body) if not said.is_for_readers]
+        said = [(said.keys[0], said.slot) for said in pieces(body) if not said.is_for_readers]
+        return [*said, *_said_actions(body)]
 
     def ended(self, body: Json, open_keys: Iterable[str]) -> list[str]:
         keys = [*open_keys]
-        return keys if is_terminal(body) else ended(body, keys)
+        if is_terminal(body):
+            return keys
+        actions = {key for key, _ in _said_actions(body)}
+        return [*ended(body, [key for key in keys if key not in actions]), *(key for key in keys if key in actions)]
+
+
+# What shells, computers, editors and searches are told to do: JSON values, and never in pieces.
+_ACTIONS = ("action", "actions", "operation")
 
 
 def _item_inputs(item: Json) -> Iterator[ArgumentSlot]:
-    return (ArgumentSlot(slot.container, slot.key) for _, _, slot in item_slots(item) if slot.key in INPUTS)
+    yield from (ArgumentSlot(slot.container, slot.key) for _, _, slot in item_slots(item) if slot.key in INPUTS)
+    yield from (ArgumentSlot(item, name) for name in _ACTIONS if isinstance(item.get(name), dict | list))
+
+
+def _said_actions(body: Json) -> Iterator[tuple[str, TextSlot]]:
+    """Those of an event that has an item, which says them whole: each time for itself."""
+    item, kind = body.get("item"), type_of(body)
+    if kind.startswith(f"{ITEM}.") and isinstance(item, dict):
+        for name in _ACTIONS:
+            if isinstance(item.get(name), dict | list):
+                yield f"{item_key(body)}/{kind}/{name}", InputSlot(item, name, "assistant")
 
 
 _KNOWN: dict[str, ToolArguments] = {

@@ -26,6 +26,7 @@ from luthien.formats.format import (
     whole,
 )
 from luthien.formats.openai_chat_blocks import OpenAIChatBlocks
+from luthien.formats.openai_chat_details import REASONING, detail_slots
 from luthien.formats.openai_chat_parts import ChoiceSlot, request_parts, response_parts
 from luthien.formats.parts import Part
 from luthien.formats.sse import Chunk
@@ -34,7 +35,7 @@ from luthien.telemetry import conventions as names
 _ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 _TEXT_FIELDS = ("content", "refusal", "reasoning_content", "reasoning")
 # A choice speaks in one of these at a time: first it reasons, then it answers, then it calls its tools.
-_SPOKEN = (*_TEXT_FIELDS, "tool_calls", "function_call")
+_SPOKEN = (*_TEXT_FIELDS, "tool_calls", "function_call", "audio", "reasoning_details")
 # Fields of a delta that state a value; every other string is a fragment to be appended.
 _STATED = frozenset({"id", "type", "role", "index", "format"})
 
@@ -66,7 +67,7 @@ class OpenAIChat:
         ]
 
     def response_texts(self, body: Json) -> list[TextSlot]:
-        return [slot for choice in objects(body.get("choices")) for _, slot in _choice_slots(choice, "message")]
+        return [slot for choice in objects(body.get("choices")) for _, slot in _all_slots(choice, "message")]
 
     def request_parts(self, body: Json) -> list[Part]:
         return request_parts(body)
@@ -113,12 +114,15 @@ class OpenAIChat:
         for choice in objects((chunk.json or {}).get("choices")):
             delta = choice.get("delta")
             fields = {field for field in _SPOKEN if delta.get(field)} if isinstance(delta, dict) else set()
+            fields |= REASONING if fields & REASONING else frozenset()
             if choice.get("finish_reason"):
                 goes_on[str(index_of(choice))] = set()
             elif fields:
                 goes_on[str(index_of(choice))] = fields
         keys = ((key, *key.split("/")) for key in open_keys)
-        return [key for key, index, field in keys if index in goes_on and field not in goes_on[index]]
+        return [
+            key for key, index, field in keys if index in goes_on and field.partition(".")[0] not in goes_on[index]
+        ]
 
     def is_terminal(self, chunk: Chunk) -> bool:
         return chunk.data is not None and chunk.data.strip() == b"[DONE]"
@@ -144,11 +148,19 @@ def _message_slots(message: Json, role: str) -> Iterator[TextSlot]:
     for field in _TEXT_FIELDS:
         if field in message:
             yield from text_slots(message, field, role)
+    yield from (slot for _, slot in detail_slots(message, role))
+
+
+def _all_slots(choice: Json, holder: str) -> Iterator[tuple[str, TextSlot]]:
+    yield from _choice_slots(choice, holder)
+    message = choice.get(holder)
+    if isinstance(message, dict):
+        yield from detail_slots(message, "assistant")
 
 
 def _chunk_slots(body: Json) -> Iterator[tuple[str, TextSlot]]:
     for choice in objects(body.get("choices")):
-        for field, slot in _choice_slots(choice, "delta"):
+        for field, slot in _all_slots(choice, "delta"):
             yield f"{index_of(choice)}/{field}", slot
 
 

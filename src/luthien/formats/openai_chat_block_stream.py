@@ -26,6 +26,8 @@ class _Choice:
     last_call: int | None = None
     kept_calls: int = 0
     has_lost_calls: bool = False
+    has_lost_reasoning: bool = False
+    """What is said of it in detail goes, too: the same again, and its signature."""
     has_spoken: bool = False
 
 
@@ -101,7 +103,8 @@ class ChatBlockStream:
             return (frame.chunk,)
         is_first = [self._begin(piece, body) for piece in frame.pieces]
         changed = any(piece.block.change for piece in frame.pieces)
-        if not changed and not any(choice.has_lost_calls for choice in self._choices.values()):
+        has_lost = any(choice.has_lost_calls or choice.has_lost_reasoning for choice in self._choices.values())
+        if not changed and not has_lost:
             return (frame.chunk,)
         return self._rewritten(frame, is_first)
 
@@ -112,6 +115,7 @@ class ChatBlockStream:
             return False
         choice = self._choices[index_of([*objects(body["choices"])][piece.path[0]])]
         block.place = choice.kept_calls
+        choice.has_lost_reasoning |= block.kind is BlockKind.REASONING and block.change is not None
         if block.kind is BlockKind.TOOL_CALL:
             is_lost = block.change is not None and block.change.is_dropped
             choice.has_lost_calls |= is_lost
@@ -131,6 +135,8 @@ class ChatBlockStream:
                 self._write_text(choice, piece, first)
         for choice in choices:
             known = self._choices[index_of(choice)]
+            if known.has_lost_reasoning:
+                object_of(choice.get("delta")).pop("reasoning_details", None)
             if choice.get("finish_reason") in CALL_REASONS and known.has_lost_calls and not known.kept_calls:
                 choice["finish_reason"] = "stop"
         if body == frame.chunk.json:

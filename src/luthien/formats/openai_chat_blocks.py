@@ -94,6 +94,8 @@ def _change_choice(choice: Json, changes: list[tuple[_Place, Block]]) -> None:
     said: list[str] = []
     message = object_of(choice.get("message"))
     for place, block in changes:
+        if place.kind is BlockKind.REASONING and (block.is_dropped or block.text != text_of(message[place.field])):
+            message.pop("reasoning_details", None)  # it says the same again, and may be signed
         if block.is_dropped:
             said += [block.said] if block.said else []
             if place.call is None:

@@ -35,6 +35,7 @@ from luthien.telemetry import conventions as names
 
 # Inputs that a model wrote for its tools: JSON or code of their own.
 INPUTS = frozenset({"arguments", "input", "code"})
+_SHELL = ("stdout", "stderr")
 
 
 class OpenAIResponses:
@@ -155,6 +156,8 @@ def _input_slots(item: Json) -> Iterator[TextSlot]:
         yield from text_slots(item, "summary", role)
     if "output" in item:
         yield from text_slots(item, "output", "tool")
+        for part in objects(item["output"]):  # of a shell
+            yield from (TextSlot(part, name, "tool") for name in _SHELL if isinstance(part.get(name), str))
 
 
 def _variables(prompt: Any) -> Iterator[TextSlot]:

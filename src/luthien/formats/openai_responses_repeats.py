@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator, Sequence
 
@@ -39,6 +40,7 @@ class ResponsesRepeats:
         """Items that were given otherwise than the policy gave them, in agreement with their pieces."""
         self._ended: set[str] = set()
         self._numbers = _Numbers()
+        self._places = _Places()
 
     # The stream as the provider sends it
 
@@ -49,7 +51,9 @@ class ResponsesRepeats:
         self._numbers.came(body)
         self._hear(body)
         missing = [*self._unknown_items(body), *self._unknown_parts(body)]
+        self._places.came(body)
         for each in missing:
+            self._places.came(each.json or {})
             self._hear(each.json or {})
         for said in wholes(body):
             so_far, text = self._text(said.keys), said.slot.text
@@ -159,7 +163,7 @@ class ResponsesRepeats:
     # The stream as the client is given it
 
     def numbered(self, chunk: Chunk) -> Chunk:
-        return self._numbers.given(chunk)
+        return self._numbers.given(self._places.given(chunk))
 
 
 def _note(body: Json, items: dict[str, Json]) -> None:
@@ -205,6 +209,45 @@ class _Numbers:
         if number == due:
             return chunk
         return Chunk.of({**body, "sequence_number": due}, chunk.event).standing_for(chunk.frame)
+
+
+class _Places:
+    """Where items stand: what follows one that was withheld moves up, as it does in the response at the end."""
+
+    def __init__(self) -> None:
+        self._offered: set[int] = set()
+        self._withheld: list[int] = []
+        """Those of which nothing was given yet, in order."""
+        self._given: dict[int, int] = {}
+        self._taken: set[int] = set()
+
+    def came(self, body: Json) -> None:
+        index = count_or_none(body.get("output_index"))
+        if index is not None and index not in self._offered:
+            self._offered.add(index)
+            insort(self._withheld, index)
+
+    def given(self, chunk: Chunk) -> Chunk:
+        body = chunk.json or {}
+        index = count_or_none(body.get("output_index"))
+        if index is None:
+            return chunk
+        if index not in self._given:
+            self._take(index)
+        place = self._given[index]
+        if place == index:
+            return chunk
+        return Chunk.of({**body, "output_index": place}, chunk.event).standing_for(chunk.frame)
+
+    def _take(self, index: int) -> None:
+        before = bisect_left(self._withheld, index)
+        if self._withheld[before : before + 1] == [index]:
+            del self._withheld[before]
+        place = index - before
+        if place in self._taken:  # it was withheld, so that others moved up, and comes after all
+            place = max(self._taken) + 1
+        self._given[index] = place
+        self._taken.add(place)
 
 
 def agree_text(response: Json) -> None:

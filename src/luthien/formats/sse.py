@@ -115,6 +115,10 @@ class FrameReader:
         """What was received of a frame that has not ended."""
         return bytes(self._buffer)
 
+    def unended(self) -> Chunk | None:
+        """The rest, as if its blank line had come; None when there is none. For a stream that is over."""
+        return self._parse(self.rest) if self._buffer else None
+
     def _parse(self, raw: bytes) -> Chunk:
         frame, self._count = self._count, self._count + 1
         if self._at_start:

@@ -44,6 +44,15 @@ class Configuration:
             for group, taker in unreachable(self.config)
         ]
 
+    @property
+    def notes(self) -> list[str]:
+        """What is well, and slower than one may expect."""
+        steps = [step for chain in self.groups.chains() for step in chain.steps]
+        holding = dict.fromkeys(step.name for step in steps if step.holds_whole_streams)
+        if not holding:
+            return []
+        return [f"{', '.join(holding)}: streams are held until they are whole, with keep-alives meanwhile"]
+
 
 @dataclass(frozen=True, slots=True)
 class Sources:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 from pydantic import SecretStr
 
@@ -16,6 +18,8 @@ from luthien.settings import from_environment
 Headers = list[tuple[bytes, bytes]]
 
 _MIN_CHARS = 16
+_BETWEEN_VALUES = re.compile(rb"[&;=]")
+_SPACE = re.compile(rb"[ +]")
 _SHOWN_IN = frozenset({b"authorization", b"x-api-key"})
 
 
@@ -45,20 +49,28 @@ class Keyring:
     keys: tuple[GatewayKey, ...] = ()
     accepts_provider_keys: bool = True
 
-    def admit(self, headers: Headers, provider: str) -> Admission:
+    def admit(self, headers: Headers, query: bytes, provider: str) -> Admission:
         """What becomes of a request to a provider."""
         if not self.keys and self.accepts_provider_keys:
             return Admission(headers)
         key, secret = self._find(headers)
         if key is None:
             refusal = None if self.accepts_provider_keys else _unknown_key()
-            return Admission(headers, refusal=refusal)
+            return Admission(headers, refusal=self._key_in(query) or refusal)
         # Wherever else the client put it, it does not go on.
+        if secret in unquote_to_bytes(query) or self._key_in(query):
+            return Admission([], key.name, _key_in_query())
         others = [(name, value) for name, value in headers if name not in _SHOWN_IN and secret not in value]
         provider_key = key.provider_keys.get(provider)
         if provider_key is None:
             return Admission(others, key.name, _no_provider_key(key.name, provider))
         return Admission([*others, _credential(provider, provider_key.get_secret_value())], key.name)
+
+    def _key_in(self, query: bytes) -> ClientError | None:
+        """Why a request with such a query goes no further: the URL is kept on the way, and would be passed on."""
+        digests = {key.sha256 for key in self.keys}
+        is_shown = any(hashlib.sha256(value).digest() in digests for value in _values_in(query))
+        return _key_in_query() if is_shown else None
 
     def trusts(self, headers: Headers) -> bool:
         """Whether a request comes with a key whose holder's traces are joined."""
@@ -88,6 +100,14 @@ def _shown(headers: Headers) -> Iterator[bytes]:
                 yield secret.strip()
 
 
+def _values_in(query: bytes) -> Iterator[bytes]:
+    """All that may be a key there: each name and each value, and what follows a scheme in it."""
+    for part in filter(None, _BETWEEN_VALUES.split(query)):
+        value = unquote_to_bytes(part)
+        yield value
+        yield _SPACE.split(value)[-1]
+
+
 def _credential(provider: str, secret: str) -> tuple[bytes, bytes]:
     value = secret.encode("latin-1")
     return (b"x-api-key", value) if provider == "anthropic" else (b"authorization", b"Bearer " + value)
@@ -96,6 +116,13 @@ def _credential(provider: str, secret: str) -> tuple[bytes, bytes]:
 def _unknown_key() -> ClientError:
     message = "a gateway key is wanted: as bearer token in `authorization`, or in `x-api-key`"
     return ClientError(message, status=401, code="invalid_api_key")
+
+
+def _key_in_query() -> ClientError:
+    message = (
+        "a gateway key stands in the URL, where it is not kept secret: show it in `authorization` or `x-api-key`"
+    )
+    return ClientError(message, status=400, code="key_in_query")
 
 
 def _no_provider_key(name: str, provider: str) -> ClientError:

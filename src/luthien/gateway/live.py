@@ -26,7 +26,7 @@ class InUse:
     def admit(self, client: Client, provider: str) -> Terms:
         """What a client's request to a provider goes by; nobody after this sees the gateway key it came with."""
         configuration = self.configuration
-        admission = configuration.keyring.admit(client.headers, provider)
+        admission = configuration.keyring.admit(client.headers, client.query, provider)
         client.headers = admission.headers
         return Terms(self.upstream, configuration.groups, configuration.version, admission.key, admission.refusal)
 

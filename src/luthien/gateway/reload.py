@@ -130,6 +130,8 @@ class Reloader:
 def log_warnings(configuration: Configuration) -> None:
     for warning in configuration.warnings:
         _log.warning("%s", warning)
+    for note in configuration.notes:
+        _log.info("%s", note)
 
 
 def _is_main_thread() -> bool:

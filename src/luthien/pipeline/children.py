@@ -25,6 +25,8 @@ _HEADERS = {
     "openai": [(b"content-type", b"application/json")],
     "anthropic": [(b"content-type", b"application/json"), (b"anthropic-version", b"2023-06-01")],
 }
+MAX_CHILDREN = 100
+"""How often the policies of one call may ask models: one that does so in a loop must not go on for ever."""
 # What says who a client is, at either provider.
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"openai-organization", b"openai-project"})
 
@@ -43,6 +45,7 @@ class ChildCalls:
         self._ledger = ledger
         self._provider = provider
         self._headers = headers
+        self._asked = 0
 
     async def ask(
         self,
@@ -60,6 +63,9 @@ class ChildCalls:
             raise ValueError("a policy cannot ask a model for a stream")
         headers = [*_HEADERS[wire_format.provider], *self._credential(wire_format.provider, credential)]
         asker = PolicyAsker(headers, jsontext.render(body))
+        self._asked += 1
+        if self._asked > MAX_CHILDREN:
+            raise ModelFailed(f"the policies of one call may ask models {MAX_CHILDREN} times, and have done so")
         call_id = new_call_id()
         try:
             async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as group:

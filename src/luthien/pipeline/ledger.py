@@ -17,6 +17,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_
 from luthien.exchange import EventType, Outcome, Side
 from luthien.formats.credentials import masked, masked_frames
 from luthien.formats.format import ResponseFacts
+from luthien.pipeline.session import Session
 from luthien.pipeline.sides import Delta
 from luthien.policies.chain import Chain, Decision
 from luthien.policies.details import details_as_json
@@ -80,10 +81,11 @@ class Spoken(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """The call that a child call is part of, and the span of the policy that asks."""
+    """The call that a child call is part of, the session of both, and the span of the policy that asks."""
 
     call_id: UUID
     context: Context
+    session: Session
 
 
 class Ledger:
@@ -111,6 +113,7 @@ class Ledger:
         self._policy_s = 0.0
         self._model: str | None = None
         self._open: dict[str, Span] = {}
+        self._session = Session()
         self._is_child = parent is not None
         marks = {**marks} if parent is None else {**marks, names.PARENT_CALL_ID: str(parent.call_id)}
         self._marks = {**marks, names.PROCESS_ID: str(instruments.process_id)}
@@ -144,7 +147,7 @@ class Ledger:
     def as_parent(self) -> Parent:
         """This call as that of a policy that asks a model now."""
         span = self._open.get(names.POLICY_RESPONSE) or self.open_span(names.POLICY_REQUEST)
-        return Parent(self.call_id, set_span_in_context(span, self._context))
+        return Parent(self.call_id, set_span_in_context(span, self._context), self._session)
 
     def end(self, part: str, error: str | None = None) -> None:
         """Ends the span of a part, if it is open, and keeps the receipts of the records on it."""
@@ -281,9 +284,10 @@ class Ledger:
             self._instruments.metrics.stream_violations.add(count, kind)
         return [f"{rule}={count}" for rule, count in sorted(rules.items())] or None
 
-    def belongs_to(self, session: str | None) -> None:
-        """The session of the call, if its client named one."""
-        self._exchange.set_attributes(safe_attributes({names.SESSION: session}))
+    def belongs_to(self, session: Session) -> None:
+        """The session of the call. Who asks is for the record only."""
+        self._session = session
+        self._exchange.set_attributes(safe_attributes({names.SESSION: session.id}))
 
     def goes_through(self, group: str | None) -> None:
         """The group whose policies look at the call, if it is not the default one."""

@@ -32,7 +32,7 @@ from luthien.pipeline.ending import Ending, Error, error_headers
 from luthien.pipeline.headers import kept_request_headers
 from luthien.pipeline.ledger import Instruments, Ledger, Parent
 from luthien.pipeline.open_calls import OpenCalls
-from luthien.pipeline.session import session_of, user_of
+from luthien.pipeline.session import Session
 from luthien.pipeline.stream import PolicyBlock, StreamPass
 from luthien.pipeline.terms import Terms
 from luthien.pipeline.timeline import Timeline
@@ -94,6 +94,7 @@ class _Exchange:
         self._format = wire_format
         self._client = client
         self._ledger = Ledger(shared.instruments, call_id, wire_format, terms.marks, parent)
+        self._session = None if parent is None else parent.session
         self._run = Chain().open(CallContext(call_id, wire_format, "", streaming=False))
         self._call_id = call_id
         self._request: Json = {}
@@ -147,8 +148,8 @@ class _Exchange:
             }
         except jsontext.InvalidJson as error:
             mistake = error
-        session = scalars[names.SESSION] = session_of(self._client.headers, self._request)
-        scalars[names.SESSION_USER] = user_of(self._request) if session is None else None
+        session = self._session or Session.of(self._client.headers, self._request)
+        scalars |= {names.SESSION: session.id, names.SESSION_USER: session.user}
         self._ledger.belongs_to(session)
         self._choose_group()
         self._request_sequence = self._ledger.stage(
@@ -425,8 +426,9 @@ class _Exchange:
         is_upstream = outcome is Outcome.UPSTREAM_ERROR
         stream, begun_with = self._end_answer_early(code if is_upstream else None)
         if stream is not None and self._client.started:
-            # The provider's own error, if it sent one, was passed on already, unless a policy withheld it.
-            is_told = is_upstream and stream.failure is not None and _has_error(stream.sides.final.response)
+            # The provider's own error, if it sent one, was passed on already, unless a policy withheld it: nothing
+            # comes behind an error.
+            is_told = stream.failure is not None and _has_error(stream.sides.final.response)
             frame = b"" if is_told else self._format.error_frame(status, code, message, stream.sides.final.chunks)
             stream.sides.released(frame, () if is_told else (parse_frame(frame, frame),))
             stream.sides.closed()

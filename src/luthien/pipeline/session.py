@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from luthien.formats import jsontext
@@ -33,6 +34,22 @@ HEADERS = (
 _METADATA = ("session_id", "conversation_id", "thread_id")
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _CLAUDE_CODE = re.compile(r"user_[^_]*_account_[^_]*_session_(?P<session>[\w-]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The session that a call belongs to; `user` is who asks, where its client says no more than that.
+
+    Both as `session_of` and `user_of` have them.
+    """
+
+    id: str | None = None
+    user: str | None = None
+
+    @classmethod
+    def of(cls, headers: Iterable[tuple[bytes, bytes]], body: Mapping[str, Any]) -> Session:
+        named = session_of(headers, body)
+        return cls(named, user_of(body) if named is None else None)
 
 
 def session_of(headers: Iterable[tuple[bytes, bytes]], body: Mapping[str, Any]) -> str | None:

@@ -79,7 +79,8 @@ class StreamPass:
 
     async def _run(self, data: AsyncGenerator[bytes, None]) -> Chunk:
         while True:
-            chunks, terminal = self._split(await self._next(data))
+            received = await self._next(data)
+            chunks, terminal = ([], self._last()) if received is None else self._split(received)
             if self.policies.is_empty:
                 await self.release(chunks)
             else:
@@ -119,7 +120,7 @@ class StreamPass:
         self.timeline.given(chunks, time.perf_counter())
         self.sides.released(raw, chunks)
 
-    async def _next(self, data: AsyncGenerator[bytes, None]) -> bytes:
+    async def _next(self, data: AsyncGenerator[bytes, None]) -> bytes | None:
         timings = self._timings
         since = time.perf_counter()
         try:
@@ -127,10 +128,7 @@ class StreamPass:
         finally:
             now = timings.waited(since)
         if received is None:
-            self.sides.arrived(self._reader.rest, ())
-            if self.failure is not None:
-                raise UpstreamError(self.failure, code="upstream_stream_error")
-            raise UpstreamError("the provider's stream ended without its end marker", code="upstream_incomplete")
+            return None
         if timings.upstream_first_chunk_s is None:
             timings.first_chunk()
         elif len(timings.chunk_gaps_s) < MAX_GAPS:
@@ -152,10 +150,23 @@ class StreamPass:
                 chunks.append(chunk)
         except FrameTooLarge as error:
             raise UpstreamError(str(error), code="upstream_protocol") from error
-        seen = chunks if terminal is None else [*chunks, terminal]
-        self.timeline.arrived(seen, self._last_chunk)
-        self.sides.arrived(b"".join([chunk.raw for chunk in seen]), seen)
+        self._arrived(chunks if terminal is None else [*chunks, terminal])
         return chunks, terminal
+
+    def _arrived(self, chunks: Sequence[Chunk]) -> None:
+        self.timeline.arrived(chunks, self._last_chunk)
+        self.sides.arrived(b"".join([chunk.raw for chunk in chunks]), chunks)
+
+    def _last(self) -> Chunk:
+        """The end marker of a stream that is over without it having ended: clients take it without its blank line."""
+        last = self._reader.unended()
+        if last is not None and self._format.is_terminal(last):
+            self._arrived([last])
+            return last
+        self.sides.arrived(self._reader.rest, ())
+        if self.failure is not None:
+            raise UpstreamError(self.failure, code="upstream_stream_error")
+        raise UpstreamError("the provider's stream ended without its end marker", code="upstream_incomplete")
 
     def _check_block(self) -> None:
         block = self.policies.blocked

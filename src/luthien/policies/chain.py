@@ -163,6 +163,7 @@ class StreamRun:
         for link in links:
             link.assembler = None if link is last else BoundedAssembler(call.format.assembler())
         self._repeats = call.format.repeats() if links else None
+        self._may_change = last is not None
         self._terminal: Chunk | None = None
         self._decided = False
 
@@ -186,13 +187,14 @@ class StreamRun:
         Raises:
             PolicyFailure: a policy broke.
         """
-        return self._numbered(await self._pass(0, (*self._unsaid(chunk), chunk)))
+        given = await self._pass(0, (*self._unsaid(chunk), chunk))
+        return self._numbered(given if self._may_change else (chunk,))
 
     async def feed_unsaid(self, terminal: Chunk) -> Sequence[Chunk]:
         """What the end marker says that the policies were not shown; like `feed`."""
         self._terminal = terminal
-        unsaid = self._unsaid(terminal)
-        return self._numbered(await self._pass(0, unsaid)) if unsaid else ()
+        given = await self._pass(0, self._unsaid(terminal))
+        return self._numbered(given) if self._may_change else ()
 
     def agreed(self, terminal: Chunk) -> Chunk:
         """The end marker in agreement with all that the policies gave on, after `finish`."""

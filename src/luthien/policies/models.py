@@ -43,7 +43,8 @@ class Models(Protocol):
         is given up after `timeout_s`.
 
         Raises:
-            ModelFailed: there was no answer, or none with status 200 that is a JSON object.
+            ModelFailed: there was no answer, or none with status 200 that is a JSON object; or the policies of the
+                call have asked as often as they may.
             ValueError: there is no such format, or the request is for a stream.
         """
         ...

@@ -37,6 +37,11 @@ class Step:
         """What is asked about a stream."""
         return "on_chunk" if self.policy.needs is Needs.CHUNKS else self.response_hook
 
+    @property
+    def holds_whole_streams(self) -> bool:
+        """Whether its clients wait for the end of a stream before they are given anything of it."""
+        return self.policy.needs is Needs.WHOLE and not self.is_shadow and self.looks_at(Side.RESPONSE, "on_response")
+
     def looks_at(self, side: Side, hook: str) -> bool:
         """Whether this hook is to be asked about that side."""
         return side in self.sides and self.overrides(hook)

@@ -97,7 +97,7 @@ def levels(found: Findings) -> dict[str, set[str]]:
     }
 
 
-KEYS_SAID = ("groups", "gateway keys")
+KEYS_SAID = ("groups", "streams", "gateway keys")
 NOTHING: dict[str, set[str]] = {"warning": set(), "problem": set()}
 
 
@@ -411,7 +411,9 @@ class TestTheConfiguration:
         path = data_dir / "other.yaml"
         path.write_text(
             "groups:\n"
-            "  - {name: all, match: {}, policies: []}\n"
+            "  - name: all\n"
+            "    match: {}\n"
+            "    policies: [{policy: webhook, config: {url: http://127.0.0.1:1/}}]\n"
             "  - {name: some, match: {models: [a]}, policies: []}\n"
             "keys:\n"
             "  - {name: a, key: {env: KEY_A}, upstreams: {openai: {env: KEY_OPENAI}}}\n"
@@ -421,7 +423,7 @@ class TestTheConfiguration:
             assert command.wait() == 1
         [found] = [each for each in json.loads(command.output) if each["check"] == "configuration"]
         assert (
-            "other.yaml:5: keys[0].upstreams.openai.env: the environment variable KEY_OPENAI is not set"
+            "other.yaml:7: keys[0].upstreams.openai.env: the environment variable KEY_OPENAI is not set"
             in (found["found"])
         )
         with luthien("doctor", "--json", data_dir=data_dir, **settings, KEY_OPENAI="sk-1") as command:
@@ -430,6 +432,7 @@ class TestTheConfiguration:
         assert said == [
             ("ok", "2: all, some"),
             ("warning", "the group 'some' never matches: 'all', before it, takes all of its calls"),
+            ("ok", "webhook: streams are held until they are whole, with keep-alives meanwhile"),
             ("ok", "1, with all 2 environment variables set; keys of providers are accepted too"),
         ]
         assert "lk-0123" not in command.output

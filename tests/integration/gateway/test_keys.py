@@ -132,6 +132,21 @@ def test_a_key_that_is_not_for_this_provider(keyed: Gateway, provider: ScriptedP
     assert provider.turns == []
 
 
+@pytest.mark.parametrize("path", [OPENAI, ANTHROPIC, "/v1/models", "/v1/files"])
+@pytest.mark.parametrize("shown", [{}, {"x-api-key": A}])
+def test_a_key_in_the_url_is_neither_passed_on_nor_kept(
+    keyed: Gateway, provider: ScriptedProvider, path: str, shown: dict[str, str], record_database: str
+) -> None:
+    response = keyed.post(f"{path}?key={A}", {"private": "of nobody's business"}, headers=shown)
+    assert (response.status_code, "stands in the URL" in response.json()["error"]["message"]) == (400, True)
+    call = keyed.call(response)
+    assert (call["outcome"], call["error"]["type"]) == ("rejected", "key_in_query")
+    assert provider.turns == []
+    kept = everything(record_database)
+    assert A.encode() not in kept
+    assert b"nobody" not in kept
+
+
 def test_no_key_is_kept_anywhere(
     record_database: str,
     provider: ScriptedProvider,

@@ -418,6 +418,36 @@ def test_the_policy_ends_it(
     assert ("fails", action) in {(each["policy"], each["action"]) for each in call["decisions"]}
 
 
+@pytest.mark.parametrize(("does", "outcome"), [("break", "policy_error"), ("block", "blocked")])
+@pytest.mark.parametrize("goes_on", [False, True], ids=["at the end", "behind it"])
+@FORMAT
+def test_who_was_told_of_the_providers_error_is_told_of_no_other(
+    gateways: dict[str, Gateway],
+    shared_provider: ScriptedProvider,
+    monkeypatch: pytest.MonkeyPatch,
+    spoken: Spoken,
+    goes_on: bool,
+    does: str,
+    outcome: str,
+) -> None:
+    """Whatever becomes of the stream then: the policy ends it when the provider does, or at what comes behind."""
+    sent = [*spoken.frames[:3], spoken.error, *(spoken.frames[3:4] if goes_on else ())]
+    monkeypatch.setattr(Fails, "at", 5)
+    monkeypatch.setattr(Fails, "does", does)
+    scene, gate = Scene(sent, "wait" if goes_on else "end"), shared_provider.gate()
+    gate.open()
+    shared_provider.will(scene.play(gate))
+    with calling(gateways["failing"], spoken) as caller:
+        caller.read_all()
+        call = shown(gateways["failing"], caller)
+    assert call["outcome"] == outcome
+    assert_wire(call["stages"]["response_original"], spoken.format, b"".join(sent))
+    assert_wire(call["stages"]["response_final"], spoken.format, caller.body)
+    [error] = errors_in(spoken, caller.body)
+    assert error.raw == spoken.error
+    assert caller.body.endswith(spoken.error)
+
+
 @pytest.mark.parametrize(("does", "status", "outcome"), [("break", 500, "policy_error"), ("block", 403, "blocked")])
 @FORMAT
 def test_the_policy_ends_it_before_anything_was_released(

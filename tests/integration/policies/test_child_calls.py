@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import socket
 from contextlib import closing
 from typing import Any
@@ -14,6 +15,7 @@ from psycopg import sql
 from pydantic import BaseModel, ConfigDict
 
 from luthien.formats.registry import OPENAI_CHAT
+from luthien.pipeline.children import MAX_CHILDREN
 from luthien.policies.policy import CallContext, Credential, ModelFailed, Policy, Request, Response, Verdict
 from luthien.policies.registry import BUILTIN
 from tests.otlp_receiver import attributes_of, otlp_receiver
@@ -236,6 +238,78 @@ def test_several_at_once(record_database: str, model: ScriptedProvider) -> None:
         call = gateway.call(gateway.post(OPENAI, openai_request("Hello")))
         assert call["outcome"] == "completed"
         assert len({child["call_id"] for child in call["children"]}) == 5
+
+
+def test_a_policy_that_asks_without_end_breaks(record_database: str, model: ScriptedProvider) -> None:
+    with running_gateway(record_database, model.url, asking(at_once=MAX_CHILDREN + 1)) as gateway:
+        call = gateway.call(gateway.post(OPENAI, openai_request("Hello")))
+    assert call["outcome"] == "policy_error"
+    (decision,) = call["decisions"]
+    assert decision["reason"] == "ModelFailed: the policies of one call may ask models 100 times, and have done so"
+    assert len([turn for turn in model.turns if is_asked(turn)]) <= MAX_CHILDREN
+
+
+@pytest.mark.parametrize(
+    ("said", "exported"),
+    [({"headers": {"luthien-session-id": "s-7"}}, "s-7"), ({"more": {"user": "jane"}}, None), ({}, None)],
+    ids=["session", "user", "none"],
+)
+def test_a_child_belongs_to_the_session_of_its_parent(
+    record_database: str,
+    model: ScriptedProvider,
+    monkeypatch: pytest.MonkeyPatch,
+    said: dict[str, Any],
+    exported: str | None,
+) -> None:
+    """Whatever the policy asks, and who asks is not exported of a child either."""
+    monkeypatch.setitem(ASKED, "openai.chat_completions", openai_request("Is it fine?") | {"prompt_cache_key": "own"})
+    with otlp_receiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        with running_gateway(record_database, model.url, asking()) as gateway:
+            request = openai_request("Hello") | said.get("more", {})
+            call = gateway.call(gateway.post(OPENAI, request, headers=said.get("headers")))
+            child = gateway.call(call["children"][0]["call_id"])
+    assert child["session_id"] == call["session_id"] == (exported or said.get("more", {}).get("user"))
+    exchanges = [attributes_of(span.attributes) for span in receiver.spans if span.name == "luthien.exchange"]
+    assert [exchange.get("gen_ai.conversation.id") for exchange in exchanges] == [exported] * 2
+
+
+@pytest.mark.parametrize(
+    ("path", "ask", "header", "format_name"),
+    [
+        (OPENAI, openai_request, "authorization", "openai.chat_completions"),
+        (ANTHROPIC, anthropic_request, "x-api-key", "anthropic.messages"),
+    ],
+    ids=["openai", "anthropic"],
+)
+@pytest.mark.parametrize("shown_in", ["authorization", "x-api-key"])
+def test_in_the_place_of_a_gateway_key_the_providers_key_is_shown(
+    record_database: str,
+    provider: ScriptedProvider,
+    path: str,
+    ask: Any,
+    header: str,
+    format_name: str,
+    shown_in: str,
+) -> None:
+    gateway_key = "lk-team-a-5b1e2f80aa"
+    key = {
+        "name": "team-a",
+        "key": {"sha256": hashlib.sha256(gateway_key.encode()).hexdigest()},
+        "upstreams": {"openai": {"env": "OWN_KEY"}, "anthropic": {"env": "OWN_KEY"}},
+    }
+    provider.will(both(answers(RESPONSES[format_name]), answers(RESPONSES[format_name])))
+    config = asking(credential="client", format=format_name)
+    with running_gateway(record_database, provider.url, config, more={"keys": [key]}) as gateway:
+        value = f"Bearer {gateway_key}" if shown_in == "authorization" else gateway_key
+        call = gateway.call(gateway.post(path, ask("Hello"), headers={shown_in: value}))
+        child = gateway.call(call["children"][0]["call_id"])
+    assert (call["outcome"], child["outcome"]) == ("completed", "completed")
+    assert child["gateway_key"] == "team-a"
+    (asked,) = [turn for turn in provider.turns if is_asked(turn)]
+    assert asked.headers[header].removeprefix("Bearer ") == KEY
+    assert not [turn for turn in provider.turns if gateway_key in str(turn.headers)]
+    assert gateway_key.encode() not in everything_in(record_database)
 
 
 def test_a_child_of_the_response_side(record_database: str, model: ScriptedProvider) -> None:

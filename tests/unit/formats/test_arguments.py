@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -64,6 +65,34 @@ def test_every_place_of_responses() -> None:
     for slot in arguments.in_response({"output": items}):
         slot.change(shouted)
     assert [items[0]["arguments"], items[1]["input"]] == ['{"a":"X"}', "FREE TEXT"]
+
+
+ACTIONS: list[Json] = [
+    {"type": "shell_call", "call_id": "1", "action": {"commands": "ls /home/jane"}},
+    {"type": "computer_call", "call_id": "2", "action": {"type": "type", "text": "jane"}},
+    {"type": "apply_patch_call", "call_id": "3", "operation": {"type": "create_file", "diff": "+jane"}},
+]
+
+
+@pytest.mark.parametrize("item", ACTIONS, ids=lambda item: str(item["type"]))
+def test_what_the_tools_of_responses_are_told_to_do(item: Json) -> None:
+    arguments = arguments_of(OPENAI_RESPONSES)
+    field = "operation" if "operation" in item else "action"
+    expected = item | {field: shouted(item[field])}
+    for how in ("in_request", "in_response"):
+        shown = copy.deepcopy(item)
+        [slot] = getattr(arguments, how)({"input": [shown], "output": [shown]})
+        slot.change(shouted)
+        assert shown == expected
+    keys: list[str] = []
+    for kind in ("added", "done"):
+        event = {"type": f"response.output_item.{kind}", "output_index": 0, "item": copy.deepcopy(item)}
+        [(key, text)] = arguments.in_chunk(event)
+        keys.append(key)
+        assert key in arguments.ended(event, keys)
+        text.set(change_text(text.text, shouted))
+        assert event["item"] == expected
+    assert len({*keys}) == 2
 
 
 @pytest.mark.parametrize("wire_format", FORMATS, ids=lambda wire_format: wire_format.name)

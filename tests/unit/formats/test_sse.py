@@ -182,6 +182,14 @@ class TestFrames:
         frames.close()
         assert reader.rest == b"data: b\n\n"
 
+    def test_the_rest_of_a_stream_that_is_over_may_be_read_as_a_frame(self) -> None:
+        reader = FrameReader(100)
+        assert reader.unended() is None
+        assert [chunk.frame for chunk in reader.feed(b"data: a\n\nevent: b\ndata: c")] == [0]
+        last = reader.unended()
+        assert last is not None
+        assert (last.raw, last.data, last.event, last.frame) == (b"event: b\ndata: c", b"c", "b", 1)
+
 
 class TestLimit:
     @given(st.integers(1, 30), st.integers(0, 40), st.integers(1, 7))

@@ -41,7 +41,7 @@ def test_a_key_is_replaced_by_the_providers_own(
     shown: Headers, provider: str, credential: tuple[bytes, bytes]
 ) -> None:
     """Wherever the client put it: of what it showed, nothing goes on."""
-    admission = ring(openai=THEIRS, anthropic=THEIRS).admit([(b"accept", b"*/*"), *shown], provider)
+    admission = ring(openai=THEIRS, anthropic=THEIRS).admit([(b"accept", b"*/*"), *shown], b"beta=true", provider)
     assert (admission.key, admission.refusal) == ("ours", None)
     assert admission.headers == [(b"accept", b"*/*"), credential]
 
@@ -58,20 +58,50 @@ def test_a_key_is_replaced_by_the_providers_own(
     ],
 )
 def test_what_is_no_gateway_key_goes_on_as_it_is_or_no_further(shown: Headers) -> None:
-    admission = ring(openai=THEIRS).admit(shown, "openai")
+    admission = ring(openai=THEIRS).admit(shown, b"beta=true", "openai")
     assert (admission.headers, admission.key, admission.refusal) == (shown, None, None)
-    refusal = ring(accepts=False, openai=THEIRS).admit(shown, "openai").refusal
+    refusal = ring(accepts=False, openai=THEIRS).admit(shown, b"beta=true", "openai").refusal
     assert refusal is not None
     assert (refusal.status, refusal.code) == (401, "invalid_api_key")
 
 
 def test_a_key_that_has_none_of_the_provider_goes_no_further() -> None:
-    admission = ring(openai=THEIRS).admit([(b"x-api-key", OURS.encode())], "anthropic")
+    admission = ring(openai=THEIRS).admit([(b"x-api-key", OURS.encode())], b"", "anthropic")
     assert admission.refusal is not None
     assert admission.refusal.status == 403
     assert "'ours' is not for anthropic" in str(admission.refusal)
     assert OURS not in str(admission.refusal)
     assert (admission.key, admission.headers) == ("ours", [])
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"key={OURS}",
+        f"a=b&api_key={OURS}&c",
+        f"a;key={OURS}",
+        OURS,
+        f"authorization=Bearer+{OURS}",
+        f"authorization=Bearer%20{OURS}",
+        "key=" + "".join(f"%{ord(char):02x}" for char in OURS),
+    ],
+)
+@pytest.mark.parametrize("shown", [[], [(b"x-api-key", b"another")], [(b"x-api-key", OURS.encode())]])
+def test_a_key_in_the_query_goes_no_further(shown: Headers, query: str) -> None:
+    """Neither with a key in the headers, whosever it is, nor where none is wanted."""
+    for keyring in (ring(openai=THEIRS), ring(accepts=False, openai=THEIRS)):
+        admission = keyring.admit(shown, query.encode(), "openai")
+        assert admission.refusal is not None
+        assert (admission.refusal.status, admission.refusal.code) == (400, "key_in_query")
+        assert OURS not in str(admission.refusal)
+    within = ring(openai=THEIRS).admit([(b"x-api-key", OURS.encode())], f"key=<{OURS}>".encode(), "openai")
+    assert within.refusal is not None
+
+
+def test_any_other_query_passes() -> None:
+    for query in (b"", b"beta=true", b"key=sk-mine", b"%", b"=&;+", b"key=" + OURS[:-1].encode()):
+        for shown in ([], [(b"x-api-key", OURS.encode())]):
+            assert ring(openai=THEIRS).admit(shown, query, "openai").refusal is None
 
 
 def test_some_keys_are_trusted() -> None:

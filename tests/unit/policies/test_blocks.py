@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import pytest
@@ -18,7 +18,7 @@ from luthien.formats.sse import Chunk, FrameReader
 from luthien.policies.chain import Chain, ChainRun, StreamRun
 from luthien.policies.policy import Action, CallContext, Needs, Policy, Response, Verdict
 from luthien.policies.registry import make_step
-from tests.wire import openai_chunk, sse
+from tests.wire import openai_chunk, openai_response, sse
 from tests.wire_tools import (
     anthropic_tools,
     anthropic_tools_stream,
@@ -514,3 +514,50 @@ def test_a_policy_whose_hooks_do_not_fit_what_it_needs_is_refused(needs: Any, ho
     odd = type("Odd", (Policy,), {"needs": needs, **{hook: lambda self, given: None for hook in hooks}})
     with pytest.raises(TypeError, match=message):
         make_step("odd", odd, None)
+
+
+class TestReasoningInDetail:
+    """It says the same as the reasoning, and goes with it."""
+
+    MESSAGE: ClassVar[Any] = {
+        "role": "assistant",
+        "reasoning": "Secret thoughts.",
+        "reasoning_details": [
+            {"type": "reasoning.text", "text": "Secret thoughts.", "index": 0, "signature": "c2ln"}
+        ],
+        "content": "Yes.",
+    }
+
+    class Discreet(Blocky):
+        kinds = frozenset({BlockKind.REASONING})
+        said: str | None = None
+
+        def judge(self, block: Block) -> Verdict:
+            if self.said is None:
+                block.drop()
+            else:
+                block.text = self.said
+            return Verdict.modify("discreet")
+
+    @pytest.mark.parametrize("said", [None, "Thoughts."])
+    async def test_plain_and_streamed(self, monkeypatch: pytest.MonkeyPatch, said: str | None) -> None:
+        monkeypatch.setattr(self.Discreet, "said", said)
+        body = openai_response() | {"choices": [{"index": 0, "message": self.MESSAGE, "finish_reason": "stop"}]}
+        plain = json.loads(await run_of(OPENAI_CHAT, self.Discreet).on_response(json.dumps(body).encode()))
+        frames = [
+            openai_chunk(
+                {"reasoning": text, "reasoning_details": [{"type": "reasoning.text", "text": text, "index": 0}]}
+            )
+            for text in ("Secret ", "thoughts.")
+        ]
+        frames.append(openai_chunk({"reasoning_details": [{"signature": "c2ln", "index": 0}]}))
+        frames += [openai_chunk({"content": "Yes."}), openai_chunk({}, "stop"), sse("[DONE]")]
+        given = await streamed(run_of(OPENAI_CHAT, self.Discreet).stream(), chunks_of(frames))
+        for message in (plain["choices"][0]["message"], assembled(OPENAI_CHAT, given)["choices"][0]["message"]):
+            assert "reasoning_details" not in message
+            assert (message.get("reasoning"), message["content"]) == (said, "Yes.")
+
+    async def test_what_is_not_changed_keeps_it(self) -> None:
+        body = openai_response() | {"choices": [{"index": 0, "message": self.MESSAGE, "finish_reason": "stop"}]}
+        given = await run_of(OPENAI_CHAT, Blocky).on_response(json.dumps(body).encode())
+        assert json.loads(given) == body

@@ -20,6 +20,8 @@ keys:
     key: {{sha256: "{"cd" * 32}"}}
 """
 
+HOOK = "url: 'http://127.0.0.1:1/'"
+
 
 def group_of(match: str, model: str | None, route: str = CHAT, key: str | None = None) -> str | None:
     """The group of a call, of one that is called `it` and the default one, which has no name."""
@@ -182,3 +184,20 @@ def test_very_many_groups_are_compared_in_time() -> None:
     assert configured(
         ConfigFile("l", f"groups: [{groups}, {{name: last, match: {{models: [m7-x]}}, policies: []}}]")
     ).warnings == ["the group 'last' never matches: 'g7', before it, takes all of its calls"]
+
+
+@pytest.mark.parametrize(
+    ("policies", "notes"),
+    [
+        ("{policy: noop}", []),
+        ("{policy: block_tools, config: {rules: [{tool: '*'}]}}", []),
+        (f"{{policy: webhook, config: {{{HOOK}, sides: [request]}}}}", []),
+        (f"{{policy: webhook, mode: shadow, config: {{{HOOK}}}}}", []),
+        (f"{{policy: webhook, config: {{{HOOK}}}}}", ["webhook"]),
+        (f"{{policy: webhook, config: {{{HOOK}, sides: [response]}}}}, {{policy: noop}}", ["webhook"]),
+    ],
+)
+def test_what_holds_streams_until_they_are_whole_is_said_once(policies: str, notes: list[str]) -> None:
+    text = f"policies: [{policies}]\ngroups: [{{name: one, match: {{}}, policies: [{policies}]}}]"
+    expected = [f"{name}: streams are held until they are whole, with keep-alives meanwhile" for name in notes]
+    assert configured(ConfigFile("l", text)).notes == expected

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from luthien.config import ConfigFile
 from luthien.errors import ConfigError
 from luthien.formats.format import WireFormat
-from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT
+from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, OPENAI_RESPONSES
 from luthien.formats.sse import Chunk, FrameReader
 from luthien.policies.builtin.redact import Redact, RedactConfig, WholeText
 from luthien.policies.policy import CallContext, Request, Response, Verdict
@@ -193,6 +193,20 @@ class TestRequests:
         body = anthropic_request(messages=[{"role": "assistant", "content": [block]}])
         await requested(policy({"kinds": ["secret"]}, wire_format=ANTHROPIC_MESSAGES), body)
         assert block["input"] == given | {"api_key": "[secret]"}
+
+    async def test_what_shells_and_computers_are_told_and_give_back(self) -> None:
+        items: list[Json] = [
+            {"type": "shell_call", "action": {"commands": [f"mail {EMAIL}"], "timeout_ms": 1000}},
+            {"type": "shell_call_output", "output": [{"stdout": f"to {EMAIL}", "stderr": EMAIL, "outcome": {}}]},
+            {"type": "computer_call", "actions": [{"type": "type", "text": EMAIL}]},
+            {"type": "apply_patch_call", "operation": {"type": "create_file", "path": "a", "diff": f"+{EMAIL}"}},
+        ]
+        redact = policy(REVERSIBLE, wire_format=OPENAI_RESPONSES)
+        verdict = await requested(redact, {"input": items})
+        assert (verdict.count, EMAIL in json.dumps(items)) == (5, False)
+        assert items[0]["action"] == {"commands": ["mail [email-1]"], "timeout_ms": 1000}
+        await responded(redact, {"output": items})
+        assert items[0]["action"] == {"commands": [f"mail {EMAIL}"], "timeout_ms": 1000}
 
     async def test_names_that_become_the_same_lose_no_value(self) -> None:
         block = {"type": "tool_use", "id": "1", "name": "f", "input": {EMAIL: 1, "b@x.example": 2, "c@x.example": 3}}
@@ -427,6 +441,11 @@ class TestStreams:
         frames = [start, anthropic_event({"type": "content_block_start", "index": 0, "content_block": block}), *rest]
         given_on = assembled(ANTHROPIC_MESSAGES, await through(redact, frames))
         assert given_on["content"][0]["input"] == {"a": EMAIL, "b": [PEM, 1.5]}
+
+    async def test_arguments_in_which_a_character_was_cut_in_two(self) -> None:
+        """Here a letter of mathematicians, which an address may begin with."""
+        frames = openai_call("", '{"to": "\ud835', f'\udc23{EMAIL}"}}')
+        assert arguments_in(OPENAI_CHAT, await through(policy(MASK_ANSWERS), frames)) == {"to": "[email]"}
 
     async def test_arguments_cut_short_are_looked_at_as_text(self) -> None:
         redact = policy(MASK_ANSWERS)

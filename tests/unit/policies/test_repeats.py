@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +23,9 @@ from luthien.policies.builtin.replace_text import ReplaceText, ReplaceTextConfig
 from luthien.policies.chain import Chain, ChainRun
 from luthien.policies.policy import CallContext, Policy
 from luthien.policies.registry import make_step
+from tests.validity import assert_valid
 from tests.wire import Json, responses_events, responses_response, responses_stream, responses_text, sse
+from tests.wire_tools import responses_tools_stream
 
 CALL = CallContext(UUID(int=0), FORMAT, "m", streaming=True)
 SECRET = {"find": "secret", "replace": "[hidden]"}
@@ -111,6 +114,16 @@ async def test_what_no_policy_touches_leaves_as_the_very_bytes_that_came() -> No
     given_on, run = await through(frames, plain(Watching), replacing(SECRET))
     assert b"".join(chunk.raw for chunk in given_on) == b"".join(frames)
     assert [decision.changed for decision in run.decisions] == [False, False]
+
+
+async def test_policies_in_shadow_are_shown_what_was_said_whole_only_and_the_client_is_not() -> None:
+    frames = [frame for frame in responses_stream("a secret") if b".delta" not in frame]
+    end_alone = sse({"type": "response.completed", "response": responses_response("a secret")})
+    for stream in (frames, [end_alone]):
+        shadow = replace(replacing(SECRET), is_shadow=True)
+        given_on, run = await through(stream, shadow, shadow)
+        assert b"".join(chunk.raw for chunk in given_on) == b"".join(stream)
+        assert [(decision.changed, decision.verdict.count) for decision in run.decisions] == [(True, 1)] * 2
 
 
 async def test_each_step_is_shown_a_stream_that_agrees_with_itself() -> None:
@@ -363,3 +376,65 @@ async def test_a_call_that_is_said_whole_only_is_shown_to_the_policies_all_the_s
     assert [item["type"] for item in added_up(given_on)["output"]] == ["message"]
     given_on, _ = await through(frames, plain(Watching))
     assert deltas(given_on) == '{"to": "a"}'
+
+
+@pytest.mark.parametrize("at_the_end_only", [False, True])
+async def test_what_a_shell_is_told_agrees_up_to_the_end_marker(at_the_end_only: bool) -> None:
+    item = {
+        "id": "sh_1",
+        "type": "shell_call",
+        "call_id": "call_1",
+        "action": {"commands": ["mail jane@example.com"], "timeout_ms": 1000},
+    }
+    frames = responses_events(
+        {"type": "response.output_item.added", "output_index": 0, "item": item},
+        {"type": "response.output_item.done", "output_index": 0, "item": item},
+        {"type": "response.completed", "response": responses_response() | {"output": [item]}},
+    )
+    config = RedactConfig.model_validate({"rules": [{"kinds": ["email"], "in": ["response"]}]})
+    given_on, _ = await through(frames[2:] if at_the_end_only else frames, make_step("redact", Redact, config))
+    assert b"jane@example.com" not in b"".join(chunk.raw for chunk in given_on)
+    [masked] = added_up(given_on)["output"]
+    assert masked == item | {"action": {"commands": ["mail [email]"], "timeout_ms": 1000}}
+
+
+class Withholding(Policy):
+    """Withholds the second item, or gives it on behind the third."""
+
+    late = False
+
+    def __init__(self, config: Any, call: CallContext) -> None:
+        super().__init__(config, call)
+        self._held: list[Chunk] = []
+
+    async def on_chunk(self, chunk: Chunk) -> Sequence[Chunk]:
+        body = chunk.json or {}
+        if body.get("output_index") == 1:
+            self._held.append(chunk)
+            return ()
+        is_end = body.get("type") == "response.output_item.done" and body["output_index"] == 2
+        return (chunk, *self._held) if is_end and self.late else (chunk,)
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_what_follows_a_withheld_item_moves_up(monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
+    monkeypatch.setattr(Withholding, "late", late)
+    frames = responses_tools_stream("Well.", ("a", {}), ("b", {}), ("c", {}))
+    given_on, _ = await through(frames, plain(Withholding))
+    added = [chunk.json or {} for chunk in given_on if chunk.event == "response.output_item.added"]
+    assert [each["output_index"] for each in added] == [*range(4 if late else 3)]
+    assert [each["item"].get("name") for each in added] == [None, "b", *(["a"] if late else []), "c"]
+    if not late:
+        assert_valid(FORMAT, b"".join(chunk.raw for chunk in given_on))
+        assert [item.get("name") for item in added_up(given_on)["output"]] == [None, "b", "c"]
+
+
+async def test_how_the_provider_numbers_items_is_its_own() -> None:
+    """Nothing was withheld: gaps, and an order of its own, stay."""
+    frames = [
+        frame.replace(b'"output_index": 1', b'"output_index": 7')
+        for frame in responses_tools_stream("a", ("b", {}), ("c", {}))
+    ]
+    frames.pop()  # the end marker, in whose list nothing has a number of its own
+    given_on, _ = await through(frames, plain(Watching))
+    assert b"".join(chunk.raw for chunk in given_on) == b"".join(frames)

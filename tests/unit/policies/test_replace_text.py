@@ -32,6 +32,7 @@ from tests.wire import (
 )
 
 SECRET = {"find": "secret", "replace": "[hidden]"}
+CUT = (rb"Look: \ud83d", rb"\ude00 and \ud83d", rb"", rb"\ude00!")
 NUMBER = {"find": r"\b\d{3}-\d{4}\b", "replace": "[number]", "regex": True}
 
 
@@ -105,6 +106,35 @@ class TestPlain:
         replacing = policy(SECRET, wire_format=ANTHROPIC_MESSAGES)
         await replacing.on_response(Response(replacing.call, body))
         assert body == expected
+
+    async def test_transcripts_and_reasoning_in_detail_say_the_same_again(self) -> None:
+        """What is signed or encrypted is left alone."""
+        signed = {"type": "reasoning.text", "text": "secret", "signature": "c2ln"}
+        encrypted = {"type": "reasoning.encrypted", "data": "secret"}
+        details = [
+            {"type": "reasoning.text", "text": "a secret", "format": "unknown", "index": 0},
+            {"type": "reasoning.summary", "summary": "secrets", "index": 1},
+        ]
+        message: Json = {
+            "role": "assistant",
+            "content": None,
+            "reasoning": "a secret",
+            "reasoning_details": [*details, signed, encrypted],
+            "audio": {"id": "audio_1", "transcript": "Its secret.", "data": "AAEC"},
+        }
+        before = copy.deepcopy(message)
+        replacing = policy(SECRET)
+        for shown in (Request(replacing.call, {"messages": [message]}), None):
+            message = copy.deepcopy(before) if shown is None else message
+            if shown is not None:
+                assert (await replacing.on_request(shown)).count == 4
+            else:
+                body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+                assert (await replacing.on_response(Response(replacing.call, body))).count == 4
+            assert message["reasoning"] == message["reasoning_details"][0]["text"] == "a [hidden]"
+            assert message["reasoning_details"][1]["summary"] == "[hidden]s"
+            assert message["reasoning_details"][2:] == [signed, encrypted]
+            assert message["audio"] == before["audio"] | {"transcript": "Its [hidden]."}
 
     async def test_rules_are_applied_in_order_each_to_what_the_one_before_it_left(self) -> None:
         rules = ({"find": "a", "replace": "bb"}, {"find": "bbb", "replace": "c"}, {"find": "c", "replace": "a"})
@@ -208,6 +238,38 @@ class TestStreams:
         replacing = policy(SECRET)
         assert list(await replacing.on_chunk(chunks[0])) == []
         assert list(await replacing.on_chunk(chunks[1])) == chunks
+
+    async def test_transcripts_and_reasoning_in_detail(self) -> None:
+        """Their pieces belong together as well; a format that signs what it said is left alone."""
+
+        def detail(text: str, index: int, said_by: str) -> Json:
+            return {"type": "reasoning.text", "text": text, "format": said_by, "index": index}
+
+        def thought(text: str) -> bytes:
+            details = [detail(text, 0, "xai-responses-v1"), detail(text, 1, "anthropic-claude-v1")]
+            return openai_chunk({"reasoning": text, "reasoning_details": details})
+
+        frames = [
+            *(thought(text) for text in ("a se", "cret.")),
+            openai_chunk({"reasoning_details": [{"index": 1, "signature": "c2ln"}]}),
+            *(openai_chunk({"audio": {"id": "audio_1", "transcript": text}}) for text in ("my sec", "ret", " one")),
+            openai_chunk({"audio": {"id": "audio_1", "data": "AAEC"}}),
+            openai_chunk({}, "stop"),
+        ]
+        given_on = await through(policy(SECRET), chunks_of(frames))
+        message = assembled(OPENAI_CHAT, given_on)["choices"][0]["message"]
+        own, signed = message["reasoning_details"]
+        assert message["reasoning"] == own["text"] == "a [hidden]."
+        assert (signed["text"], signed["signature"]) == ("a secret.", "c2ln")
+        assert message["audio"] == {"id": "audio_1", "transcript": "my [hidden] one", "data": "AAEC"}
+
+    async def test_a_character_that_was_cut_in_two(self) -> None:
+        frames = [b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % each for each in CUT]
+        chunks = chunks_of([*frames, openai_chunk({}, "stop")])
+        given_on = await through(policy({"find": "😀", "replace": ":-)"}), chunks)
+        assert "".join(texts(OPENAI_CHAT, given_on)) == "Look: :-) and :-)!"
+        untouched = await through(policy(SECRET), chunks)
+        assert [chunk.raw for chunk in untouched] == [chunk.raw for chunk in chunks]
 
     async def test_choices_are_told_apart(self) -> None:
         parts = [(0, "sec"), (1, "sec"), (1, "ret"), (0, "und"), (1, "se"), (0, " secret"), (1, "t")]

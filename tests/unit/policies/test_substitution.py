@@ -7,6 +7,7 @@ import regex
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from luthien.formats.jsontext import paired
 from luthien.policies.builtin.open_pattern import OpenPattern
 from luthien.policies.builtin.substitution import GrowingText, MatchTimeout, Substitution, TimeLimit
 
@@ -62,6 +63,15 @@ KNOWN_PATTERNS = [
 ]
 
 
+def halved(text: str) -> str:
+    """The text as one who counts in UTF-16 cuts it: other characters as the two halves of a surrogate pair."""
+    return "".join(
+        char if char < "\U00010000" else char.encode("utf-16-be")[at : at + 2].decode("utf-16-be", "surrogatepass")
+        for char in text
+        for at in (range(0, 4, 2) if char >= "\U00010000" else (0,))
+    )
+
+
 def substitution(pattern: str, replace: str = r"<\g<0>>") -> Substitution:
     try:
         return Substitution(pattern, replace, is_regex=True)
@@ -114,6 +124,29 @@ class TestInPieces:
         rule = substitution(pattern)
         for pieces in cuts:
             assert in_pieces(rule, pieces) == in_whole(rule, "".join(pieces))
+
+    @settings(max_examples=300)
+    @given(PATTERNS, cut(TEXTS.map(halved)), st.integers(1, 4))
+    @example("\U0010ffff", ["\udbff", "\udfff"], 1)
+    @example("a.", ["a", "\udbff", "", "\udfff"], 1)
+    @example(r"\w+", [*"a\udbff\udfffb\udbff\udfff"], 1)
+    @example("a", ["a" * 300, "\udbff", "\udfffa", "\udbff", "\udfffa"], 1)
+    def test_a_character_that_was_cut_in_two_is_one(self, pattern: str, pieces: list[str], times: int) -> None:
+        rule = substitution(pattern)
+        pieces = [*map(paired, pieces)] * times  # none holds both halves: JSON has them as one
+        assert paired(in_pieces(rule, pieces)) == in_whole(rule, paired("".join(pieces)))
+
+    @pytest.mark.parametrize("held", [1, 2, 3])
+    def test_a_half_whose_other_half_comes_too_late_or_never_is_kept(self, held: int) -> None:
+        rule = Substitution("b.*c", "-", is_regex=True)
+        for pieces in (
+            ["b", "\udbff", "\udfff", "c"],
+            ["bc\udbff"],
+            ["\udbff", "a", "\udfff"],
+            ["bbb\udbff", "\udfff"],
+        ):
+            rest = in_pieces(rule, pieces, held).replace("-", "")
+            assert rest in {"".join(pieces), "".join(pieces).replace("bc", ""), ""}
 
     @pytest.mark.parametrize("pattern", KNOWN_PATTERNS)
     def test_so_it_is_for_each_known_construct(self, pattern: str) -> None:

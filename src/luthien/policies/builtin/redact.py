@@ -13,6 +13,7 @@ import phonenumbers
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from luthien.exchange import Side
+from luthien.formats import jsontext
 from luthien.formats.arguments import ArgumentSlot, ToolArguments, arguments_of, change_text, with_chunk_arguments
 from luthien.formats.format import Json, TextSlot, WireFormat
 from luthien.formats.sse import Chunk
@@ -363,8 +364,9 @@ class WholeText:
     def end(self) -> list[Edit]:
         text, start = "".join(self._parts), self.settled
         self._parts, self.settled = [], self.length
-        changed = self._change(text) if text else text
-        return [] if changed is text else [Edit(start, start + len(text), changed)]
+        shown = jsontext.paired(text)
+        changed = self._change(shown) if shown else shown
+        return [] if changed is shown else [Edit(start, start + len(text), changed)]
 
 
 async def _aside(chars: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

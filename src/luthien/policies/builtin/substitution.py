@@ -7,12 +7,14 @@ from which position on could more text still change the outcome? Everything befo
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import regex
 
+from luthien.formats import jsontext
 from luthien.policies.builtin.open_pattern import OpenPattern
 
 # How much settled text may gather before it is dropped.
@@ -169,6 +171,8 @@ class GrowingText:
     Positions count characters from the beginning of the whole text. Adding up all edits gives what
     `Substitution.apply` makes of the whole, unless something undecided grows longer than `max_held_chars`:
     then what is there is decided as it stands, so that a hostile stream cannot grow without bound.
+
+    A character that was cut into the halves of a surrogate pair is looked at as one, and counts as two.
     """
 
     def __init__(self, substitution: Replacer, max_held_chars: int, limit: TimeLimit) -> None:
@@ -178,17 +182,26 @@ class GrowingText:
         self._text = ""
         self._offset = 0
         self._settled = 0
+        self._joined: list[int] = []
+        """Where characters stand that came in two halves, counted as one."""
 
     @property
     def settled(self) -> int:
         """Everything before this position is decided."""
-        return self._offset + self._settled
+        return self._position(self._settled)
 
     @property
     def length(self) -> int:
-        return self._offset + len(self._text)
+        return self._position(len(self._text))
+
+    def _position(self, place: int) -> int:
+        """Where a place in `_text` is in all that came."""
+        return self._offset + place + bisect_left(self._joined, self._offset + place)
 
     def add(self, text: str) -> list[Edit]:
+        if _ends_in_half(self._text) and "\udc00" <= text[:1] <= "\udfff":
+            self._joined.append(self._offset + len(self._text) - 1)
+            self._text, text = self._text[:-1] + jsontext.paired(self._text[-1] + text[0]), text[1:]
         self._text += text
         edits = self._settle(is_final=False)
         if len(self._text) - self._settled > self._max_held_chars:
@@ -203,22 +216,24 @@ class GrowingText:
     def _settle(self, *, is_final: bool) -> list[Edit]:
         edits: list[Edit] = []
         text, position = self._text, self._settled
-        end = len(text) if is_final else self._undecided_from(position)
+        if not is_final and _ends_in_half(text):
+            text = text[:-1]
+        end = len(text) if is_final else self._undecided_from(text, position)
         while position < end:
             match: Found | None = next(self._substitution.matches(text, position, end, self._limit), None)
             if match is None:
                 position = end
                 break
             replacement = self._substitution.replacement(match)
-            edits.append(Edit(self._offset + match.start(), self._offset + match.end(), replacement))
+            edits.append(Edit(self._position(match.start()), self._position(match.end()), replacement))
             position = match.end()
             if not is_final and position > end:
-                end = self._undecided_from(position)
+                end = self._undecided_from(text, position)
         self._settled = position
         return edits
 
-    def _undecided_from(self, position: int) -> int:
-        return self._substitution.undecided_from(self._text, position, self._limit)
+    def _undecided_from(self, text: str, position: int) -> int:
+        return self._substitution.undecided_from(text, position, self._limit)
 
     def _forget(self) -> None:
         """Keeps only what is undecided and a little before it, at which a match may look back."""
@@ -227,3 +242,8 @@ class GrowingText:
             self._text = self._text[forget:]
             self._offset += forget
             self._settled -= forget
+
+
+def _ends_in_half(text: str) -> bool:
+    """Whether the other half of its last character may come."""
+    return "\ud800" <= text[-1:] <= "\udbff"
