@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -15,6 +16,7 @@ from luthien.pipeline.ledger import MAX_GAPS, Timings
 from luthien.pipeline.sides import Delta, StreamSides
 from luthien.pipeline.timeline import Timeline
 from luthien.policies.chain import Block, StreamRun
+from luthien.policies.holding import AT_ONCE
 
 Give = Callable[[bytes, bool], Awaitable[None]]
 Keep = Callable[[Sequence[Delta]], None]
@@ -106,14 +108,17 @@ class StreamPass:
         return nullcontext() if self.policies.is_empty else self._keep_alive.running()
 
     async def release(self, chunks: Sequence[Chunk]) -> None:
-        """Gives chunks to the client."""
-        if chunks:
-            raw = chunks[0].raw if len(chunks) == 1 else b"".join([chunk.raw for chunk in chunks])
+        """Gives chunks to the client; others have their turn meanwhile, however many a policy has let go."""
+        for start in range(0, len(chunks), AT_ONCE):
+            part = chunks[start : start + AT_ONCE]
+            raw = part[0].raw if len(part) == 1 else b"".join([chunk.raw for chunk in part])
             if self.policies.is_empty:
                 await self._give(raw, True)
             else:
                 await self._keep_alive.give(raw)
-            self.passed(raw, chunks)
+            self.passed(raw, part)
+            if len(chunks) > AT_ONCE:
+                await asyncio.sleep(0)
 
     def passed(self, raw: bytes, chunks: Sequence[Chunk]) -> None:
         """The client was given these, or is given them next, without the loop."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,8 @@ from luthien.policies.details import MAX_DETAILS, Details
 from luthien.policies.policy import Action, Policy, Response, Verdict
 
 _TOLD_REASONS = 5
+AT_ONCE = 256
+"""After so many chunks at a stretch other calls have their turn: a block may be very long."""
 
 
 class Tally:
@@ -113,6 +116,7 @@ class BlockReader:
         return await self._release()
 
     async def _release(self) -> Sequence[Chunk] | Blocked:
+        turns = 0
         while self._frames and all(self._is_due(piece.block) for piece in self._frames[0].pieces):
             for piece in self._frames[0].pieces:
                 verdict = await self._judge(piece.block)
@@ -120,6 +124,9 @@ class BlockReader:
                     return Blocked(verdict, self._taken())
             self._write(self._frames[0])
             self.held_bytes -= len(self._frames.popleft().chunk.raw)
+            turns += 1
+            if turns % AT_ONCE == 0:
+                await asyncio.sleep(0)
         return self._taken()
 
     def _is_due(self, block: GrowingBlock) -> bool:

@@ -15,7 +15,7 @@ from luthien.exchange import Side
 from luthien.formats import jsontext
 from luthien.formats.format import BoundedAssembler
 from luthien.formats.sse import Chunk
-from luthien.policies.holding import Blocked, BlockReader, WholeReader
+from luthien.policies.holding import AT_ONCE, Blocked, BlockReader, WholeReader
 from luthien.policies.policy import Action, Needs, Policy, Verdict
 from luthien.policies.step import Decision, Step, error_verdict, is_cancelled
 from luthien.policies.trail import Due, Trail
@@ -203,7 +203,7 @@ class Link:
             self._due.shown(shown.frame, started)
         given: tuple[Chunk, ...] = ()
         try:
-            given = self._noticed(self._checked(await ask()))
+            given = await self._noticed_in_turns(self._checked(await ask()))
             if self._reader.held_bytes > self._max_held_bytes:
                 raise HeldTooMuch(f"more than {self._max_held_bytes} bytes of the stream would be held")
         except (Exception, asyncio.CancelledError) as error:
@@ -252,6 +252,15 @@ class Link:
         if self.assembler is not None:
             self.assembler.add(chunk)
         return chunk
+
+    async def _noticed_in_turns(self, given: tuple[Chunk, ...]) -> tuple[Chunk, ...]:
+        if len(given) <= AT_ONCE:
+            return self._noticed(given)
+        noticed: list[Chunk] = []
+        for start in range(0, len(given), AT_ONCE):
+            noticed += self._noticed(given[start : start + AT_ONCE])
+            await asyncio.sleep(0)
+        return tuple(noticed)
 
     def _noticed(self, given: Sequence[Chunk]) -> tuple[Chunk, ...]:
         now = time.perf_counter()
