@@ -31,9 +31,8 @@ SDKS: dict[str, Script] = {
     "openai responses": partial(openai_players.responses, max_output_tokens=24),
     "openai responses streamed": partial(openai_players.responses_streamed, max_output_tokens=24),
     "anthropic": anthropic_players.messages,
-    # The server's stream of an answer that begins with an emoji is one that the helper breaks on, so nothing is left
-    # to chance.
-    "anthropic streamed": partial(anthropic_players.helped_async, temperature=0),
+    # Not with the SDK's helper: it breaks on the server's stream of an answer that begins with an emoji.
+    "anthropic streamed": partial(anthropic_players.streamed, extra_body={"temperature": 0}),
     **{f"langchain {each}": langchain_players.invoked(each) for each in FORMATS},
     **{f"langchain {each} streamed": langchain_players.streamed(each) for each in FORMATS},
 }
