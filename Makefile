@@ -21,8 +21,14 @@ demo: $(VENV)/model
 up: $(VENV)/ready
 	$(BIN)/luthien up
 
+# All tests on some processes, each with a database of its own; those that break things on purpose, by themselves.
 test: $(VENV)/model
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile tests/unit tests/integration
+	$(BIN)/python -m pytest tests/acceptance
+endif
 
 test-faults: $(VENV)/ready
 	rm -rf .build/faults

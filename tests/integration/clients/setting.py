@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -78,7 +79,9 @@ class Setting:
         self._dsn = dsn
         self._stack = stack
         self._gateways: dict[str, Gateway] = {}
-        self._models = (f"test-{number}" for number in itertools.count())
+        # Others may have recorded in the same database before.
+        run = secrets.token_hex(4)
+        self._models = (f"test-{run}-{number}" for number in itertools.count())
 
     def gateway(self, policies: str = "none") -> Gateway:
         if policies not in self._gateways:

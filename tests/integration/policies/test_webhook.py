@@ -259,7 +259,6 @@ def test_it_is_asked_again(
         (answers(ALLOW, headers={"content-encoding": "gzip"}), "compressed", 1),
         (cut, "could not be asked", 3),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("on_error", ["block", "allow"])
 def test_whatever_goes_wrong_breaks_it(
