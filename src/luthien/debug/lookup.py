@@ -11,6 +11,7 @@ from uuid import UUID
 from luthien.debug.completeness import Completeness, Evidence, completeness_of
 from luthien.exchange import call_time_ms
 from luthien.record.source import RecordSource
+from luthien.store.call_filter import CallFilter
 from luthien.store.read import CallRow, RecordReader, StoredCall
 
 _GRACE_MS = 60_000
@@ -61,10 +62,10 @@ class Lookup:
         self._source = source
         self._process_id = process_id
 
-    async def calls(self, before: UUID | None, limit: int) -> list[Listed]:
-        """Calls older than `before`, newest first. Raises StoreError."""
+    async def calls(self, wanted: CallFilter, before: UUID | None, limit: int) -> list[Listed]:
+        """The calls that a filter lets through, older than `before`, newest first. Raises StoreError."""
         waiting = self._waiting()
-        rows = await self._reader.calls(before, limit)
+        rows = await self._reader.calls(wanted, before, limit)
         return [
             Listed(row, completeness_of(self._evidence(row, waiting), ended_how=row["process_ended_how"]))
             for row in rows

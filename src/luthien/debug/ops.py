@@ -4,15 +4,16 @@ Pointers are RFC 6901 and absolute: `before_ptr` always refers to the document b
 document after, whatever the other operations do. An `add` has no `before_ptr`, a `remove` no `after_ptr`;
 that, and not a null value, is what "absent" looks like. The whole document is the empty pointer.
 
-Operations come in three phases, so that carrying them out one by one is well-defined: every `change`, while
-each index still is one of the document before; then every `remove`, innermost and last in its list first;
-then every `add`, outermost and first in its list first, so that each index is one of the document after.
+What a diff means: every `change` happens while each index still is one of the document before; then all that is
+removed, and all that moves within its list, is taken out, innermost and last in its list first; then all that is
+added, or moved, is put in, outermost and first in its list first, so that each index is one of the document after.
+A `move` stays within one list; what changes inside the element that moves has operations of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
 from luthien.debug.values import Json, Number, canonical, dumps, is_deeper, tokens
@@ -21,7 +22,7 @@ from luthien.debug.words import Segments
 MAX_DEPTH = 64
 """How deep a comparison goes into a document; what lies deeper is compared whole. Real payloads stay below 30."""
 
-Action: TypeAlias = Literal["add", "remove", "change"]
+Action: TypeAlias = Literal["add", "remove", "change", "move"]
 
 Kind: TypeAlias = Literal["text", "number", "boolean", "null", "object", "array", "type", "encoding", "bytes"]
 """What sort of value an operation is about.
@@ -38,6 +39,21 @@ Kind: TypeAlias = Literal["text", "number", "boolean", "null", "object", "array"
 """
 
 
+Flag: TypeAlias = Literal["encoding_only", "normalization_only", "whitespace_only"]
+"""What is true of a changed value besides: another spelling of the same content (a string that became a list of one
+text part), the same text in another Unicode normal form, or the same but for white space."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """A recorded policy step that had a part in a change. `decision` is the sequence of its record."""
+
+    policy: str
+    version: str
+    reason: str
+    decision: int
+
+
 @dataclass(frozen=True, slots=True)
 class Op:
     """One difference.
@@ -45,8 +61,11 @@ class Op:
     `id` is unique and stable within its diff. `text` of a changed string is its word-level diff: "=" and "-"
     together are exactly `before`, "=" and "+" exactly `after`. Where a number is concerned that a reader
     might round (always for a changed number), `text` holds the JSON text of the values instead; otherwise it
-    is empty. `degraded` says that a budget made this operation coarser than it could be. `policy`, `version`
-    and `reason` name who made the change, once that is known.
+    is empty. `degraded` says that a budget made this operation coarser than it could be.
+
+    `inside` is what differs between two strings that are JSON: operations whose pointers begin at the value of the
+    string. `by` names every policy step that had a part in it, in order; `policy`, `version` and `reason` are those
+    of the last. Where several changed one string, `authors` has the place in `by` for each segment of `text`.
     """
 
     id: str
@@ -61,6 +80,10 @@ class Op:
     version: str | None = None
     reason: str | None = None
     degraded: bool = False
+    flags: tuple[Flag, ...] = ()
+    inside: tuple[Op, ...] = ()
+    by: tuple[Blame, ...] = ()
+    authors: tuple[int | None, ...] = ()
 
     @property
     def touches_value(self) -> bool:
@@ -82,6 +105,10 @@ class Op:
             "version": self.version,
             "reason": self.reason,
             "degraded": self.degraded,
+            "flags": self.flags,
+            "inside": [op.as_dict() for op in self.inside],
+            "by": [asdict(each) for each in self.by],
+            "authors": self.authors,
         }
 
 

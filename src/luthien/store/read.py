@@ -16,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from luthien.errors import StoreError
 from luthien.exchange import StageRecord, call_time_ms
+from luthien.store.call_filter import CallFilter
 from luthien.store.deadline import AsyncWatchedConnection, WatchedConnection
 from luthien.store.migrate import pending
 from luthien.store.sql import query
@@ -102,8 +103,8 @@ class RecordReader:
     async def close(self) -> None:
         await self._pool.close(timeout=1.0)
 
-    async def calls(self, before: UUID | None, limit: int) -> list[CallRow]:
-        """Calls older than `before`, newest first.
+    async def calls(self, wanted: CallFilter, before: UUID | None, limit: int) -> list[CallRow]:
+        """The calls that a filter lets through, older than `before`, newest first.
 
         Raises:
             StoreError: the database is away.

@@ -20,6 +20,7 @@ from luthien.exchange import EventType, StageRecord, new_call_id
 from luthien.record.processes import heartbeat, notices
 from luthien.record.queue import RecordQueue
 from luthien.record.spool import Spool, SpoolLimits
+from luthien.store.call_filter import EVERY_CALL
 from luthien.store.read import RecordReader
 from luthien.store.write import prepare, write_batch
 from tests.records import call_at, record, whole_call
@@ -61,7 +62,7 @@ async def state(lookup: Lookup, call_id: UUID) -> State:
     """As the page and the list have it, which agree."""
     found = await lookup.call(call_id)
     assert isinstance(found, Found)
-    [listed] = [each for each in await lookup.calls(None, 50) if each.row["call_id"] == call_id]
+    [listed] = [each for each in await lookup.calls(EVERY_CALL, None, 50) if each.row["call_id"] == call_id]
     assert listed.completeness.state is state_of(found.evidence)
     return listed.completeness.state
 
@@ -150,8 +151,8 @@ class TestACallThatIsStored:
     async def test_is_in_the_list(self, record_database: str, lookup: Lookup) -> None:
         first, second = record(), record()
         store(record_database, first, second)
-        assert [each.row["call_id"] for each in await lookup.calls(None, 1)] == [second.call_id]
-        assert [each.row["call_id"] for each in await lookup.calls(second.call_id, 5)] == [first.call_id]
+        assert [each.row["call_id"] for each in await lookup.calls(EVERY_CALL, None, 1)] == [second.call_id]
+        assert [each.row["call_id"] for each in await lookup.calls(EVERY_CALL, second.call_id, 5)] == [first.call_id]
 
 
 class TestACallOfAnotherProcess:
@@ -322,7 +323,7 @@ class TestADatabaseThatIsAway:
         lookup = Lookup(reader, queue)
         waiting = record()
         queue.submit([waiting])
-        for ask in (lookup.call(waiting.call_id), lookup.calls(None, 1), lookup.not_ready_because()):
+        for ask in (lookup.call(waiting.call_id), lookup.calls(EVERY_CALL, None, 1), lookup.not_ready_because()):
             with pytest.raises(StoreError, match="the database is away"):
                 await ask
         await reader.close()

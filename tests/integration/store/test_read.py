@@ -17,6 +17,7 @@ from psycopg.conninfo import make_conninfo
 from luthien.errors import StoreError
 from luthien.exchange import StageRecord, new_call_id
 from luthien.store import read
+from luthien.store.call_filter import EVERY_CALL
 from luthien.store.migrate import migrate, migrations_folder, read_migrations
 from luthien.store.read import RecordReader
 from luthien.store.write import prepare, write_batch
@@ -53,7 +54,7 @@ class TestAList:
         store(record_database, *(record(call_id) for call_id in random.Random(8).sample(newest_first, len(ages) + 2)))
         listed: list[UUID] = []
         before: UUID | None = None
-        while rows := await reader.calls(before, limit):
+        while rows := await reader.calls(EVERY_CALL, before, limit):
             assert len(rows) <= limit
             listed += [row["call_id"] for row in rows]
             before = listed[-1]
@@ -64,7 +65,7 @@ class TestAList:
     ) -> None:
         ahead = record(call_at(time.time() + self.DAY_S))
         store(record_database, ahead)
-        assert [row["call_id"] for row in await reader.calls(None, 50)] == [ahead.call_id]
+        assert [row["call_id"] for row in await reader.calls(EVERY_CALL, None, 50)] == [ahead.call_id]
 
 
 class TestACall:
@@ -129,15 +130,15 @@ class TestTheList:
         calls = [record() for _ in range(5)]
         store(record_database, *calls)
         newest_first = [each.call_id for each in reversed(calls)]
-        first = await reader.calls(None, 2)
+        first = await reader.calls(EVERY_CALL, None, 2)
         assert [row["call_id"] for row in first] == newest_first[:2]
-        rest = await reader.calls(newest_first[1], 100)
+        rest = await reader.calls(EVERY_CALL, newest_first[1], 100)
         assert [row["call_id"] for row in rest] == newest_first[2:]
-        assert await reader.calls(newest_first[-1], 100) == []
+        assert await reader.calls(EVERY_CALL, newest_first[-1], 100) == []
 
     async def test_holds_no_payload(self, record_database: str, reader: RecordReader) -> None:
         store(record_database, *whole_call())
-        [row] = await reader.calls(None, 10)
+        [row] = await reader.calls(EVERY_CALL, None, 10)
         assert not [name for name, value in row.items() if "payload" in name or isinstance(value, bytes)]
 
 
@@ -145,7 +146,7 @@ class TestADatabaseThatCannotBeAsked:
     async def test_because_it_is_not_there_is_said_to_be_away(self) -> None:
         reader = RecordReader(NOWHERE, timeout_s=0.2)
         await reader.open()
-        for ask in (reader.calls(None, 1), reader.call(new_call_id()), reader.pending_migrations()):
+        for ask in (reader.calls(EVERY_CALL, None, 1), reader.call(new_call_id()), reader.pending_migrations()):
             with pytest.raises(StoreError, match="the database is away"):
                 await ask
         await reader.close()
@@ -158,35 +159,35 @@ class TestADatabaseThatCannotBeAsked:
         with proxy_to(record_database) as proxy:
             reader = RecordReader(proxy.dsn(record_database), timeout_s=0.5)
             await reader.open()
-            assert await reader.calls(None, 1) == []
+            assert await reader.calls(EVERY_CALL, None, 1) == []
             proxy.stall()
-            for ask in (reader.calls(None, 1), reader.pending_migrations()):
+            for ask in (reader.calls(EVERY_CALL, None, 1), reader.pending_migrations()):
                 with pytest.raises(StoreError, match="the database is away"):
                     await ask
             proxy.resume()
-            assert await reader.calls(None, 1) == []
+            assert await reader.calls(EVERY_CALL, None, 1) == []
             await reader.close()
 
     async def test_for_a_while_is_asked_again(self, record_database: str) -> None:
         with proxy_to(record_database) as proxy:
             reader = RecordReader(proxy.dsn(record_database), timeout_s=0.5)
             await reader.open()
-            assert await reader.calls(None, 1) == []
+            assert await reader.calls(EVERY_CALL, None, 1) == []
             proxy.refuse()
             with pytest.raises(StoreError):
-                await reader.calls(None, 1)
+                await reader.calls(EVERY_CALL, None, 1)
             proxy.accept()
-            assert await reader.calls(None, 1) == []
+            assert await reader.calls(EVERY_CALL, None, 1) == []
             await reader.close()
 
     async def test_because_it_has_no_tables_is_told_apart(self, database: str) -> None:
         reader = RecordReader(database)
         await reader.open()
         with pytest.raises(StoreError, match="run `luthien migrate`"):
-            await reader.calls(None, 1)
+            await reader.calls(EVERY_CALL, None, 1)
         assert await reader.pending_migrations() == [each.name for each in read_migrations(migrations_folder())]
         migrate(database)
-        assert await reader.calls(None, 1) == []
+        assert await reader.calls(EVERY_CALL, None, 1) == []
         assert await reader.pending_migrations() == []
         await reader.close()
 

@@ -493,6 +493,10 @@ def test_the_shape_is_the_one_that_the_endpoint_promises() -> None:
                 "version": None,
                 "reason": None,
                 "degraded": False,
+                "flags": [],
+                "inside": [],
+                "by": [],
+                "authors": [],
             }
         ],
     }

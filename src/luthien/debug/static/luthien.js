@@ -1,0 +1,4 @@
+// Everything here is a convenience: each page works without it.
+import "./keys.js";
+import "./live.js";
+import "./call.js";
