@@ -2,7 +2,7 @@
 
     python -m benchmarks.browser [--rounds N]
 
-Sends calls through a gateway with two policies and opens their pages in headless Chromium. "First" is the first visit,
+Sends calls through a gateway with two policies and opens their pages in Chromium. "First" is the first visit,
 when the diff is made; "again" are the visits after it. Usable is when the page has loaded and answers to a click: the
 second frame after its load event. Ratios are to the page of a small call in the same run.
 """
@@ -27,7 +27,7 @@ from tests.playbook import TOKEN, Gateway, Play, ScriptedProvider, answers, call
 from tests.wire import openai_request, openai_response
 
 _POLICIES: list[dict[str, Any]] = [
-    {"policy": "replace_text", "config": {"replacements": [{"find": "needle", "replace": "pin"}]}},
+    {"policy": "replace_text", "config": {"rules": [{"find": "needle", "replace": "pin"}]}},
     {"policy": "add_system_message", "config": {"text": "Be brief."}},
 ]
 _USABLE = """() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(

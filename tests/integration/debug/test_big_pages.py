@@ -17,7 +17,7 @@ from tests.wire import openai_request, openai_response
 MAX_HTML = 4_000_000
 MAX_ELEMENTS = 30_000
 POLICIES: list[dict[str, Any]] = [
-    {"policy": "replace_text", "config": {"replacements": [{"find": "needle", "replace": "pin"}]}},
+    {"policy": "replace_text", "config": {"rules": [{"find": "needle", "replace": "pin"}]}},
     {"policy": "add_system_message", "config": {"text": "Be brief."}},
 ]
 CHAT = "/v1/chat/completions"
