@@ -28,19 +28,24 @@ MAX_ENCODING_OPS = 100
 """Objects whose keys came in another order, beyond these, share one operation."""
 MAX_INSIDE = 4
 """How deep JSON within strings within JSON is looked into."""
+MAX_STRINGS_INSIDE = 2_000
+"""How many changed strings of one diff are looked into."""
 
 _CONTAINER = re.compile(r"\s*[\[{]")
 
 
 @dataclass(slots=True)
 class Work:
-    """What all comparisons of one diff share. `values` is how many values of JSON in strings may still be read."""
+    """What all comparisons of one diff share. `values` is how many values of JSON in strings may still be read,
+    `strings` how many such strings.
+    """
 
     pairing: Pairing
     identities: Identities
     numbers: Numbers
     values: int
     words: Budget = field(default_factory=Budget)
+    strings: int = MAX_STRINGS_INSIDE
     ops_inside: int = 0
 
 
@@ -203,9 +208,10 @@ class _Comparison:
         """A changed string with what changed in its JSON, if both are some."""
         if _CONTAINER.match(before) is None or _CONTAINER.match(after) is None:
             return op
+        self._work.strings -= 1
         old, new = self._read(before), self._read(after)
         if old is None or new is None:
-            return op if self._work.values >= 0 else replace(op, degraded=True)
+            return replace(op, degraded=True) if self._is_too_much else op
         inside, is_coarse = _compare(old, new, self._work, self._level + 1)
         self._work.ops_inside += len(inside)
         flags: tuple[Flag, ...] = (
@@ -213,10 +219,15 @@ class _Comparison:
         )
         return replace(op, inside=inside, flags=flags, degraded=op.degraded or is_coarse)
 
+    @property
+    def _is_too_much(self) -> bool:
+        return self._work.values < 0 or self._work.strings < 0
+
     def _read(self, text: str) -> Json:
         """The value of a string that is JSON; None if it is not, or there is too much of that."""
-        self._work.values -= count_marks(text.encode("utf-8", "surrogatepass"), self._work.values)
-        if self._work.values < 0:
+        if not self._is_too_much:
+            self._work.values -= count_marks(text.encode("utf-8", "surrogatepass"), self._work.values)
+        if self._is_too_much:
             return None
         try:
             return parse(text, self._work.numbers)

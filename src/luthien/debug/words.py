@@ -19,7 +19,7 @@ from luthien.debug.edits import codes_of, equal_runs
 Tag: TypeAlias = Literal["=", "-", "+"]
 Segments: TypeAlias = tuple[tuple[Tag, str], ...]
 
-STEPS_PER_DIFF = 4_000_000
+STEPS_PER_DIFF = 2_500_000
 """What all strings of one diff may cost together, in steps of about 0.2 microseconds."""
 STEPS_PER_PASS = 400_000
 """What one pass over a string, by words or by lines, may cost; bounds its memory too, to some 20 MB."""
