@@ -14,11 +14,11 @@ from itertools import pairwise
 from typing import TypeAlias
 
 from luthien.debug.authors import Authors
+from luthien.debug.culprits import Culprits, signed
 from luthien.debug.diff import diff_payloads
 from luthien.debug.hops import ABSENT, Hop, OutOfWork, Route, Work, parents, route_after, route_before, value_at
 from luthien.debug.ops import Blame, Diff, Op
-from luthien.debug.phrases import listed
-from luthien.debug.steps import GATEWAY, Steps, Stretch, names_of
+from luthien.debug.steps import GATEWAY, Steps, Stretch
 from luthien.debug.values import Json, is_same, parse, repeats
 from luthien.debug.words import Budget, diff_words
 from luthien.formats import jsontext
@@ -67,7 +67,7 @@ def _without_loops(stretches: Sequence[Stretch]) -> list[Stretch]:
 
 def _blamed(diff: Diff, stretches: Sequence[Stretch], differ: Differ) -> list[Op]:
     if len(stretches) == 1:
-        culprits = _Culprits(stretches)
+        culprits = Culprits(stretches)
         return [culprits.sign(op, [0]) for op in diff.ops]
     if sum(len(each.before) + len(each.after) for each in stretches) > MAX_TRACED_BYTES:
         return [_untraced(op) for op in diff.ops]
@@ -76,7 +76,7 @@ def _blamed(diff: Diff, stretches: Sequence[Stretch], differ: Differ) -> list[Op
         Hop(differ(each.before, each.after).ops, _read(each.before)) for each in stretches
     ]
     level = _Level(hops, range(len(hops)), lambda: _read(stretches[-1].after), stretches)
-    tracer = _Tracer(_Culprits(stretches), Work(MAX_LOOKUPS), budget)
+    tracer = _Tracer(Culprits(stretches), Work(MAX_LOOKUPS), budget)
     return [tracer.blamed(op, level) for op in diff.ops]
 
 
@@ -101,63 +101,11 @@ def _is_error(op: Op) -> bool:
 
 def _as_told(op: Op, stopped_by: Blame | None) -> Op:
     by = () if stopped_by is None else (stopped_by,)
-    return _signed(op, by, None if by else GATEWAY)
+    return signed(op, by, None if by else GATEWAY)
 
 
 def _untraced(op: Op) -> Op:
     return replace(op, degraded=True, reason=TOO_LARGE)
-
-
-def _signed(op: Op, by: tuple[Blame, ...], why: str | None) -> Op:
-    """The operation and all inside it with those that made it; `why` says why there may be others."""
-    last = by[-1] if by and why is None else None
-    return replace(
-        op,
-        by=by,
-        policy=last.policy if last else None,
-        version=last.version if last else None,
-        reason=last.reason if last else why,
-        inside=tuple(_signed(each, by, why) if each.reason is None else each for each in op.inside),
-    )
-
-
-class _Culprits:
-    """Who made each stretch."""
-
-    def __init__(self, stretches: Sequence[Stretch]) -> None:
-        self._stretches = stretches
-
-    def sign(self, op: Op, numbers: Iterable[int]) -> Op:
-        """The operation as that of these stretches."""
-        made_by = [self._stretches[number] for number in sorted(set(numbers))]
-        by = tuple(dict.fromkeys(each.author for each in made_by if each.author is not None))
-        why = next((_why(each) for each in made_by if each.author is None), None)
-        return _signed(op, by, why)
-
-    def sign_text(self, op: Op, pieces: Sequence[tuple[str, str, int | None]]) -> Op:
-        """The operation on a text of which each part has its stretch; the parts are told if there are several."""
-        numbers = {number for _, _, number in pieces if number is not None}
-        signed = self.sign(op, numbers)
-        if len(numbers) < 2:
-            return signed
-        authors = {number: self._stretches[number].author for number in numbers}
-        return replace(
-            signed,
-            text=tuple((tag, text) for tag, text, _ in pieces),  # type: ignore[misc]
-            authors=tuple(_place(signed.by, None if n is None else authors[n]) for _, _, n in pieces),
-        )
-
-
-def _place(by: Sequence[Blame], author: Blame | None) -> int | None:
-    return None if author is None else by.index(author)
-
-
-def _why(stretch: Stretch) -> str:
-    why = stretch.why or "nobody knows who made it"
-    names = names_of(stretch.by)
-    if stretch.is_open or not names:
-        return why
-    return f"{why}; it was {listed(names, 'or')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +132,7 @@ class _Turn:
 
 
 class _Tracer:
-    def __init__(self, culprits: _Culprits, work: Work, budget: Budget) -> None:
+    def __init__(self, culprits: Culprits, work: Work, budget: Budget) -> None:
         self._culprits = culprits
         self._work = work
         self._budget = budget
@@ -299,8 +247,8 @@ class _Tracer:
             return self._culprits.sign(op, [level.steps[turn.hop] for turn in turns])
         pieces, is_coarse = text.told(self._budget)
         inside = self._inside(op, level, turns, depth)
-        signed = self._culprits.sign_text(replace(op, inside=inside), pieces)
-        return replace(signed, degraded=op.degraded or (is_coarse and bool(signed.authors)))
+        told = self._culprits.sign_text(replace(op, inside=inside), pieces)
+        return replace(told, degraded=op.degraded or (is_coarse and bool(told.authors)))
 
     def _inside(self, op: Op, level: _Level, turns: Sequence[_Turn], depth: int) -> tuple[Op, ...]:
         """The operations inside of a string that is JSON."""

@@ -144,10 +144,14 @@ class CallView:
 
     def is_written_otherwise(self, side: str) -> bool:
         """Whether other bytes passed than came, although both add up to the same."""
-        came, passed = (self.stages[EventType(f"{side}_{state}")].record for state in ("original", "final"))
-        if came is None or passed is None:
-            return False
-        return came.payload_sha256 == passed.payload_sha256 and came.wire_sha256 != passed.wire_sha256
+        return _is_written_otherwise(self.stages, side)
+
+
+def _is_written_otherwise(stages: Mapping[EventType, StageView], side: str) -> bool:
+    came, passed = (stages[EventType(f"{side}_{state}")].record for state in ("original", "final"))
+    if came is None or passed is None:
+        return False
+    return came.payload_sha256 == passed.payload_sha256 and came.wire_sha256 != passed.wire_sha256
 
 
 def view_call(call: StoredCall, evidence: Evidence) -> CallView:
@@ -171,8 +175,17 @@ def view_call(call: StoredCall, evidence: Evidence) -> CallView:
         response,
         before=_document(stages[EventType.REQUEST_ORIGINAL]),
         after=_document(stages[EventType.REQUEST_FINAL]),
-        decisions=[Decision(each.policy, each.side, each.action, each.changed, each.shadow) for each in decisions],
-        basis=Basis(states, max(0, lost), _redacted(row, stages, request, response), completeness.state),
+        decisions=[
+            Decision(each.policy, each.side, each.action, each.changed, each.shadow, each.sequence)
+            for each in decisions
+        ],
+        basis=Basis(
+            states,
+            max(0, lost),
+            _redacted(row, stages, request, response),
+            completeness.state,
+            [side for side in Side if _is_written_otherwise(stages, side)],
+        ),
     )
     endpoint = _endpoint(stages[EventType.REQUEST_ORIGINAL].record)
     return CallView(
