@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthien.debug.blame import TOO_LARGE, ops_of
 from luthien.debug.blame import blame as blame_steps
+from luthien.debug.blame import ops_of
+from luthien.debug.culprits import TOO_LARGE
 from luthien.debug.diff import diff_payloads
 from luthien.debug.ops import Blame, Diff, Op
 from luthien.debug.steps import Steps, Stretch
@@ -310,15 +311,29 @@ class TestGaps:
 
 
 class TestWork:
+    DOCUMENTS = chat("one", n=1), chat("two", n=1), chat("two", n=2), chat("two", n=2, m=3)
+
     def test_what_is_too_large_is_left_to_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        documents = chat("one", n=1), chat("two", n=1), chat("two", n=2)
-        for name, limit in (("MAX_TRACED_BYTES", 10), ("MAX_LOOKUPS", 1)):
-            with monkeypatch.context() as patched:
-                patched.setattr(f"luthien.debug.blame.{name}", limit)
-                diff = blamed(*documents)
-            assert diff.degraded
-            assert {(op.by, op.reason, op.degraded) for op in diff.ops} == {((), TOO_LARGE, True)}
-        assert not blamed(*documents).degraded
+        monkeypatch.setattr("luthien.debug.blame.MAX_TRACED_BYTES", 10)
+        diff = blamed(*self.DOCUMENTS)
+        assert diff.degraded
+        assert {(op.by, op.reason, op.degraded) for op in diff.ops} == {((), f"{TOO_LARGE}; it was a, b or c", True)}
+
+    def test_what_takes_too_much_looking_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("luthien.debug.blame.MAX_LOOKUPS", 1)
+        diff = blamed(*self.DOCUMENTS)
+        assert {(op.by, op.reason, op.degraded) for op in diff.ops} == {((), TOO_LARGE, True)}
+
+    @pytest.mark.parametrize(("name", "limit"), [("MAX_STEP_OPS", 1), ("MAX_TRACED_BYTES", 250)])
+    def test_the_first_steps_are_exact_and_the_others_one(
+        self, monkeypatch: pytest.MonkeyPatch, name: str, limit: int
+    ) -> None:
+        assert not blamed(*self.DOCUMENTS).degraded
+        monkeypatch.setattr(f"luthien.debug.blame.{name}", limit)
+        diff = blamed(*self.DOCUMENTS)
+        assert culprits(diff) == {"change /messages/0/content": "a", "change /n": "", "add /m": ""}
+        assert {op.reason for op in diff.ops if not op.by} == {f"{TOO_LARGE}; it was b or c"}
+        assert [op.degraded for op in diff.ops] == [not op.by for op in diff.ops]
 
     def test_payloads_that_are_no_json(self) -> None:
         assert culprits(blamed_bytes(b"\xff\x00", b"{}", b"\xfe")) == {"change ": "ab"}
