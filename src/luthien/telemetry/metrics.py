@@ -98,7 +98,7 @@ def observe_default_partitions(meter: Meter, rows: Callable[[], int | None]) -> 
 def observe_index(
     meter: Meter, done: Callable[[], tuple[int, int]], behind: Callable[[], tuple[int | None, float | None]]
 ) -> None:
-    """Publishes how many calls were indexed and how many failed; how many wait, and for how long, once it is known."""
+    """Publishes how many calls were indexed, how many failed, and how many wait for how long, once that is known."""
 
     def indexed(_: CallbackOptions) -> Iterable[Observation]:
         yield Observation(done()[0])
