@@ -84,7 +84,8 @@ _EVENTS = """
     SELECT
         call_id, sequence,
         (ARRAY['request_original', 'policy_decision', 'policy_decision', 'request_final', 'response_partial',
-            'response_partial', 'response_original', 'policy_decision', 'response_final', 'call_outcome'])[1 + sequence],
+            'response_partial', 'response_original', 'policy_decision', 'response_final',
+            'call_outcome'])[1 + sequence],
         started_at, trace_id, substr(trace_id, 1, 16), payload, sha256(payload), length(payload), payload IS NOT NULL,
         sha256(payload), length(payload), attributes::jsonb
     FROM conversation_calls
@@ -95,7 +96,7 @@ _EVENTS = """
                 WHEN sequence IN (0, 3) THEN
                     '{"model": "' || model_requested || '", "messages": [{"role": "system", "content": "Be brief."}, '
                     '{"role": "user", "content": "Please tell me what ' || trace_id
-                    || CASE WHEN sequence = 3 AND request_changed THEN ' and [REDACTED]' ELSE ' and alice@example.org' END
+                    || CASE WHEN sequence = 3 AND request_changed THEN ' [REDACTED]' ELSE ' alice@example.org' END
                     || ' have in common."}]}'
                 WHEN sequence IN (6, 8) THEN
                     '{"id": "' || trace_id || '", "choices": [{"index": 0, "finish_reason": "stop", "message": '

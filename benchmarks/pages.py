@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from statistics import median, quantiles
+from urllib.parse import parse_qsl
 from uuid import UUID
 
 import httpx
@@ -87,6 +88,15 @@ _FILTERS = (
     "session={session}",
     "session=nobody",
     "id={id}",
+)
+
+
+_PLANNED = (
+    "text=word1",
+    "text=absentword",
+    "model=gpt-rare",
+    "changed_by=judge",
+    "model=gpt-4o&provider=anthropic",
 )
 
 
@@ -163,7 +173,7 @@ async def neighbours(dsn: str, sample: Sample, rounds: int) -> dict[str, list[fl
     times: dict[str, list[float]] = {}
     try:
         for each in ("", "model=gpt-4o-mini", "model=gpt-rare", "text=word2", "text=absentword", "changed_by=judge"):
-            wanted = read_filter([tuple(pair.split("=")) for pair in each.split("&") if pair])  # type: ignore[misc]
+            wanted = read_filter(parse_qsl(each))
             times[f"neighbours {each or 'of all'}"] = taken = []
             for number in range(rounds + 2):
                 began = time.perf_counter()
@@ -187,20 +197,27 @@ def report(times: dict[str, list[float]]) -> tuple[str, list[str]]:
 
 
 def plans(dsn: str) -> Iterator[str]:
-    """How Postgres goes about some searches, in the window where each begins, and in a whole day."""
+    """How `luthien_found` goes about some searches, in the window where each begins, and in a whole day."""
     with psycopg.connect(dsn, autocommit=True) as conn:
         for name in ("enable_seqscan", "enable_indexscan", "jit"):
             conn.execute(sql.SQL("SET {} = off").format(sql.Identifier(name)))
-        for each in ("text=word1", "text=absentword", "model=gpt-rare", "changed_by=judge"):
-            wanted = read_filter([tuple(each.split("="))])  # type: ignore[list-item]
+        conn.execute("SET cpu_operator_cost = 0.1")
+        for each in (
+            "text=word1",
+            "text=absentword",
+            "model=gpt-rare",
+            "changed_by=judge",
+            "model=gpt-4o&provider=anthropic",
+        ):
+            wanted = read_filter(parse_qsl(each))
             first, behind = id_range(wanted)
             windows = list(search_windows(first, min(behind, NEWEST), newest_first=True))
             for window in (windows[1], next(each for each in windows[1:] if not each.slots)):
                 parameters = {"query": tsquery(wanted, window.slots), "since": window.since, "before": window.before}
                 lines = conn.execute(
-                    "EXPLAIN (ANALYZE, BUFFERS) SELECT call_id FROM conversation_search WHERE document @@"
-                    " %(query)s::tsquery AND call_id >= %(since)s AND call_id < %(before)s"
-                    " ORDER BY call_id DESC LIMIT 50",
+                    "EXPLAIN (ANALYZE, BUFFERS) WITH matching AS MATERIALIZED ("
+                    " SELECT call_id FROM conversation_search WHERE document @@ %(query)s::tsquery AND call_id >= %(since)s AND call_id < %(before)s)"
+                    " SELECT call_id FROM matching ORDER BY call_id DESC LIMIT 50",
                     parameters,
                 ).fetchall()
                 yield f"{each}, from {window.since} up to {window.before}:"
@@ -248,7 +265,8 @@ def sample_of(dsn: str, day: date, days: int) -> Sample:
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("SELECT setseed(0.5)")
         rows = conn.execute(
-            "SELECT call_id, session_id FROM conversation_calls TABLESAMPLE SYSTEM (2) WHERE random() < 0.2 LIMIT 5000"
+            "SELECT call_id, session_id FROM conversation_calls TABLESAMPLE SYSTEM (5)"
+            " WHERE random() < 0.2 LIMIT 10000"
         ).fetchall()
     random.Random(5).shuffle(rows)
     return Sample(rows, day, days)
