@@ -31,9 +31,9 @@ class DiffOptions:
         """What an address asks for; what it does not say, or says wrongly, is as if it were not there."""
         multi = getattr(params, "multi_items", None)
         pairs: list[tuple[str, str]] = list(multi() if multi is not None else params.items())
-        named = next((layout for layout, _ in LAYOUTS if layout == params.get("layout")), "unified")
+        named: list[Layout] = [layout for layout, _ in LAYOUTS if layout == params.get("layout")]
         return cls(
-            layout=named,
+            layout=named[0] if named else "unified",
             whitespace=params.get("whitespace") == "1",
             exact=params.get("exact") == "1",
             unfold=params.get("unfold", ""),

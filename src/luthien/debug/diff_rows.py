@@ -16,7 +16,13 @@ from luthien.debug.words import Tag
 
 Mark: TypeAlias = Literal["same", "added", "removed", "changed", "moved"]
 
-SIGNS: dict[Mark, str] = {"same": " ", "added": "+", "removed": "−", "changed": "~", "moved": "↕"}
+SIGNS: dict[Mark, str] = {
+    "same": " ",
+    "added": "+",
+    "removed": "\N{MINUS SIGN}",
+    "changed": "~",
+    "moved": "\N{UP DOWN ARROW}",
+}
 """What stands beside a mark, so that colour never is all there is to see."""
 
 
