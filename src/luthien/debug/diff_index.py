@@ -1,4 +1,4 @@
-"""The operations of a diff by the places that they are about, and the entries of two containers side by side. Pure."""
+"""The operations of a diff by their places, and the entries of two containers side by side. Pure."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Absent:
 
 
 ABSENT: Final = Absent()
-Maybe: TypeAlias = Json | Absent
+Maybe: TypeAlias = "Json | Absent"
 
 
 class Entry(NamedTuple):
     """What a container has under a key or an index, on each side; `op` puts it there or takes it away.
 
-    Of what moved away only the side before is here, of what moved in only the side after.
+    Of what moved away only the side before is here; what moved in has both.
     """
 
     before: str | int | None
@@ -130,11 +130,17 @@ def _elements(index: OpIndex, before: int, after: int, before_ptr: str, after_pt
             yield Entry(i, None, outs.get(i))
             i += 1
         while j < (after if new is None else new):
-            yield Entry(None, j, ins.get(j))
+            yield _arrived(j, ins.get(j))
             j += 1
         if old is not None and new is not None:
             yield Entry(old, new)
             i, j = old + 1, new + 1
+
+
+def _arrived(index: int, op: Op | None) -> Entry:
+    if op is None or op.before_ptr is None:
+        return Entry(None, index, op)
+    return Entry(int(op.before_ptr.rpartition("/")[2]), index, op)
 
 
 def _at(ptr: str, length: int, *ops: dict[str | None, Op]) -> dict[int, Op]:

@@ -111,7 +111,7 @@ def _told(blob: Blob) -> str:
 
 def _opened(text: str) -> str | None:
     """The JSON in a string laid out, if it is an object or a list."""
-    if not text.lstrip()[:1] in ("{", "[") or len(text) > _MAX_JSON_CHARS:
+    if text.lstrip()[:1] not in ("{", "[") or len(text) > _MAX_JSON_CHARS:
         return None
     try:
         return laid_out(text)

@@ -51,11 +51,11 @@ class Pen:
         self._room = room
         self._whitespace = options.whitespace
         self._sides = 2 if options.layout == "side" else 1
+        self._assemble = {"unified": _unified, "side": _side_by_side, "raw": _line_by_line}[options.layout]
 
     def lines(self, segments: Sequence[Segment], anchor: str) -> tuple[Line | Fold, ...]:
         """The lines of a string, or of a string and the one in its place. `anchor` begins those of its folds."""
-        assemble = _side_by_side if self._sides == 2 else _unified
-        return tuple(assemble(self._parts(segments, anchor)))
+        return tuple(self._assemble(self._parts(segments, anchor)))
 
     def _parts(self, segments: Sequence[Segment], anchor: str) -> Iterator[_Part]:
         folds = 0
@@ -237,6 +237,23 @@ def _side_by_side(parts: Iterable[_Part]) -> Iterator[Line | Fold]:
         if part.tag == "=" and part.text.endswith("\n"):
             yield from sides.level()
     yield from sides.level()
+
+
+def _line_by_line(parts: Iterable[_Part]) -> Iterator[Line | Fold]:
+    """What is in two columns in one: the lines that go, then those that come in their place."""
+    come: list[Line] = []
+    for row in _side_by_side(parts):
+        if isinstance(row, Fold) or row.mark == "same":
+            yield from come
+            come = []
+            yield row if isinstance(row, Fold) else Line("same", row.cells[:1])
+            continue
+        before, after = row.cells
+        if before is not None:
+            yield Line("removed", (before,))
+        if after is not None:
+            come.append(Line("added", (after,)))
+    yield from come
 
 
 class _Columns:

@@ -132,7 +132,7 @@ class Block:
         return SIGNS[self.mark]
 
 
-Item: TypeAlias = Block | Field | Fold | Line
+Item: TypeAlias = "Block | Field | Fold | Line"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,5 +155,7 @@ class ShownDiff:
     sentences: tuple[str, ...]
     items: tuple[Item, ...] = ()
     toggles: tuple[tuple[Toggle, ...], ...] = ()
+    raw: tuple[tuple[str, str], ...] = ()
+    """Where the exact bytes are, as (words, address)."""
     places: dict[str, str] = field(default_factory=dict)
     """Where each operation is to be found: "#request-r1", or the address of the page that has it."""

@@ -96,6 +96,8 @@ class Walk:
     def _document(self, root: Here) -> list[Item]:
         """The root of an object: its plain fields in one block, then each part of its own."""
         root, ops, op = self._look(root)
+        if root.mark == "same":
+            root = replace(root, mark="changed")
         if op is not None or not isinstance(root.value, dict) or not root.value:
             return [self._field_of_op(root, op)] if op is not None else self._opened(root, ops)
         plain, parts = list[Here](), list[Here]()
@@ -103,7 +105,7 @@ class Walk:
             here = self._child(root, entry)
             is_plain = not isinstance(here.value, (dict, list)) and here.key not in _LONG_KEYS
             (plain if is_plain else parts).append(here)
-        items = [Field("the whole document", root.mark, root.pointers, ops=ops)] if ops else []
+        items: list[Item] = [Field("the whole document", root.mark, root.pointers, ops=ops)] if ops else []
         if plain:
             title = "model and parameters" if {"messages", "input"} & root.value.keys() else "fields"
             mark: Mark = root.mark
@@ -231,7 +233,7 @@ class Walk:
             isinstance(parent.value, list) or (is_top and isinstance(here.value, dict)) or here.key in _LONG_KEYS
         )
         is_list_at_top = is_top and isinstance(here.value, list) and not self._is_replaced(here)
-        wants_block = here.is_container and is_part and not is_list_at_top or (is_top and here.key in _LONG_KEYS)
+        wants_block = (here.is_container and is_part) or (is_top and here.key in _LONG_KEYS)
         if not wants_block or is_list_at_top or here.depth >= _MAX_BLOCK_DEPTH:
             return self._rows(here)
         return [self._block(here)]
