@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthien.debug.align import Alignment
 from luthien.debug.completeness import State
 from luthien.debug.diff import diff_payloads
 from luthien.debug.verdict import Basis, Decision, StageState, verdict_sentence
@@ -90,7 +91,7 @@ class TestCompleteCalls:
 
     def test_a_message_with_several_changes_counts_once(self) -> None:
         assert tell(
-            {"model": "m", "messages": [{"role": "x", "content": "y", "name": "z"}, CHAT["messages"][1]]}
+            {"model": "m", "messages": [{"role": "user", "content": "y", "name": "z"}, CHAT["messages"][1]]}
         ) == ("replace_text changed 1 of 2 messages; response: no change")
 
     def test_a_message_changed_and_one_added(self) -> None:
@@ -107,7 +108,9 @@ class TestCompleteCalls:
         after = chat("first", "second", "stays!", "also")
         after["messages"][2]["name"] = "new"
         sentence = tell(
-            after, before=before, pairing=lambda ptr, b, a: [(0, None), (None, 0), (None, 1), (1, 2), (2, 3)]
+            after,
+            before=before,
+            pairing=lambda ptr, b, a: Alignment([(0, None), (None, 0), (None, 1), (1, 2), (2, 3)]),
         )
         assert sentence.startswith("replace_text changed 1 of 3 messages, added 2 and removed 1;")
 
