@@ -57,7 +57,8 @@ class Here:
 
     @property
     def is_container(self) -> bool:
-        return isinstance(self.value, (dict, list)) and bool(self.value)
+        """Whether there is something in it, on either side."""
+        return isinstance(self.value, (dict, list)) and bool(self.before or self.after)
 
     def at(self, entry: Entry, label: str) -> Here:
         """The place of an entry of a container."""
@@ -157,7 +158,7 @@ class Walk:
             return [replace(field, ops=(*ops, *field.ops))]
         if self._departed(here):
             return [self._stub(here)]
-        if self._leaves.is_leaf(here.value, here.mark) or not self._goes_inside(here):
+        if self._is_leaf(here) or not self._goes_inside(here):
             return [replace(self._leaf(here), ops=ops)]
         self._room.take(FIELD_CHARS if ops else 0)
         head: list[Item] = [Field(here.label, here.mark, here.pointers, ops=ops)] if ops and here.label else []
@@ -166,9 +167,23 @@ class Walk:
         return head + self._contents(here)
 
     def _contents(self, here: Here) -> list[Item]:
-        if self._leaves.is_leaf(here.value, here.mark):
+        if self._is_leaf(here):
             return [self._leaf(here)]
-        return self._children(here, [self._child(here, entry) for entry in self._entries(here)])
+        return self._emptied(here) + self._children(here, [self._child(here, entry) for entry in self._entries(here)])
+
+    def _is_leaf(self, here: Here) -> bool:
+        if here.mark == "changed" and isinstance(here.value, (dict, list)):
+            return not here.is_container
+        return self._leaves.is_leaf(here.value, here.mark)
+
+    def _emptied(self, here: Here) -> list[Item]:
+        """That a side has an empty list or object where the other has one with something in it."""
+        if here.mark != "changed" or bool(here.before) == bool(here.after):
+            return []
+        if here.before:
+            return [self._leaf(replace(here, label=here.label or "now empty", before_ptr=None, mark="added"))]
+        gone = replace(here, label=here.label or "was empty", after=here.before, after_ptr=None, mark="removed")
+        return [self._leaf(gone)]
 
     def _entries(self, here: Here) -> Iterator[Entry]:
         if here.mark == "same":
