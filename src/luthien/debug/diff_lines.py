@@ -269,7 +269,7 @@ class _Columns:
 
     def level(self, *, but_last: bool = False) -> Iterator[Line]:
         """The rows so far; `but_last`: without the last line of each side, which goes on."""
-        ends = [[side.pop()] if but_last else [[]] for side in self._sides]
+        ends: list[list[list[Span | Gap]]] = [[side.pop()] if but_last else [[]] for side in self._sides]
         rows = zip_longest(*([tuple(line) for line in side if line] for side in self._sides))
         yield from [Line(_mark_in_columns(cells), cells) for cells in rows]
         self._sides = (ends[0], ends[1])

@@ -242,8 +242,8 @@ def test_two_columns_are_level_after_each_common_line() -> None:
 
 
 def test_a_move_is_told_at_both_places() -> None:
-    messages = [{"role": "user", "content": f"text {n}"} for n in range(4)]
-    after = [messages[0], {"role": "user", "content": "text three"}, messages[1], messages[2]]
+    messages: list[Any] = [{"role": "user", "content": f"text {n}"} for n in range(4)]
+    after: list[Any] = [messages[0], {"role": "user", "content": "text three"}, messages[1], messages[2]]
     ops = (
         Op("r1", "change", "text", "/messages/3/content", "/messages/1/content", "text 3", "text three",
            (("=", "text "), ("-", "3"), ("+", "three"))),
