@@ -10,14 +10,19 @@ from luthien.debug.lookup import Lookup
 from luthien.debug.pages.call import add_call
 from luthien.debug.pages.call_list import add_call_list
 from luthien.debug.pages.entry import add_entry
+from luthien.debug.pages.stages import add_stages
+from luthien.debug.pages.trace import add_trace
 from luthien.debug.signin import SignIn
+from luthien.debug.tempo import Tempo
 from luthien.debug.web import guarded_by
 
 
-def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
+def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup], tempo: Tempo) -> APIRouter:
     """The pages; `lookup` is asked for at each request, since it exists only while the app runs."""
     router = APIRouter(route_class=guarded_by(sign_in))
     add_entry(router, sign_in)
     add_call_list(router, lookup)
-    add_call(router, lookup)
+    add_call(router, lookup, tempo)
+    add_stages(router, lookup)
+    add_trace(router, lookup, tempo)
     return router

@@ -25,6 +25,17 @@ def visible(text: object) -> Markup:
     )
 
 
+def plain(text: str) -> str:
+    """The same where no markup can be: such characters stand as their code point between angle brackets."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character if _is_visible(character) else f"\N{MATHEMATICAL LEFT ANGLE BRACKET}U+{ord(character):04X}"
+        "\N{MATHEMATICAL RIGHT ANGLE BRACKET}"
+        for character in text
+    )
+
+
 def _is_visible(character: str) -> bool:
     if character < "\x7f":
         return character >= " " or character in _SHOWN_SPACES
