@@ -49,14 +49,15 @@ def _chip(character: str) -> str:
 
 
 def plain(text: str) -> str:
-    """The same where no markup can be: such characters stand as their code point between angle brackets."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        character if _is_visible(character) else f"\N{MATHEMATICAL LEFT ANGLE BRACKET}U+{ord(character):04X}"
-        "\N{MATHEMATICAL RIGHT ANGLE BRACKET}"
-        for character in text
-    )
+    """The same for where no markup can be: such characters stand as their code point between angle brackets."""
+    return _UNUSUAL.sub(_plain_chips, text)
+
+
+def _plain_chips(match: re.Match[str]) -> str:
+    run = match[0]
+    if run.isprintable() and not _IS_HIDDEN.search(run):
+        return run
+    return "".join(each if _is_visible(each) else f"\u27e8U+{ord(each):04X}\u27e9" for each in run)
 
 
 def _is_visible(character: str) -> bool:

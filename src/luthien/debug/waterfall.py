@@ -1,6 +1,7 @@
 """When each part of a call began and how long it took, as far as its own records say. Pure.
 
-Records say when a part ended, and how long policies and the provider took. What does not follow from that is not told.
+Records say when a part ended, and how long policies and the provider took. What does not follow from that is not
+told.
 """
 
 from __future__ import annotations
@@ -65,9 +66,9 @@ def waterfall_of(
     Args:
         all_there: whether a record that is not among these was never made.
     """
-    return _Reader(records, row, lanes, _NOT_YET if is_running else _NOT_REACHED if all_there else _NOT_RECORDED).read(
-        children
-    )
+    return _Reader(
+        records, row, lanes, _NOT_YET if is_running else _NOT_REACHED if all_there else _NOT_RECORDED
+    ).read(children)
 
 
 class _Reader:

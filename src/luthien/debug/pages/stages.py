@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -18,6 +19,8 @@ from luthien.exchange import STAGES
 
 PIECE_CHARS = 200_000
 """How much of a payload is shown at once."""
+_MAX_LAID_OUT_CHARS = 4_000_000
+"""Of longer ones, the lines are those of the payload itself."""
 
 
 def add_stages(router: APIRouter, lookup: Callable[[], Lookup]) -> None:
@@ -61,6 +64,9 @@ async def _stage(lookup: Lookup, call_id: str, stage: str) -> StageView | Respon
 
 def _piece(payload: bytes, start: int) -> tuple[bytes, int | None]:
     """A piece of the text, and where the next one starts. Lone surrogates are shown: UTF-8 has no bytes for them."""
-    text = laid_out(payload)
+    text = payload.decode("utf-8", "replace")
+    if len(text) <= _MAX_LAID_OUT_CHARS:
+        with suppress(ValueError, RecursionError):
+            text = laid_out(text)
     end = start + PIECE_CHARS
     return plain(text[start:end]).encode("utf-8", "replace"), end if end < len(text) else None

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 
 from luthien.debug.lookup import Found, Lookup
 from luthien.debug.pages.call import find_call, unknown_call
-from luthien.debug.tempo import Span, Tempo, Trace, TraceState
+from luthien.debug.tempo import Span, Tempo, Trace
 from luthien.debug.web import json_response
 from luthien.store.read import CallRow
 
