@@ -100,7 +100,9 @@ class App:
             redirect_slashes=False,
         )
         self.api.include_router(health_router(lambda: self._now.lookup, self._configuration_state))
-        self.api.include_router(debug_router(self._sign_in, lambda: self._now.lookup, self._tempo))
+        self.api.include_router(
+            debug_router(self._sign_in, lambda: self._now.lookup, self._tempo, self._upstream_url)
+        )
         self.asgi: ASGIApp = Boundary(
             self.api, settings.trusted_networks, lambda headers: self._now.live.current.keyring.trusts(headers)
         )
@@ -110,6 +112,9 @@ class App:
         if self._running is None:
             raise RuntimeError("the app is not running")
         return self._running
+
+    def _upstream_url(self, provider: str) -> str:
+        return self._now.live.current.config.upstream_url(provider)
 
     def _configuration_state(self) -> dict[str, object]:
         """`is_behind` says that the file on the disk has mistakes, so that this version is older."""

@@ -145,10 +145,14 @@ def _with_query(path: str, wanted: CallFilter) -> str:
 async def _surroundings(lookup: Lookup, wanted: CallFilter, found: Found, tempo: Tempo) -> Surroundings:
     row = found.call.row
     times = row["started_at"].timestamp(), None if row["ended_at"] is None else row["ended_at"].timestamp()
+    previous, following = (
+        None if each is None else _with_query(f"/debug/calls/{each}", wanted)
+        for each in await lookup.neighbours(wanted, row["call_id"])
+    )
     return Surroundings(
         _back(wanted),
-        None,
-        None,
+        previous,
+        following,
         tempo.link(row["call_id"], row["trace_id"], *times),
         tempo.is_configured,
     )

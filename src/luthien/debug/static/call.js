@@ -212,7 +212,7 @@ function holdsSelection(element) {
 const asServed = new Map([...document.querySelectorAll("[data-refresh] [data-part]")].map((part) => [part.id, part.outerHTML]));
 
 function ready(root) {
-  for (const button of root.querySelectorAll("[data-copy], [data-copy-text]")) {
+  for (const button of root.querySelectorAll("[data-copy-id], [data-copy-text]")) {
     button.hidden = false;
     button.addEventListener("click", () => copyBy(button));
   }

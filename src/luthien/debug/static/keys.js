@@ -16,7 +16,7 @@
 
 const OFF = "luthien.keys.off";
 const CLICKED = {
-  u: "[data-up]", "[": "[data-prev]", "]": "[data-next]", c: "[data-copy]", s: "[data-side]", w: "[data-whitespace]",
+  u: "[data-up]", "[": "[data-prev]", "]": "[data-next]", c: "[data-copy-id]", s: "[data-side]", w: "[data-whitespace]",
 };
 const STOPS = "[data-row], [data-block], [data-op]";
 const GO_MS = 1500;
