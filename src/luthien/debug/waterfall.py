@@ -15,7 +15,7 @@ from luthien.debug.timeline import Lanes
 from luthien.exchange import EventType, Side, StageRecord, call_time_ms
 from luthien.store.read import CallRow
 
-Kind: TypeAlias = Literal["receive", "policy", "provider", "client", "child"]
+Kind: TypeAlias = Literal["receive", "policy", "gateway", "provider", "client", "child"]
 
 _NOT_RECORDED = "not recorded"
 _NOT_REACHED = "not reached"
@@ -90,7 +90,7 @@ class _Reader:
         bars = [
             self._received(),
             *self._policies(Side.REQUEST, EventType.REQUEST_ORIGINAL),
-            self._provider(),
+            *self._provider(),
             *self._policies(Side.RESPONSE, EventType.RESPONSE_ORIGINAL),
             self._to_the_client(),
             *self._children(children),
@@ -140,22 +140,29 @@ class _Reader:
                 yield Bar("policy", label, start, start + took, took, is_shadow=is_shadow)
                 start += took
 
-    def _provider(self) -> Bar:
+    def _provider(self) -> Iterable[Bar]:
+        """Until the provider was asked, and from then on."""
         label, row = "Provider", self._row
         waited, first = row["upstream_ms"], row["upstream_first_chunk_ms"]
         end = self._end_of(EventType.RESPONSE_ORIGINAL)
-        asked = self._end_of(EventType.REQUEST_FINAL)
-        if end is None or asked is None:
+        ready = self._end_of(EventType.REQUEST_FINAL)
+        if end is None or ready is None:
             note = f"when it answered is {self._absent}" if waited else self._absent
-            return Bar("provider", label, ms=waited or None, note=note)
-        if self._lanes is not None and self._lanes.entries and first is not None:
-            sent: float | None = self._lanes.entries[0].arrived_ms - first
-        else:
-            sent = None if waited is None else end - waited
+            yield Bar("provider", label, ms=waited or None, note=note)
+            return
+        sent = self._sent(end, waited, first)
         if sent is None:
-            return Bar("provider", label, asked, end, end - asked, note="at the earliest")
-        sent = max(asked, min(sent, end))
-        return Bar("provider", label, sent, end, end - sent, None if first is None else min(sent + first, end))
+            yield Bar("provider", label, ready, end, end - ready, note="at the earliest")
+            return
+        sent = max(ready, min(sent, end))
+        yield Bar("gateway", "Make the record safe", ready, sent, sent - ready)
+        yield Bar("provider", label, sent, end, end - sent, None if first is None else min(sent + first, end))
+
+    def _sent(self, end: float, waited: float | None, first: float | None) -> float | None:
+        """When the provider was asked: the timeline of a stream tells, and of a plain response how long it took."""
+        if self._lanes is not None and self._lanes.entries and first is not None:
+            return self._lanes.entries[0].arrived_ms - first
+        return None if waited is None else end - waited
 
     def _to_the_client(self) -> Bar:
         label, start = "To the client", self._row["client_first_chunk_ms"]
@@ -164,7 +171,7 @@ class _Reader:
         if start is None or self._duration_ms is None:
             return Bar("client", label, note=self._absent)
         end = max(start, self._duration_ms)
-        return Bar("client", label, start, end, end - start, note="until the record is safe, before the last byte")
+        return Bar("client", label, start, end, end - start)
 
     def _children(self, children: Iterable[CallRow]) -> Iterable[Bar]:
         for child in children:
