@@ -27,11 +27,11 @@ def visible(text: object) -> Markup:
     return Markup(_UNUSUAL.sub(_chips, str(escape(str(text)))))  # noqa: S704
 
 
-def visible_with_blanks(text: str) -> Markup:
-    """As `visible`, and every blank leaves a mark, too."""
+def visible_with_blanks(text: str, *, ends: bool = True) -> Markup:
+    """As `visible`, and every blank leaves a mark, too. Without `ends`, the end of a line is a mark only."""
     pieces, position = list[Markup](), 0
     for match in _BLANKS.finditer(text):
-        pieces += (visible(text[position : match.start()]), _blanks(match[0]))
+        pieces += (visible(text[position : match.start()]), _blanks(match[0], ends=ends))
         position = match.end()
     return Markup("").join([*pieces, visible(text[position:])])
 
@@ -67,10 +67,10 @@ def is_visible(character: str) -> bool:
     return unicodedata.category(character) not in {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}
 
 
-def _blanks(run: str) -> Markup:
+def _blanks(run: str, *, ends: bool) -> Markup:
     """A mark for each of a run of blanks; the ends of lines stay ends of lines."""
     marks = {" ": "\N{MIDDLE DOT}", "\t": "\N{RIGHTWARDS ARROW}\t", "\r": "\N{SYMBOL FOR CARRIAGE RETURN}"}
-    marks["\n"] = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n"
+    marks["\n"] = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}" + ("\n" if ends else "")
     plain = "".join(marks.get(character) or f"<{ord(character):04X}>" for character in run)
     return Markup('<span class="blank">{}</span>').format(plain)
 
