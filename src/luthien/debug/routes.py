@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from fastapi import APIRouter
 
-from luthien.config import Config
+from luthien.config import PUBLIC_UPSTREAMS
 from luthien.debug.lookup import Lookup
 from luthien.debug.pages.call import add_call
 from luthien.debug.pages.call_list import add_call_list
@@ -17,7 +17,7 @@ from luthien.debug.web import guarded_by
 
 
 def debug_router(
-    sign_in: SignIn, lookup: Callable[[], Lookup], upstream_url: UpstreamUrl = Config().upstream_url
+    sign_in: SignIn, lookup: Callable[[], Lookup], upstream_url: UpstreamUrl = PUBLIC_UPSTREAMS.__getitem__
 ) -> APIRouter:
     """The pages; `lookup` is asked for at each request, since it exists only while the app runs.
 
