@@ -426,7 +426,7 @@ def test_nobody_exports_without_signing_in(gateway: Gateway, provider: ScriptedP
         assert "a secret" not in response.text
         assert gateway.get(f"/debug/calls/{path}").status_code == 200
     assert gateway.get(f"/debug/calls/{call_id}/export.pdf").status_code == 404
-    assert gateway.get(f"/debug/calls/01900000-0000-7000-8000-000000000000/export.har").status_code == 404
+    assert gateway.get("/debug/calls/01900000-0000-7000-8000-000000000000/export.har").status_code == 404
     assert gateway.get("/debug/calls/nonsense/exports").status_code == 404
 
 
