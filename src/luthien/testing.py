@@ -31,7 +31,7 @@ from luthien.policies.models import Models, NoModels
 from luthien.policies.policy import CallContext
 from luthien.settings import read_settings
 
-__all__ = ["Case", "Played", "play", "play_async"]
+__all__ = ["Case", "Played", "lines", "play", "play_async"]
 
 Json = dict[str, Any]
 
@@ -113,6 +113,11 @@ def play(case: Case, *, config: Path | str | None = None, models: Models | None 
         ConfigError: the configuration has mistakes, or lacks the group.
     """
     return asyncio.run(play_async(case, config=config, models=models))
+
+
+def lines(value: Any) -> str:
+    """JSON with one item a line, so that pytest says which of them differ; equal only if values and types are."""
+    return json.dumps(value, indent=2, sort_keys=True)
 
 
 async def play_async(case: Case, *, config: Path | str | None = None, models: Models | None = None) -> Played:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from fastapi import APIRouter
 
-from luthien.config import Config
+from luthien.config import PUBLIC_UPSTREAMS
 from luthien.debug.lookup import Lookup
 from luthien.debug.pages.call import add_call
 from luthien.debug.pages.call_list import add_call_list
@@ -23,7 +23,7 @@ def debug_router(
     sign_in: SignIn,
     lookup: Callable[[], Lookup],
     tempo: Tempo,
-    upstream_url: UpstreamUrl = Config().upstream_url,
+    upstream_url: UpstreamUrl = PUBLIC_UPSTREAMS.__getitem__,
 ) -> APIRouter:
     """The pages; `lookup` is asked for at each request, since it exists only while the app runs.
 

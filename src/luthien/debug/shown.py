@@ -130,3 +130,8 @@ def duration(milliseconds: float | None) -> str:
     if milliseconds >= 1000:
         return f"{milliseconds / 1000:.2f} s"
     return f"{milliseconds:.1f} ms" if milliseconds >= 1 else f"{milliseconds * 1000:.0f} µs"
+
+
+def is_visible(text: str) -> bool:
+    """Whether all of it is shown as it is."""
+    return visible(text) == escape(text)

@@ -66,7 +66,8 @@ def _plain(data: bytes, is_masked: bool) -> list[str] | None:
         text = data.decode()
     except UnicodeDecodeError:
         return None
-    if not all(is_visible(character) and character not in "\t\r" for character in text):
+    # What is shown otherwise could not be copied, and a terminal would take a tab for a wish.
+    if "\t" in text or "\r" in text or not is_visible(text):
         return None
     pieces = text.split(MASK) if is_masked else [text]
     length = sum(len(shlex.quote(piece).encode()) for piece in pieces)

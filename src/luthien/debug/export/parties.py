@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from luthien.config import Config
+from luthien.config import PUBLIC_UPSTREAMS
 from luthien.debug.call_view import CallView, StageView
 from luthien.debug.values import parse
 from luthien.exchange import EventType
@@ -35,7 +35,7 @@ class Addresses:
 
     gateway: str
     """Without a slash at its end."""
-    provider: Callable[[str], str] = Config().upstream_url
+    provider: Callable[[str], str] = PUBLIC_UPSTREAMS.__getitem__
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from luthien.formats.credentials import MASK
 
 _TEST = '''"""{title}
 
-It runs with pytest in the folder of luthien.yaml, or anywhere with LUTHIEN_CONFIG set to it. No provider is asked: what
-it answered is in the case, and so is what the policies made of it.
+It runs with pytest in the folder of luthien.yaml, or anywhere with LUTHIEN_CONFIG set to it. No provider is asked:
+what it answered is in the case, and so is what the policies made of it.
 {notes}"""
 
-from luthien.testing import Case, play
+from luthien.testing import Case, lines, play
 
 CASE = Case.from_json(
     r\'\'\'
@@ -28,8 +28,8 @@ CASE = Case.from_json(
 def test_call_{name}() -> None:
     played = play(CASE)
     assert (played.blocked_by, played.broken_by) == (CASE.blocked_by, CASE.broken_by), played.reasons
-    assert played.request == CASE.request_after
-    assert played.response == CASE.response_after
+    assert lines(played.request) == lines(CASE.request_after)
+    assert lines(played.response) == lines(CASE.response_after)
 '''
 
 

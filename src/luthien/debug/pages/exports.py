@@ -1,4 +1,4 @@
-"""Calls to be taken elsewhere: files of one call, texts of it to copy, and the lines of all that a filter lets through."""
+"""Calls to be taken elsewhere: files of one, texts of it to copy, and a line for each that a filter lets through."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from luthien.config import Config
+from luthien.config import PUBLIC_UPSTREAMS
 from luthien.debug.export.forms import FORMS, all_texts, export_call
 from luthien.debug.export.lines import as_lines
 from luthien.debug.export.parties import Addresses, NotInRecord
@@ -27,7 +27,7 @@ _LIMIT, _MAX_LIMIT = 10_000, 1_000_000
 
 
 def add_exports(
-    router: APIRouter, lookup: Callable[[], Lookup], upstream_url: UpstreamUrl = Config().upstream_url
+    router: APIRouter, lookup: Callable[[], Lookup], upstream_url: UpstreamUrl = PUBLIC_UPSTREAMS.__getitem__
 ) -> None:
     """To be added before the page of a call, whose address would take in that of the lines.
 
