@@ -40,7 +40,7 @@ def _chips(match: re.Match[str]) -> str:
     run = match[0]
     if run.isprintable() and not _IS_HIDDEN.search(run):
         return run
-    return "".join(character if is_visible(character) else _chip(character) for character in run)
+    return "".join(character if _is_visible(character) else _chip(character) for character in run)
 
 
 def _chip(character: str) -> str:
@@ -58,10 +58,10 @@ def _plain_chips(match: re.Match[str]) -> str:
     run = match[0]
     if run.isprintable() and not _IS_HIDDEN.search(run):
         return run
-    return "".join(each if is_visible(each) else f"⟨U+{ord(each):04X}⟩" for each in run)
+    return "".join(each if _is_visible(each) else f"⟨U+{ord(each):04X}⟩" for each in run)
 
 
-def is_visible(character: str) -> bool:
+def _is_visible(character: str) -> bool:
     if _IS_HIDDEN.match(character):
         return False
     return unicodedata.category(character) not in {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}

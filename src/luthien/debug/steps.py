@@ -83,7 +83,11 @@ def steps_of(records: Records, side: Side) -> Steps:
 def _document(records: Records, stage: EventType) -> bytes | None:
     """The payload of a stage that passed there whole."""
     record = records.of_stage(stage)
-    if record is None or record.attributes.get("luthien.generated") or record.attributes.get("luthien.payload.capped"):
+    if (
+        record is None
+        or record.attributes.get("luthien.generated")
+        or record.attributes.get("luthien.payload.capped")
+    ):
         return None
     return records.payload_of(record)
 
@@ -108,8 +112,7 @@ def _entries(records: Records, side: Side) -> Iterator[StageRecord | _Lost]:
         between = policies[last + 1 : position] if position is not None else []
         if len(between) == len(gone):
             yield from (
-                _Lost(Blame(name, version, "", number))
-                for number, (name, version) in zip(gone, between, strict=True)
+                _Lost(Blame(name, version, "", number)) for number, (name, version) in zip(gone, between, strict=True)
             )
         else:
             yield from (_Lost() for _ in gone)
@@ -241,9 +244,7 @@ def blame_of(record: StageRecord) -> Blame:
     reason = str(get("luthien.policy.reason") or "")
     if len(reason) > MAX_REASON_CHARS:
         reason = f"{reason[:MAX_REASON_CHARS]}…"
-    return Blame(
-        str(get("luthien.policy.name", "")), str(get("luthien.policy.version", "")), reason, record.sequence
-    )
+    return Blame(str(get("luthien.policy.name", "")), str(get("luthien.policy.version", "")), reason, record.sequence)
 
 
 def names_of(steps: Sequence[Blame]) -> list[str]:
