@@ -31,7 +31,7 @@ def notes_of(op: Op) -> tuple[str, ...]:
     if op.kind == "encoding":
         notes.append(_encoding(op))
     if op.kind == "bytes":
-        notes.append("not text: compared by hash" if op.op == "change" else "not text")
+        notes.append(_binary(op))
     if op.inside:
         notes.append("a string on the wire, which holds JSON: compared as JSON")
     if op.degraded:
@@ -54,6 +54,12 @@ def _encoding(op: Op) -> str:
     if all(isinstance(key, str) for key in (*before, *after)):
         return f"the order of its keys differs: {_keys(before)} before, {_keys(after)} after"
     return "keys that occur more than once differ"
+
+
+def _binary(op: Op) -> str:
+    if isinstance(op.before, dict) and isinstance(op.after, dict):
+        return f"not text, so compared by hash: {_bytes(op.before)} before, {_bytes(op.after)} after"
+    return "not text"
 
 
 def _bytes(described: dict[str, Json]) -> str:

@@ -12,12 +12,18 @@ from luthien.debug.pages.call import add_call
 from luthien.debug.pages.call_list import add_call_list
 from luthien.debug.pages.entry import add_entry
 from luthien.debug.pages.exports import UpstreamUrl, add_exports
+from luthien.debug.pages.stages import add_stages
+from luthien.debug.pages.trace import add_trace
 from luthien.debug.signin import SignIn
+from luthien.debug.tempo import Tempo
 from luthien.debug.web import guarded_by
 
 
 def debug_router(
-    sign_in: SignIn, lookup: Callable[[], Lookup], upstream_url: UpstreamUrl = PUBLIC_UPSTREAMS.__getitem__
+    sign_in: SignIn,
+    lookup: Callable[[], Lookup],
+    tempo: Tempo,
+    upstream_url: UpstreamUrl = PUBLIC_UPSTREAMS.__getitem__,
 ) -> APIRouter:
     """The pages; `lookup` is asked for at each request, since it exists only while the app runs.
 
@@ -28,5 +34,7 @@ def debug_router(
     add_entry(router, sign_in)
     add_call_list(router, lookup)
     add_exports(router, lookup, upstream_url)
-    add_call(router, lookup)
+    add_stages(router, lookup)
+    add_trace(router, lookup, tempo)
+    add_call(router, lookup, tempo)
     return router

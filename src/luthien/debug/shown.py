@@ -27,11 +27,11 @@ def visible(text: object) -> Markup:
     return Markup(_UNUSUAL.sub(_chips, str(escape(str(text)))))  # noqa: S704
 
 
-def visible_with_blanks(text: str) -> Markup:
-    """As `visible`, and every blank leaves a mark, too."""
+def visible_with_blanks(text: str, *, ends: bool = True) -> Markup:
+    """As `visible`, and every blank leaves a mark, too. Without `ends`, the end of a line is a mark only."""
     pieces, position = list[Markup](), 0
     for match in _BLANKS.finditer(text):
-        pieces += (visible(text[position : match.start()]), _blanks(match[0]))
+        pieces += (visible(text[position : match.start()]), _blanks(match[0], ends=ends))
         position = match.end()
     return Markup("").join([*pieces, visible(text[position:])])
 
@@ -49,16 +49,28 @@ def _chip(character: str) -> str:
     return f'<span class="chip"{title}>U+{ord(character):04X}</span>'
 
 
+def plain(text: str) -> str:
+    """The same for where no markup can be: such characters stand as their code point between angle brackets."""
+    return _UNUSUAL.sub(_plain_chips, text)
+
+
+def _plain_chips(match: re.Match[str]) -> str:
+    run = match[0]
+    if run.isprintable() and not _IS_HIDDEN.search(run):
+        return run
+    return "".join(each if _is_visible(each) else f"⟨U+{ord(each):04X}⟩" for each in run)
+
+
 def _is_visible(character: str) -> bool:
     if _IS_HIDDEN.match(character):
         return False
     return unicodedata.category(character) not in {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}
 
 
-def _blanks(run: str) -> Markup:
+def _blanks(run: str, *, ends: bool) -> Markup:
     """A mark for each of a run of blanks; the ends of lines stay ends of lines."""
     marks = {" ": "\N{MIDDLE DOT}", "\t": "\N{RIGHTWARDS ARROW}\t", "\r": "\N{SYMBOL FOR CARRIAGE RETURN}"}
-    marks["\n"] = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n"
+    marks["\n"] = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}" + ("\n" if ends else "")
     plain = "".join(marks.get(character) or f"<{ord(character):04X}>" for character in run)
     return Markup('<span class="blank">{}</span>').format(plain)
 
