@@ -89,8 +89,7 @@ class StageView:
 
 @dataclass(frozen=True, slots=True)
 class PolicyView:
-    """One policy's recorded decision; `sequence` is that of its record, `ops` are the operations of its side's diff in
-    which it had a part."""
+    """One policy's recorded decision. `ops` are the operations of its side's diff in which it had a part."""
 
     policy: str
     version: str

@@ -46,8 +46,8 @@ class Drawn:
     """What is worked out for a call's page beside its view."""
 
     diffs: list[ShownDiff]
-    shadows: dict[int, ShownDiff]
-    """By the sequences of their decisions."""
+    shadows: dict[int, tuple[ShadowView, ShownDiff | None]]
+    """What is to be told of those in shadow, by the sequences of their decisions."""
     lanes: LanesDrawing | None
     waterfall: WaterfallDrawing | None
 
@@ -89,7 +89,7 @@ def add_call(router: APIRouter, lookup: Callable[[], Lookup], tempo: Tempo) -> N
 def _render(view: CallView, around: Surroundings, options: DiffOptions, status: int) -> Response:
     drawn = Drawn(
         [_shown_diff(view, side, options) for side in ("request", "response")],
-        {each.decision: _shown_shadow(each, options) for each in view.shadows if each.diff is not None},
+        {each.decision: (each, _shown_shadow(each, options)) for each in view.shadows if _does_something(each)},
         None if view.lanes is None else draw_lanes(view.lanes),
         None if view.waterfall is None else draw_waterfall(view.waterfall),
     )
@@ -129,7 +129,13 @@ def _shown_diff(view: CallView, side: str, options: DiffOptions) -> ShownDiff:
     )
 
 
-def _shown_shadow(shadow: ShadowView, options: DiffOptions) -> ShownDiff:
+def _does_something(shadow: ShadowView) -> bool:
+    return shadow.why is not None or (shadow.diff is not None and bool(shadow.diff.ops))
+
+
+def _shown_shadow(shadow: ShadowView, options: DiffOptions) -> ShownDiff | None:
+    if shadow.diff is None:
+        return None
     return show_diff(
         f"shadow-{shadow.decision}",
         shadow.before,
