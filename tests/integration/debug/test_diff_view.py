@@ -84,7 +84,9 @@ def _call(gateway: Gateway, provider: ScriptedProvider, wire_format: str) -> str
 def _signed_in(gateway: Gateway, path: str, **options: Any) -> Iterator[tuple[Page, list[str]]]:
     with browser_page(**options) as page:
         troubles = watched(page)
-        page.goto(f"{gateway.url}/debug/sign-in?token={TOKEN}&next={path}")
+        page.set_default_timeout(5_000)
+        page.goto(f"{gateway.url}/debug/sign-in?token={TOKEN}")
+        page.goto(gateway.url + path)
         yield page, troubles
         assert troubles == []
 
@@ -114,7 +116,7 @@ def test_each_format_is_shown_in_blocks_with_who_changed_what(
         names = " ".join(request.locator(".blame").all_inner_texts())
         assert all(each["policy"] in names for each in POLICIES)
         assert "send_mail" in response.inner_text()
-        assert response.locator(".op").count() >= 3
+        assert response.locator(".op").count() >= 2
         for anchor in page.locator(".diff a[href^='#']").evaluate_all("all => all.map(a => a.getAttribute('href'))"):
             assert page.evaluate("id => document.getElementById(id) !== null", anchor[1:]), anchor
         found = Axe().run(page)
