@@ -19,6 +19,7 @@ from luthien.debug.steps import steps_of
 from luthien.debug.timeline import Lanes, lanes_of
 from luthien.debug.values import dumps, parse
 from luthien.debug.verdict import Basis, Decision, StageState, verdict_sentence
+from luthien.debug.waterfall import Waterfall, waterfall_of
 from luthien.exchange import STAGES, EventType, Side, StageRecord
 from luthien.store.read import CallRow, StoredCall
 
@@ -56,6 +57,15 @@ class StageView:
         """The rules of its protocol that a stream broke, as rule=count: of the final stage, those that we broke."""
         found = None if self.record is None else self.record.attributes.get("luthien.stream.violations")
         return [str(each) for each in found] if isinstance(found, (list, tuple)) else []
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers that were recorded with it."""
+        if self.record is None:
+            return []
+        get = self.record.attributes.get
+        kept = _details(get("luthien.request.headers") or get("luthien.response.headers"))
+        return [(name, str(value)) for name, value in sorted(kept.items())]
 
     @property
     def note(self) -> str | None:
@@ -135,12 +145,15 @@ class CallView:
     """The calls in which its policies asked models."""
     lanes: Lanes | None = None
     """When the frames of a stream came and went."""
+    waterfall: Waterfall | None = None
     group: str | None = None
     """The group whose policies looked at it, if it was not the default one."""
     configuration: str | None = None
     """The version of the configuration that it went by."""
     shadows: Sequence[ShadowView] = ()
     """What policies in shadow would have made of what they saw, in the order of their decisions."""
+    redacted: Sequence[Side] = ()
+    """The sides that differed on the wire, but only where credentials are masked in the record."""
 
     def is_written_otherwise(self, side: str) -> bool:
         """Whether other bytes passed than came, although both add up to the same."""
@@ -158,7 +171,8 @@ def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloa
     """Compares the stages of a call and says in a sentence what came of it, and how much of it is there."""
     records = Records(call)
     completeness = records.completeness(evidence)
-    stages = {name: _stage(name, records, completeness.state) for name in STAGES}
+    stages = _stages(records, completeness.state)
+    lanes = lanes_of(call.records)
     request = _compare(stages[EventType.REQUEST_ORIGINAL], stages[EventType.REQUEST_FINAL], differ)
     response = _compare(stages[EventType.RESPONSE_ORIGINAL], stages[EventType.RESPONSE_FINAL], differ)
     steps = {side: steps_of(records, side) for side in Side}
@@ -170,6 +184,7 @@ def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloa
     states = {name: stage.state for name, stage in stages.items()}
     named = sum(state in ("missing", "partial") for state in states.values())
     lost = sum(loss.records for loss in completeness.losses) - named
+    redacted = _redacted(row, stages, request, response)
     sentence = verdict_sentence(
         request,
         response,
@@ -182,7 +197,7 @@ def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloa
         basis=Basis(
             states,
             max(0, lost),
-            _redacted(row, stages, request, response),
+            redacted,
             completeness.state,
             [side for side in Side if _is_written_otherwise(stages, side)],
         ),
@@ -199,11 +214,30 @@ def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloa
         request,
         response,
         call.children,
-        lanes_of(call.records),
+        lanes,
+        waterfall_of(
+            call.records,
+            row,
+            call.children,
+            lanes,
+            is_running=completeness.state is State.PENDING,
+            all_there=records.are_all_there,
+        ),
         group=_said(call.records, "luthien.policy.group"),
         configuration=_said(call.records, "luthien.config.version"),
+        redacted=redacted,
         shadows=[shadow for side in Side for shadow in shadows_of(steps[side], differ)],
     )
+
+
+def view_stages(call: StoredCall, evidence: Evidence) -> dict[EventType, StageView]:
+    """The stages of a call without what was made of them."""
+    records = Records(call)
+    return _stages(records, records.completeness(evidence).state)
+
+
+def _stages(records: Records, state: State) -> dict[EventType, StageView]:
+    return {name: _stage(name, records, state) for name in STAGES}
 
 
 def _said(records: Sequence[StageRecord], attribute: str) -> str | None:
