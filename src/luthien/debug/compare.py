@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import dictdiffer
 
@@ -32,6 +32,11 @@ MAX_STRINGS_INSIDE = 2_000
 """How many changed strings of one diff are looked into."""
 
 _CONTAINER = re.compile(r"\s*[\[{]")
+
+_Tree: TypeAlias = "dict[str | int, _Tree]"
+"""Paths by their steps; what is at the end of one is empty."""
+_Path: TypeAlias = "tuple[()] | tuple[_Path, str | int]"
+_NOWHERE: _Tree = {}
 
 
 @dataclass(slots=True)
@@ -105,7 +110,7 @@ class _Contents:
 
     unequal: list[_Pair] = field(default_factory=list)
     equal: list[_Pair] = field(default_factory=list)
-    differing: set[tuple[str | int, ...]] = field(default_factory=set)
+    differing: _Tree = field(default_factory=dict)
     removes: list[Op] = field(default_factory=list)
     adds: list[Op] = field(default_factory=list)
     moves: list[Op] = field(default_factory=list)
@@ -175,7 +180,7 @@ class _Comparison:
 
     def run(self, root: _Pair) -> None:
         if self._work.identities.is_same(root.before, root.after):
-            self._compare_keys(root, set())
+            self._compare_keys(root, _NOWHERE)
         else:
             self._pending.append(root)
         while self._pending:
@@ -251,7 +256,9 @@ class _Comparison:
                 break
             if action == "change":
                 contents.unequal.append(pair.at(*path))
-                contents.differing.add(tuple(path))
+                tree = contents.differing
+                for step in path:
+                    tree = tree.setdefault(step, {})
                 continue
             parent = pair.at(*path)
             values: Any = parent.after if action == "add" else parent.before
@@ -284,15 +291,16 @@ class _Comparison:
                     (contents.equal if same else contents.unequal).append(element)
         return contents
 
-    def _compare_keys(self, pair: _Pair, differing: set[tuple[str | int, ...]]) -> None:
+    def _compare_keys(self, pair: _Pair, differing: _Tree) -> None:
         """Finds objects in two values, same but for what lies at `differing` paths, whose keys tell them apart."""
-        todo: list[tuple[Json, Json, tuple[str | int, ...]]] = [(pair.before, pair.after, ())]
+        todo: list[tuple[Json, Json, _Path, _Tree]] = [(pair.before, pair.after, (), differing)]
         while todo and self._encoding_ops <= MAX_ENCODING_OPS:
-            before, after, path = todo.pop()
+            before, after, path, tree = todo.pop()
             if isinstance(before, dict) and isinstance(after, dict):
                 keys = _differing_keys(before, after)
                 if keys is not None:
-                    self._tell_keys(pointer(pair.before_ptr, *path), pointer(pair.after_ptr, *path), *keys)
+                    steps = _steps(path)
+                    self._tell_keys(pointer(pair.before_ptr, *steps), pointer(pair.after_ptr, *steps), *keys)
                 inner: Iterable[tuple[str | int, Json, Json]] = (
                     (key, value, after[key]) for key, value in before.items() if key in after
                 )
@@ -301,8 +309,8 @@ class _Comparison:
             else:
                 continue
             for step, old, new in inner:
-                if isinstance(old, dict | list) and (*path, step) not in differing:
-                    todo.append((old, new, (*path, step)))
+                if isinstance(old, dict | list) and tree.get(step) != {}:
+                    todo.append((old, new, (path, step), tree.get(step, _NOWHERE)))
 
     def _tell_keys(self, before_ptr: str, after_ptr: str, before: Json, after: Json) -> None:
         self._encoding_ops += 1
@@ -311,6 +319,14 @@ class _Comparison:
         else:
             op = Op("", "change", "encoding", "", "", None, None, degraded=True)
         self.changes.append(op)
+
+
+def _steps(path: _Path) -> list[str | int]:
+    steps = list[str | int]()
+    while path:
+        path, step = path
+        steps.append(step)
+    return steps[::-1]
 
 
 def _differing_keys(before: dict[str, Json], after: dict[str, Json]) -> tuple[Json, Json] | None:
