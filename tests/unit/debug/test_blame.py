@@ -19,7 +19,7 @@ from luthien.exchange import Side
 from luthien.formats import jsontext
 from tests.unit.debug.json_values import PAIRS, VALUES, edited, encoded
 
-NAMES = "abcdefgh"
+NAMES = "abcdefghijkl"
 WORDS = st.lists(st.sampled_from(["one", "two", "three", "ONE", "two ", "\n", "é"]), max_size=12).map(" ".join)
 
 
@@ -310,6 +310,10 @@ class TestGaps:
         before, after = jsontext.render(chat("one")), jsontext.render(chat("two"))
         diff = blame_steps(diff_payloads(before, after), self.steps(Stretch(before, after, (by("a"),), why="lost")))
         assert culprits(diff) == {"change /messages/0/content": "a"}
+
+    def test_without_any_step(self) -> None:
+        diff = blame_steps(diff_payloads(b"{}", b"[]"), self.steps())
+        assert [(op.policy, op.reason) for op in diff.ops] == [(None, "no recorded step made it")]
 
     def test_two_are_not(self) -> None:
         first, second, third = (jsontext.render(each) for each in (chat("one two"), chat("1 two"), chat("1 2")))
