@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from luthien.debug.diff_titles import detail_of, noun
 from luthien.debug.op_notes import WORDS, notes_of
 from luthien.debug.ops import Op
 from luthien.debug.phrases import counted
+from luthien.debug.shown import html_chars
 from luthien.debug.values import Json, parse, pointer
 
 _MAX_BLOCK_DEPTH = 8
@@ -199,11 +201,13 @@ class Walk:
 
     def _child(self, here: Here, entry: Entry) -> Here:
         key = str(entry.before if entry.after is None else entry.after)
-        shown = key if len(key) <= _MAX_LABEL_CHARS else key[:_MAX_LABEL_CHARS] + "…"
+        shown = _cut(key)
         if isinstance(here.value, list):
             label = f"{here.label} {shown}" if here.label else shown
         else:
             label = f"{here.label}.{shown}" if here.label else shown or '""'
+        if len(label) > _MAX_LABEL_CHARS:
+            label = "…" + label[-_MAX_LABEL_CHARS:]
         return here.at(entry, label)
 
     def _children(self, here: Here, children: Sequence[Entry], *, is_top: bool = False) -> list[Item]:
@@ -275,6 +279,7 @@ class Walk:
             items = [self._leaf(inner)]
         mark: Mark = "moved" if any(note.op.op == "move" for note in ops) else here.mark
         detail = detail_of(here.value)
+        self._room.take(html_chars(here.label + detail))
         return Block(self._anchor(here), here.label, detail, mark, here.pointers, tuple(items), ops)
 
     def _departed(self, here: Here) -> bool:
@@ -300,26 +305,27 @@ class Walk:
             items += [inner._stray(each) for each in op.inside if each.id not in inner.places]
             return Field(here.label, "changed", here.pointers, (), (note,), items=tuple(items))
         lines, chips, is_literal = self._leaves.changed(op, anchor)
-        self._room.take(FIELD_CHARS)
+        self._room.take(FIELD_CHARS + html_chars(here.label))
         return Field(here.label, _MARKS[op.op], here.pointers, lines, (note,), chips, is_literal)
 
     def _leaf(self, here: Here) -> Field:
-        self._room.take(FIELD_CHARS)
+        self._room.take(FIELD_CHARS + html_chars(here.label))
         lines, chips, is_literal = self._leaves.plain(here.value, here.mark, self._anchor(here))
         return Field(here.label, here.mark, here.pointers, lines, (), chips, is_literal)
 
     def _note(self, op: Op) -> OpNote:
         anchor = self._op_anchor(op)
         self.places[op.id] = f"#{anchor}"
-        self._room.take(OP_CHARS * (1 + len(op.by)))
+        self._room.take(OP_CHARS + sum(OP_CHARS + html_chars(blame.reason) for blame in op.by))
         link = None
         if op.op == "move":
             link = (f"#{self._anchor_of(op.before_ptr, None)}", f"from {_in_words(op.before_ptr)}")
-        return OpNote(op, anchor, WORDS[op.op], notes_of(op), link)
+        place = _cut((op.before_ptr if op.after_ptr is None else op.after_ptr) or "the whole document")
+        return OpNote(op, anchor, WORDS[op.op], place, notes_of(op), link)
 
     def _stray(self, op: Op) -> Field:
         """An operation about a place that the walk did not come by."""
-        label = (op.before_ptr if op.after_ptr is None else op.after_ptr) or "the whole document"
+        label = _cut((op.before_ptr if op.after_ptr is None else op.after_ptr) or "the whole document")
         return self._field_of_op(Here("", label, None, None, op.before_ptr, op.after_ptr), op)
 
     def _anchor(self, here: Here) -> str:
@@ -327,8 +333,8 @@ class Walk:
 
     def _anchor_of(self, before_ptr: str | None, after_ptr: str | None) -> str:
         if after_ptr is None:
-            return f"{self._scope}-before" + quote(before_ptr or "", "/~", errors="surrogatepass")
-        return self._scope + quote(after_ptr, "/~", errors="surrogatepass")
+            return f"{self._scope}-before{_as_anchor(before_ptr or '')}"
+        return self._scope + _as_anchor(after_ptr)
 
     def _left_out(self, parent: Here, rest: Sequence[Entry]) -> Fold:
         """What has no room on the page, and the way to it; the operations in it are now to be found there."""
@@ -368,6 +374,21 @@ class Walk:
         if not self._options.unfold:
             return False
         return any(self._room.leads_to(self._anchor(self._child(parent, entry))) for entry in run)
+
+
+def _as_anchor(ptr: str) -> str:
+    """A pointer as it may stand in an address; of a very long key, a hash."""
+    if len(ptr) > _MAX_LABEL_CHARS:
+        ptr = "/".join(key if len(key) <= _MAX_LABEL_CHARS else _hashed(key) for key in ptr.split("/"))
+    return quote(ptr, "/~", errors="surrogatepass")
+
+
+def _hashed(key: str) -> str:
+    return "~" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_LABEL_CHARS else text[:_MAX_LABEL_CHARS] + "…"
 
 
 def _value(here: Here, entry: Entry) -> Json:
