@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from luthien.debug.diff_index import ABSENT, Absent, Entry, Maybe, OpIndex, entries
-from luthien.debug.diff_leaf import Leaves
+from luthien.debug.diff_leaf import Leaves, json_in
 from luthien.debug.diff_options import DiffOptions
 from luthien.debug.diff_room import BLOCK_CHARS, FIELD_CHARS, OP_CHARS, Room
 from luthien.debug.diff_rows import Block, Field, Fold, Item, Mark, OpNote
@@ -309,9 +309,22 @@ class Walk:
         return Field(here.label, _MARKS[op.op], here.pointers, lines, (note,), chips, is_literal)
 
     def _leaf(self, here: Here) -> Field:
+        opened = json_in(here.value)
+        if opened is not None and here.level < _MAX_DEPTH:
+            return self._opened_leaf(here, opened)
         self._room.take(FIELD_CHARS + html_chars(here.label))
         lines, chips, is_literal = self._leaves.plain(here.value, here.mark, self._anchor(here))
         return Field(here.label, here.mark, here.pointers, lines, (), chips, is_literal)
+
+    def _opened_leaf(self, here: Here, value: Json) -> Field:
+        """A string that is JSON and is the same on both sides, or on one only."""
+        before, after = (ABSENT if ptr is None else value for ptr in here.pointers)
+        ptrs = [None if ptr is None else "" for ptr in here.pointers]
+        root = Here("", "", before, after, ptrs[0], ptrs[1], here.mark, here.depth, here.level + 1)
+        inner = Walk(f"{self._anchor(here)}!", self._op_scope, (), self._room, self._options)
+        items = inner._rows(root)
+        self._room.take(FIELD_CHARS + html_chars(here.label))
+        return Field(here.label, here.mark, here.pointers, chips=("JSON in a string",), items=tuple(items))
 
     def _note(self, op: Op) -> OpNote:
         anchor = self._op_anchor(op)
@@ -358,6 +371,8 @@ class Walk:
             return [item for entry in run for item in self._rows(self._child(parent, entry))]
         anchor = f"{self._anchor(self._child(parent, run[0]))}@same"
         label = counted(len(run), f"unchanged {noun(parent.key) if is_list else 'field'}")
+        if parent.label and (not is_list or parent.label != parent.key):
+            label += f" of {parent.label}"
         if not is_list:
             names = [str(entry.after)[: _MAX_LABEL_CHARS // 3] for entry in run[:_NAMED_FIELDS]]
             label += ": " + ", ".join(names) + (", …" if len(run) > len(names) else "")

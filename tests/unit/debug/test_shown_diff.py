@@ -272,9 +272,10 @@ def test_json_in_a_string_is_opened_with_its_own_operations() -> None:
 
 
 def test_what_was_added_with_json_in_a_string_shows_it_laid_out() -> None:
-    shown = _shown({}, {"arguments": '{"a":"\\n"}'})
-    field = _field(shown, "arguments")
-    assert (_text(field, 1), field.chips) == ('{\n  "a": "\\n"\n}', ("JSON in a string",))
+    shown = _shown({}, {"arguments": '{"a":"x\\ny"}', "twice": '{"a":1,"a":2}'})
+    assert _field(shown, "arguments").chips == ("JSON in a string",)
+    assert _text(_field(shown, "a"), 1) == "x\ny"
+    assert _text(_field(shown, "twice"), 1) == '{\n  "a": 1,\n  "a": 2\n}'
 
 
 def test_base64_never_spills_into_the_page() -> None:
