@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
-from urllib.parse import quote
+from dataclasses import replace
 
-from luthien.debug.diff_index import ABSENT, Absent, Entry, Maybe, OpIndex, entries
+from luthien.debug.diff_index import ABSENT, Entry, Maybe, OpIndex, entries
 from luthien.debug.diff_leaf import Leaves, json_in
 from luthien.debug.diff_options import DiffOptions
+from luthien.debug.diff_place import (
+    LONG_KEYS,
+    MAX_LABEL_CHARS,
+    Here,
+    as_anchor,
+    cut,
+    in_words,
+    is_plain,
+    is_short,
+    value_at,
+)
 from luthien.debug.diff_room import BLOCK_CHARS, FIELD_CHARS, OP_CHARS, Room
 from luthien.debug.diff_rows import Block, Field, Fold, Item, Mark, OpNote
 from luthien.debug.diff_titles import detail_of, noun
@@ -18,60 +26,13 @@ from luthien.debug.op_notes import WORDS, notes_of
 from luthien.debug.ops import Op
 from luthien.debug.phrases import counted
 from luthien.debug.shown import html_chars
-from luthien.debug.values import Json, parse, pointer
+from luthien.debug.values import Json, parse
 
 _MAX_BLOCK_DEPTH = 8
 _MAX_DEPTH = 70
-_MAX_LABEL_CHARS = 120
-_FEW_FIELDS, _SHORT_CHARS = 2, 100
+_FEW_FIELDS = 2
 _NAMED_FIELDS = 5
-_LONG_KEYS = frozenset({"system", "instructions", "input", "prompt", "error"})
 _MARKS: dict[str, Mark] = {"add": "added", "remove": "removed", "change": "changed", "move": "moved"}
-
-
-@dataclass(frozen=True, slots=True)
-class Here:
-    """A place in both documents, or in one. `mark` is "changed" while it is to be found out what happened to it.
-
-    `depth` counts blocks, `level` containers.
-    """
-
-    key: str
-    label: str
-    before: Maybe
-    after: Maybe
-    before_ptr: str | None
-    after_ptr: str | None
-    mark: Mark = "changed"
-    depth: int = 0
-    level: int = 0
-
-    @property
-    def value(self) -> Json:
-        """What there is now, or was."""
-        if not isinstance(self.after, Absent):
-            return self.after
-        return None if isinstance(self.before, Absent) else self.before
-
-    @property
-    def pointers(self) -> tuple[str | None, str | None]:
-        return self.before_ptr, self.after_ptr
-
-    @property
-    def is_container(self) -> bool:
-        """Whether there is something in it, on either side."""
-        return isinstance(self.value, (dict, list)) and bool(self.before or self.after)
-
-    def at(self, entry: Entry, label: str) -> Here:
-        """The place of an entry of a container."""
-        before: Any = self.before
-        after: Any = self.after
-        old: Maybe = ABSENT if entry.before is None else before[entry.before]
-        new: Maybe = ABSENT if entry.after is None else after[entry.after]
-        before_ptr = None if entry.before is None else pointer(self.before_ptr or "", entry.before)
-        after_ptr = None if entry.after is None else pointer(self.after_ptr or "", entry.after)
-        key = str(entry.before if entry.after is None else entry.after)
-        return Here(key, label, old, new, before_ptr, after_ptr, self.mark, self.depth, self.level + 1)
 
 
 class Walk:
@@ -105,7 +66,7 @@ class Walk:
             return [self._field_of_op(root, op)] if op is not None else self._opened(root, ops)
         plain, parts = list[Entry](), list[Entry]()
         for entry in self._entries(root):
-            (plain if _is_plain(root, entry) else parts).append(entry)
+            (plain if is_plain(root, entry) else parts).append(entry)
         items: list[Item] = [Field("the whole document", root.mark, root.pointers, ops=ops)] if ops else []
         items += self._emptied(root)
         if plain:
@@ -201,13 +162,13 @@ class Walk:
 
     def _child(self, here: Here, entry: Entry) -> Here:
         key = str(entry.before if entry.after is None else entry.after)
-        shown = _cut(key)
+        shown = cut(key)
         if isinstance(here.value, list):
             label = f"{here.label} {shown}" if here.label else shown
         else:
             label = f"{here.label}.{shown}" if here.label else shown or '""'
-        if len(label) > _MAX_LABEL_CHARS:
-            label = "…" + label[-_MAX_LABEL_CHARS:]
+        if len(label) > MAX_LABEL_CHARS:
+            label = "…" + label[-MAX_LABEL_CHARS:]
         return here.at(entry, label)
 
     def _children(self, here: Here, children: Sequence[Entry], *, is_top: bool = False) -> list[Item]:
@@ -216,7 +177,7 @@ class Walk:
         same = self._sameness(here)
         while number < len(children):
             entry = children[number]
-            if same(entry) and not (is_top and isinstance(_value(here, entry), list)):
+            if same(entry) and not (is_top and isinstance(value_at(here, entry), list)):
                 run.append(entry)
                 number += 1
                 continue
@@ -253,11 +214,9 @@ class Walk:
         return next(asked, len(children))
 
     def _one(self, parent: Here, here: Here, *, is_top: bool) -> list[Item]:
-        is_part = (
-            isinstance(parent.value, list) or (is_top and isinstance(here.value, dict)) or here.key in _LONG_KEYS
-        )
+        is_part = isinstance(parent.value, list) or (is_top and isinstance(here.value, dict)) or here.key in LONG_KEYS
         is_list_at_top = is_top and isinstance(here.value, list) and not self._is_replaced(here)
-        wants_block = (here.is_container and is_part) or (is_top and here.key in _LONG_KEYS)
+        wants_block = (here.is_container and is_part) or (is_top and here.key in LONG_KEYS)
         if not wants_block or is_list_at_top or here.depth >= _MAX_BLOCK_DEPTH:
             return self._rows(here)
         return [self._block(here)]
@@ -289,7 +248,7 @@ class Walk:
         """The place that something has left."""
         op = self._index.departures[here.before_ptr]
         address = self.places.get(op.id) or f"#{self._op_anchor(op)}"
-        words = f"moved to {_in_words(op.after_ptr)}"
+        words = f"moved to {in_words(op.after_ptr)}"
         detail = detail_of(here.value)
         return Block(self._anchor(here), here.label, detail, "moved", here.pointers, link=(address, words))
 
@@ -332,13 +291,13 @@ class Walk:
         self._room.take(OP_CHARS + sum(OP_CHARS + html_chars(blame.reason) for blame in op.by))
         link = None
         if op.op == "move":
-            link = (f"#{self._anchor_of(op.before_ptr, None)}", f"from {_in_words(op.before_ptr)}")
-        place = _cut((op.before_ptr if op.after_ptr is None else op.after_ptr) or "the whole document")
+            link = (f"#{self._anchor_of(op.before_ptr, None)}", f"from {in_words(op.before_ptr)}")
+        place = cut((op.before_ptr if op.after_ptr is None else op.after_ptr) or "the whole document")
         return OpNote(op, anchor, WORDS[op.op], place, notes_of(op), link)
 
     def _stray(self, op: Op) -> Field:
         """An operation about a place that the walk did not come by."""
-        label = _cut((op.before_ptr if op.after_ptr is None else op.after_ptr) or "the whole document")
+        label = cut((op.before_ptr if op.after_ptr is None else op.after_ptr) or "the whole document")
         return self._field_of_op(Here("", label, None, None, op.before_ptr, op.after_ptr), op)
 
     def _anchor(self, here: Here) -> str:
@@ -346,8 +305,8 @@ class Walk:
 
     def _anchor_of(self, before_ptr: str | None, after_ptr: str | None) -> str:
         if after_ptr is None:
-            return f"{self._scope}-before{_as_anchor(before_ptr or '')}"
-        return self._scope + _as_anchor(after_ptr)
+            return f"{self._scope}-before{as_anchor(before_ptr or '')}"
+        return self._scope + as_anchor(after_ptr)
 
     def _left_out(self, parent: Here, rest: Sequence[Entry]) -> Fold:
         """What has no room on the page, and the way to it; the operations in it are now to be found there."""
@@ -367,19 +326,19 @@ class Walk:
             return []
         room, is_list = self._room, isinstance(parent.value, list)
         parent = replace(parent, mark="same")
-        if len(run) <= _FEW_FIELDS and not is_list and not is_top and all(_is_short(_value(parent, e)) for e in run):
+        if len(run) <= _FEW_FIELDS and not is_list and not is_top and all(is_short(value_at(parent, e)) for e in run):
             return [item for entry in run for item in self._rows(self._child(parent, entry))]
         anchor = f"{self._anchor(self._child(parent, run[0]))}@same"
         label = counted(len(run), f"unchanged {noun(parent.key) if is_list else 'field'}")
         if parent.label and (not is_list or parent.label != parent.key):
             label += f" of {parent.label}"
         if not is_list:
-            names = [str(entry.after)[: _MAX_LABEL_CHARS // 3] for entry in run[:_NAMED_FIELDS]]
+            names = [str(entry.after)[: MAX_LABEL_CHARS // 3] for entry in run[:_NAMED_FIELDS]]
             label += ": " + ", ".join(names) + (", …" if len(run) > len(names) else "")
         if room.is_asked_for(anchor) or self._is_asked_for_in(parent, run):
             room.reach(anchor)
             return [Fold(anchor, label, tuple(self._children(parent, run, is_top=is_top)), is_open=True)]
-        if not room.has_folded(self._leaves.weight([_value(parent, entry) for entry in run])):
+        if not room.has_folded(self._leaves.weight([value_at(parent, entry) for entry in run])):
             return [Fold(anchor, label, link=room.link(anchor))]
         with room.in_fold():
             items = tuple(self._children(parent, run, is_top=is_top))
@@ -389,43 +348,3 @@ class Walk:
         if not self._options.unfold:
             return False
         return any(self._room.leads_to(self._anchor(self._child(parent, entry))) for entry in run)
-
-
-def _as_anchor(ptr: str) -> str:
-    """A pointer as it may stand in an address; of a very long key, a hash."""
-    if len(ptr) > _MAX_LABEL_CHARS:
-        ptr = "/".join(key if len(key) <= _MAX_LABEL_CHARS else _hashed(key) for key in ptr.split("/"))
-    return quote(ptr, "/~", errors="surrogatepass")
-
-
-def _hashed(key: str) -> str:
-    return "~" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_LABEL_CHARS else text[:_MAX_LABEL_CHARS] + "…"
-
-
-def _value(here: Here, entry: Entry) -> Json:
-    """What there is at an entry of a container now, or was."""
-    container: Any = here.before if entry.after is None else here.after
-    value: Json = container[entry.before if entry.after is None else entry.after]
-    return value
-
-
-def _is_plain(root: Here, entry: Entry) -> bool:
-    """Whether a field of the document stands among its parameters, not as a part of its own."""
-    key = entry.before if entry.after is None else entry.after
-    return key not in _LONG_KEYS and not isinstance(_value(root, entry), (dict, list))
-
-
-def _is_short(value: Json) -> bool:
-    if isinstance(value, str):
-        return len(value) <= _SHORT_CHARS and "\n" not in value
-    return not isinstance(value, (dict, list)) or not value
-
-
-def _in_words(ptr: str | None) -> str:
-    """ "messages 3" for /messages/3."""
-    *_, container, index = ("", *(ptr or "").split("/"))
-    return f"{container} {index}".strip()
