@@ -53,6 +53,11 @@ class StageView:
         return self.record is not None and self.record.attributes.get("luthien.payload.capped") is True
 
     @property
+    def is_masked(self) -> bool:
+        """Whether credentials in it were masked before it was recorded: other bytes passed."""
+        return self.record is not None and self.record.attributes.get("luthien.credentials_masked") is True
+
+    @property
     def violations(self) -> list[str]:
         """The rules of its protocol that a stream broke, as rule=count: of the final stage, those that we broke."""
         found = None if self.record is None else self.record.attributes.get("luthien.stream.violations")

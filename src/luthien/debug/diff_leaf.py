@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import TypeAlias
 
@@ -13,11 +14,12 @@ from luthien.debug.diff_room import BLOCK_CHARS, FIELD_CHARS, ONE_FOLD_CHARS, Ro
 from luthien.debug.diff_rows import Fold, Line, Mark
 from luthien.debug.ops import Op
 from luthien.debug.shown import laid_out, size
-from luthien.debug.values import Json, canonical
+from luthien.debug.values import Json, Repeated, canonical, parse
 from luthien.debug.words import Tag
 
 _MAX_JSON_CHARS = 200_000
 _MAX_INLINE_ITEMS = 20
+_BEGINNING_CHARS = 7_000
 _MAX_LITERAL_CHARS = 500_000
 _TAGS: dict[Mark, Tag] = {"same": "=", "added": "+", "removed": "-", "changed": "=", "moved": "="}
 _JSON_CHIP = "JSON in a string"
@@ -97,7 +99,7 @@ class Leaves:
             value = todo.pop()
             chars += FIELD_CHARS
             if isinstance(value, str):
-                chars += min(len(value), 7_000) * 11 // 10
+                chars += self._pen.weight(value[:_BEGINNING_CHARS])
             elif isinstance(value, dict):
                 todo += value.values()
             elif isinstance(value, list):
@@ -110,9 +112,30 @@ def _told(blob: Blob) -> str:
     return f"{blob.kind}, {size(blob.size_bytes)}, SHA-256 {blob.sha256}"
 
 
+def json_in(value: Json) -> Json:
+    """The object or list in a string; None also if opening it would hide something: a key that occurs twice."""
+    if not isinstance(value, str) or len(value) > _MAX_JSON_CHARS or value.lstrip()[:1] not in ("{", "["):
+        return None
+    try:
+        found = parse(value)
+    except (ValueError, RecursionError):
+        return None
+    return found if found and not _has_repeats(found) else None
+
+
+def _has_repeats(value: Json) -> bool:
+    todo = [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, Repeated):
+            return True
+        todo += item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+    return False
+
+
 def _opened(text: str) -> str | None:
     """The JSON in a string laid out, if it is an object or a list."""
-    if text.lstrip()[:1] not in ("{", "[") or len(text) > _MAX_JSON_CHARS:
+    if len(text) > _MAX_JSON_CHARS or text.lstrip()[:1] not in ("{", "["):
         return None
     try:
         return laid_out(text)
@@ -127,16 +150,31 @@ def _literal(value: Json) -> str:
 
 
 def _whole(value: Json) -> str:
-    """One side of a changed value, as JSON laid out."""
-    if not isinstance(value, (dict, list)) or not value:
-        return _scalar(value)
-    text = canonical(value)
-    if len(text) <= _MAX_LITERAL_CHARS:
-        try:
-            return laid_out(text)
-        except (ValueError, RecursionError):
-            pass
-    return text
+    """One side of a changed value, as JSON laid out, keys in their order; what is very long ends in an ellipsis."""
+    pieces: list[str] = []
+    todo: list[tuple[Json | _Plain, str]] = [(value, "\n")]
+    chars = 0
+    while todo and chars < _MAX_LITERAL_CHARS:
+        item, line = todo.pop()
+        if isinstance(item, _Plain):
+            pieces.append(item.text)
+        elif isinstance(item, (dict, list)) and item:
+            is_object, inner = isinstance(item, dict), line + "  "
+            pairs = item.pairs if isinstance(item, Repeated) else item.items() if isinstance(item, dict) else None
+            entries = [("", each) for each in item] if pairs is None else [(_scalar(k) + ": ", v) for k, v in pairs]
+            pieces.append("{" if is_object else "[")
+            todo.append((_Plain(line + ("}" if is_object else "]")), line))
+            for number, (name, each) in reversed(list(enumerate(entries))):
+                todo += ((each, inner), (_Plain(("," if number else "") + inner + name), inner))
+        else:
+            pieces.append(_scalar(item))
+        chars += len(pieces[-1])
+    return "".join(pieces) + ("…" if todo else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    text: str
 
 
 def _scalar(value: Json) -> str:

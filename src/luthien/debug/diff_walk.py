@@ -2,74 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
-from urllib.parse import quote
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
-from luthien.debug.diff_index import ABSENT, Absent, Entry, Maybe, OpIndex, entries
-from luthien.debug.diff_leaf import Leaves
+from luthien.debug.diff_index import ABSENT, Entry, Maybe, OpIndex, entries
+from luthien.debug.diff_leaf import Leaves, json_in
 from luthien.debug.diff_options import DiffOptions
+from luthien.debug.diff_place import (
+    LONG_KEYS,
+    MAX_LABEL_CHARS,
+    Here,
+    as_anchor,
+    cut,
+    in_words,
+    is_plain,
+    is_short,
+    value_at,
+)
 from luthien.debug.diff_room import BLOCK_CHARS, FIELD_CHARS, OP_CHARS, Room
 from luthien.debug.diff_rows import Block, Field, Fold, Item, Mark, OpNote
 from luthien.debug.diff_titles import detail_of, noun
 from luthien.debug.op_notes import WORDS, notes_of
 from luthien.debug.ops import Op
 from luthien.debug.phrases import counted
-from luthien.debug.values import Json, parse, pointer
+from luthien.debug.shown import html_chars
+from luthien.debug.values import Json, parse
 
 _MAX_BLOCK_DEPTH = 8
 _MAX_DEPTH = 70
-_MAX_LABEL_CHARS = 120
-_FEW_FIELDS, _SHORT_CHARS = 2, 100
+_FEW_FIELDS = 2
 _NAMED_FIELDS = 5
-_LONG_KEYS = frozenset({"system", "instructions", "input", "prompt", "error"})
 _MARKS: dict[str, Mark] = {"add": "added", "remove": "removed", "change": "changed", "move": "moved"}
-
-
-@dataclass(frozen=True, slots=True)
-class Here:
-    """A place in both documents, or in one. `mark` is "changed" while it is to be found out what happened to it.
-
-    `depth` counts blocks, `level` containers.
-    """
-
-    key: str
-    label: str
-    before: Maybe
-    after: Maybe
-    before_ptr: str | None
-    after_ptr: str | None
-    mark: Mark = "changed"
-    depth: int = 0
-    level: int = 0
-
-    @property
-    def value(self) -> Json:
-        """What there is now, or was."""
-        if not isinstance(self.after, Absent):
-            return self.after
-        return None if isinstance(self.before, Absent) else self.before
-
-    @property
-    def pointers(self) -> tuple[str | None, str | None]:
-        return self.before_ptr, self.after_ptr
-
-    @property
-    def is_container(self) -> bool:
-        """Whether there is something in it, on either side."""
-        return isinstance(self.value, (dict, list)) and bool(self.before or self.after)
-
-    def at(self, entry: Entry, label: str) -> Here:
-        """The place of an entry of a container."""
-        before: Any = self.before
-        after: Any = self.after
-        old: Maybe = ABSENT if entry.before is None else before[entry.before]
-        new: Maybe = ABSENT if entry.after is None else after[entry.after]
-        before_ptr = None if entry.before is None else pointer(self.before_ptr or "", entry.before)
-        after_ptr = None if entry.after is None else pointer(self.after_ptr or "", entry.after)
-        key = str(entry.before if entry.after is None else entry.after)
-        return Here(key, label, old, new, before_ptr, after_ptr, self.mark, self.depth, self.level + 1)
 
 
 class Walk:
@@ -101,18 +64,17 @@ class Walk:
             root = replace(root, mark="changed")
         if op is not None or not isinstance(root.value, dict) or not root.is_container:
             return [self._field_of_op(root, op)] if op is not None else self._opened(root, ops)
-        plain, parts = list[Here](), list[Here]()
+        plain, parts = list[Entry](), list[Entry]()
         for entry in self._entries(root):
-            here = self._child(root, entry)
-            is_plain = not isinstance(here.value, (dict, list)) and here.key not in _LONG_KEYS
-            (plain if is_plain else parts).append(here)
+            (plain if is_plain(root, entry) else parts).append(entry)
         items: list[Item] = [Field("the whole document", root.mark, root.pointers, ops=ops)] if ops else []
         items += self._emptied(root)
         if plain:
             title = "model and parameters" if {"messages", "input"} & root.value.keys() else "fields"
             mark: Mark = root.mark
             if mark == "changed":
-                mark = "changed" if any(self._index.touches(*here.pointers) for here in plain) else "same"
+                same = self._sameness(root)
+                mark = "same" if all(same(entry) for entry in plain) else "changed"
             self._room.take(BLOCK_CHARS)
             rows = tuple(self._children(replace(root, depth=1), plain))
             items.append(Block(f"{self._scope}-fields", title, "", mark, (None, None), rows))
@@ -170,7 +132,7 @@ class Walk:
     def _contents(self, here: Here) -> list[Item]:
         if self._is_leaf(here):
             return [self._leaf(here)]
-        return self._emptied(here) + self._children(here, [self._child(here, entry) for entry in self._entries(here)])
+        return self._emptied(here) + self._children(here, list(self._entries(here)))
 
     def _is_leaf(self, here: Here) -> bool:
         if here.mark == "changed" and isinstance(here.value, (dict, list)):
@@ -200,56 +162,61 @@ class Walk:
 
     def _child(self, here: Here, entry: Entry) -> Here:
         key = str(entry.before if entry.after is None else entry.after)
-        shown = key if len(key) <= _MAX_LABEL_CHARS else key[:_MAX_LABEL_CHARS] + "…"
+        shown = cut(key)
         if isinstance(here.value, list):
             label = f"{here.label} {shown}" if here.label else shown
         else:
             label = f"{here.label}.{shown}" if here.label else shown or '""'
+        if len(label) > MAX_LABEL_CHARS:
+            label = "…" + label[-MAX_LABEL_CHARS:]
         return here.at(entry, label)
 
-    def _children(self, here: Here, children: Sequence[Here], *, is_top: bool = False) -> list[Item]:
+    def _children(self, here: Here, children: Sequence[Entry], *, is_top: bool = False) -> list[Item]:
         """The rows of what a container holds: runs of what is unchanged folded, and what has no room any more."""
-        items, run, number = list[Item](), list[Here](), 0
+        items, run, number = list[Item](), list[Entry](), 0
+        same = self._sameness(here)
         while number < len(children):
-            child = children[number]
-            if here.mark == "changed" and self._is_same(child):
-                if is_top and isinstance(child.value, list) and child.value:
-                    items += self._fold(here, run, is_top=is_top)
-                    items += self._fold(child, self._list_of(child))
-                    run = []
-                else:
-                    run.append(child)
+            entry = children[number]
+            if same(entry) and not (is_top and isinstance(value_at(here, entry), list)):
+                run.append(entry)
                 number += 1
                 continue
             items += self._fold(here, run, is_top=is_top)
-            run = []
-            if self._room.is_empty and not self._room.leads_to(self._anchor(child)):
-                end = self._next_asked_for(children, number)
+            run, child = [], self._child(here, entry)
+            if same(entry):
+                child = replace(child, mark="same")
+                items += self._fold(child, list(self._entries(child))) or self._rows(child)
+            elif self._room.is_empty and not self._room.leads_to(self._anchor(child)):
+                end = self._next_asked_for(here, children, number)
                 items.append(self._left_out(here, children[number:end]))
                 number = end
                 continue
-            items += self._one(here, child, is_top=is_top)
+            else:
+                items += self._one(here, child, is_top=is_top)
             number += 1
         return items + self._fold(here, run, is_top=is_top)
 
-    def _list_of(self, here: Here) -> list[Here]:
-        here = replace(here, mark="same")
-        return [self._child(here, entry) for entry in self._same_entries(here.value)]
+    def _sameness(self, here: Here) -> Callable[[Entry], bool]:
+        """Tells the entries of a container that are the same on both sides; none, where all of it is the same."""
+        if here.mark != "changed":
+            return lambda entry: False
+        before, after = self._index.touched(*here.pointers, is_list=isinstance(here.value, list))
 
-    def _next_asked_for(self, children: Sequence[Here], start: int) -> int:
-        rest = range(start + 1, len(children))
-        return next((n for n in rest if self._room.leads_to(self._anchor(children[n]))), len(children))
+        def is_same(entry: Entry) -> bool:
+            is_paired = entry.before is not None and entry.after is not None
+            return is_paired and entry.before not in before and entry.after not in after
 
-    def _is_same(self, here: Here) -> bool:
-        is_paired = here.before_ptr is not None and here.after_ptr is not None
-        return is_paired and not self._index.touches(*here.pointers)
+        return is_same
+
+    def _next_asked_for(self, here: Here, children: Sequence[Entry], start: int) -> int:
+        rest = range(start + 1, len(children) if self._options.unfold else 0)
+        asked = (n for n in rest if self._room.leads_to(self._anchor(self._child(here, children[n]))))
+        return next(asked, len(children))
 
     def _one(self, parent: Here, here: Here, *, is_top: bool) -> list[Item]:
-        is_part = (
-            isinstance(parent.value, list) or (is_top and isinstance(here.value, dict)) or here.key in _LONG_KEYS
-        )
+        is_part = isinstance(parent.value, list) or (is_top and isinstance(here.value, dict)) or here.key in LONG_KEYS
         is_list_at_top = is_top and isinstance(here.value, list) and not self._is_replaced(here)
-        wants_block = (here.is_container and is_part) or (is_top and here.key in _LONG_KEYS)
+        wants_block = (here.is_container and is_part) or (is_top and here.key in LONG_KEYS)
         if not wants_block or is_list_at_top or here.depth >= _MAX_BLOCK_DEPTH:
             return self._rows(here)
         return [self._block(here)]
@@ -271,6 +238,7 @@ class Walk:
             items = [self._leaf(inner)]
         mark: Mark = "moved" if any(note.op.op == "move" for note in ops) else here.mark
         detail = detail_of(here.value)
+        self._room.take(html_chars(here.label + detail))
         return Block(self._anchor(here), here.label, detail, mark, here.pointers, tuple(items), ops)
 
     def _departed(self, here: Here) -> bool:
@@ -280,7 +248,7 @@ class Walk:
         """The place that something has left."""
         op = self._index.departures[here.before_ptr]
         address = self.places.get(op.id) or f"#{self._op_anchor(op)}"
-        words = f"moved to {_in_words(op.after_ptr)}"
+        words = f"moved to {in_words(op.after_ptr)}"
         detail = detail_of(here.value)
         return Block(self._anchor(here), here.label, detail, "moved", here.pointers, link=(address, words))
 
@@ -296,26 +264,40 @@ class Walk:
             items += [inner._stray(each) for each in op.inside if each.id not in inner.places]
             return Field(here.label, "changed", here.pointers, (), (note,), items=tuple(items))
         lines, chips, is_literal = self._leaves.changed(op, anchor)
-        self._room.take(FIELD_CHARS)
+        self._room.take(FIELD_CHARS + html_chars(here.label))
         return Field(here.label, _MARKS[op.op], here.pointers, lines, (note,), chips, is_literal)
 
     def _leaf(self, here: Here) -> Field:
-        self._room.take(FIELD_CHARS)
+        opened = json_in(here.value)
+        if opened is not None and here.level < _MAX_DEPTH:
+            return self._opened_leaf(here, opened)
+        self._room.take(FIELD_CHARS + html_chars(here.label))
         lines, chips, is_literal = self._leaves.plain(here.value, here.mark, self._anchor(here))
         return Field(here.label, here.mark, here.pointers, lines, (), chips, is_literal)
+
+    def _opened_leaf(self, here: Here, value: Json) -> Field:
+        """A string that is JSON and is the same on both sides, or on one only."""
+        before, after = (ABSENT if ptr is None else value for ptr in here.pointers)
+        ptrs = [None if ptr is None else "" for ptr in here.pointers]
+        root = Here("", "", before, after, ptrs[0], ptrs[1], here.mark, here.depth, here.level + 1)
+        inner = Walk(f"{self._anchor(here)}!", self._op_scope, (), self._room, self._options)
+        items = inner._rows(root)
+        self._room.take(FIELD_CHARS + html_chars(here.label))
+        return Field(here.label, here.mark, here.pointers, chips=("JSON in a string",), items=tuple(items))
 
     def _note(self, op: Op) -> OpNote:
         anchor = self._op_anchor(op)
         self.places[op.id] = f"#{anchor}"
-        self._room.take(OP_CHARS * (1 + len(op.by)))
+        self._room.take(OP_CHARS + sum(OP_CHARS + html_chars(blame.reason) for blame in op.by))
         link = None
         if op.op == "move":
-            link = (f"#{self._anchor_of(op.before_ptr, None)}", f"from {_in_words(op.before_ptr)}")
-        return OpNote(op, anchor, WORDS[op.op], notes_of(op), link)
+            link = (f"#{self._anchor_of(op.before_ptr, None)}", f"from {in_words(op.before_ptr)}")
+        place = cut((op.before_ptr if op.after_ptr is None else op.after_ptr) or "the whole document")
+        return OpNote(op, anchor, WORDS[op.op], place, notes_of(op), link)
 
     def _stray(self, op: Op) -> Field:
         """An operation about a place that the walk did not come by."""
-        label = (op.before_ptr if op.after_ptr is None else op.after_ptr) or "the whole document"
+        label = cut((op.before_ptr if op.after_ptr is None else op.after_ptr) or "the whole document")
         return self._field_of_op(Here("", label, None, None, op.before_ptr, op.after_ptr), op)
 
     def _anchor(self, here: Here) -> str:
@@ -323,13 +305,13 @@ class Walk:
 
     def _anchor_of(self, before_ptr: str | None, after_ptr: str | None) -> str:
         if after_ptr is None:
-            return f"{self._scope}-before" + quote(before_ptr or "", "/~", errors="surrogatepass")
-        return self._scope + quote(after_ptr, "/~", errors="surrogatepass")
+            return f"{self._scope}-before{as_anchor(before_ptr or '')}"
+        return self._scope + as_anchor(after_ptr)
 
-    def _left_out(self, parent: Here, rest: Sequence[Here]) -> Fold:
+    def _left_out(self, parent: Here, rest: Sequence[Entry]) -> Fold:
         """What has no room on the page, and the way to it; the operations in it are now to be found there."""
-        found, anchor = 0, self._anchor(rest[0])
-        for op in self._index.at_or_in([here.pointers for here in rest]):
+        found, anchor = 0, self._anchor(self._child(parent, rest[0]))
+        for op in self._index.at_or_in([self._child(parent, entry).pointers for entry in rest]):
             if op.id not in self.places:
                 page, _, _ = self._room.link(self._anchor_of(op.before_ptr, op.after_ptr)).partition("#")
                 self.places[op.id] = f"{page}#{self._op_anchor(op)}"
@@ -338,43 +320,31 @@ class Walk:
         label += f", with {counted(found, 'change')}" if found else ""
         return Fold(f"{anchor}@rest", label, link=self._room.link(anchor), ops=found)
 
-    def _fold(self, parent: Here, run: Sequence[Here], *, is_top: bool = False) -> list[Item]:
+    def _fold(self, parent: Here, run: Sequence[Entry], *, is_top: bool = False) -> list[Item]:
         """A run of what is unchanged; a few short fields are simply shown."""
-        run = [replace(here, mark="same") for here in run]
         if not run:
             return []
         room, is_list = self._room, isinstance(parent.value, list)
-        if len(run) <= _FEW_FIELDS and not is_list and not is_top and all(_is_short(here.value) for here in run):
-            return [item for here in run for item in self._rows(here)]
-        anchor = f"{self._anchor(run[0])}@same"
+        parent = replace(parent, mark="same")
+        if len(run) <= _FEW_FIELDS and not is_list and not is_top and all(is_short(value_at(parent, e)) for e in run):
+            return [item for entry in run for item in self._rows(self._child(parent, entry))]
+        anchor = f"{self._anchor(self._child(parent, run[0]))}@same"
         label = counted(len(run), f"unchanged {noun(parent.key) if is_list else 'field'}")
+        if parent.label and (not is_list or parent.label != parent.key):
+            label += f" of {parent.label}"
         if not is_list:
-            names = [here.key[: _NAMED_FIELDS * 8] for here in run[:_NAMED_FIELDS]]
+            names = [str(entry.after)[: MAX_LABEL_CHARS // 3] for entry in run[:_NAMED_FIELDS]]
             label += ": " + ", ".join(names) + (", …" if len(run) > len(names) else "")
-        is_open = room.is_asked_for(anchor) or any(room.leads_to(self._anchor(here)) for here in self._asked(run))
-        if is_open:
+        if room.is_asked_for(anchor) or self._is_asked_for_in(parent, run):
             room.reach(anchor)
-            return [Fold(anchor, label, tuple(self._same(parent, run, is_top=is_top)), is_open=True)]
-        if not room.has_folded(self._leaves.weight([here.value for here in run])):
+            return [Fold(anchor, label, tuple(self._children(parent, run, is_top=is_top)), is_open=True)]
+        if not room.has_folded(self._leaves.weight([value_at(parent, entry) for entry in run])):
             return [Fold(anchor, label, link=room.link(anchor))]
         with room.in_fold():
-            items = tuple(self._same(parent, run, is_top=is_top))
+            items = tuple(self._children(parent, run, is_top=is_top))
         return [Fold(anchor, label, items)]
 
-    def _asked(self, run: Sequence[Here]) -> Sequence[Here]:
-        return run if self._options.unfold else ()
-
-    def _same(self, parent: Here, run: Sequence[Here], *, is_top: bool) -> list[Item]:
-        return self._children(replace(parent, mark="same"), run, is_top=is_top)
-
-
-def _is_short(value: Json) -> bool:
-    if isinstance(value, str):
-        return len(value) <= _SHORT_CHARS and "\n" not in value
-    return not isinstance(value, (dict, list)) or not value
-
-
-def _in_words(ptr: str | None) -> str:
-    """ "messages 3" for /messages/3."""
-    *_, container, index = ("", *(ptr or "").split("/"))
-    return f"{container} {index}".strip()
+    def _is_asked_for_in(self, parent: Here, run: Sequence[Entry]) -> bool:
+        if not self._options.unfold:
+            return False
+        return any(self._room.leads_to(self._anchor(self._child(parent, entry))) for entry in run)
