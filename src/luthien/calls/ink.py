@@ -11,6 +11,9 @@ from typing import IO
 
 from luthien.debug.shown import is_visible
 
+VARIABLES = ("NO_COLOR", "FORCE_COLOR", "TERM")
+"""Of the environment: what is asked of colours."""
+
 _UNUSUAL = re.compile(r"[^ -~\n\t]+")
 _STYLES = {"bold": "1", "dim": "2", "good": "32", "bad": "31", "warn": "33", "removed": "9;31", "added": "4;32"}
 _FALLBACK = (100, 24)
