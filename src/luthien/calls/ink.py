@@ -76,6 +76,6 @@ def ink_for(stream: IO[str], environment: Mapping[str, str]) -> Ink:
     width = max(_MIN_WIDTH, shutil.get_terminal_size(_FALLBACK).columns)
     if environment.get("NO_COLOR"):
         return Ink(False, width)
-    if environment.get("FORCE_COLOR", "0") != "0":
+    if environment.get("FORCE_COLOR") not in (None, "", "0"):
         return Ink(True, width)
     return Ink(stream.isatty() and environment.get("TERM") != "dumb", width)
