@@ -11,12 +11,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 from starlette.datastructures import QueryParams
 
+from luthien.debug.blame import Differ
 from luthien.debug.call_json import call_as_dict, diffs_as_dict, timeline_as_dict
 from luthien.debug.call_view import CallView, view_call
 from luthien.debug.completeness import NOTHING_YET, State
 from luthien.debug.drawing import LanesDrawing, WaterfallDrawing, draw_lanes, draw_waterfall
 from luthien.debug.filters import NAMES, FilterError, query_of, read_filter
 from luthien.debug.lookup import Found, Lookup, Pending
+from luthien.debug.shadows import ShadowView
 from luthien.debug.shown_diff import DiffOptions, ShownDiff, show_diff
 from luthien.debug.tempo import Tempo
 from luthien.debug.values import dumps
@@ -45,26 +47,28 @@ class Drawn:
     """What is worked out for a call's page beside its view."""
 
     diffs: list[ShownDiff]
+    shadows: dict[int, tuple[ShadowView, ShownDiff | None]]
+    """What is to be told of those in shadow, by the sequences of their decisions."""
     lanes: LanesDrawing | None
     waterfall: WaterfallDrawing | None
 
 
-def add_call(router: APIRouter, lookup: Callable[[], Lookup], tempo: Tempo) -> None:
-    """The page, diff.json and timeline.json."""
+def add_call(router: APIRouter, lookup: Callable[[], Lookup], tempo: Tempo, differ: Differ) -> None:
+    """The page, diff.json and timeline.json; `differ` may be asked by several threads at once."""
 
     @router.get("/debug/calls/{call_id}/diff.json")
     async def diff(call_id: str) -> Response:
-        return await _with_view(lookup(), call_id, diffs_as_dict)
+        return await _with_view(lookup(), call_id, differ, diffs_as_dict)
 
     @router.get("/debug/calls/{call_id}/timeline.json")
     async def timeline(call_id: str) -> Response:
-        return await _with_view(lookup(), call_id, timeline_as_dict)
+        return await _with_view(lookup(), call_id, differ, timeline_as_dict)
 
     @router.get("/debug/calls/{call_id}")
     async def call(request: Request, call_id: str) -> Response:
         plain_id = call_id.removesuffix(".json")
         if plain_id != call_id or wants_json(request):
-            return await _with_view(lookup(), plain_id, call_as_dict)
+            return await _with_view(lookup(), plain_id, differ, call_as_dict)
         wanted = _filter_of(request.query_params)
         found = await find_call(lookup(), plain_id)
         if found is None:
@@ -72,7 +76,7 @@ def add_call(router: APIRouter, lookup: Callable[[], Lookup], tempo: Tempo) -> N
         if not isinstance(found, Found):
             return not_yet(page("pending.html", {"call_id": plain_id}, status=202))
         around = await _surroundings(lookup(), wanted, found, tempo)
-        view = await asyncio.to_thread(view_call, found.call, found.evidence)
+        view = await asyncio.to_thread(view_call, found.call, found.evidence, differ)
         is_pending = view.completeness.state is State.PENDING
         options = DiffOptions.from_query(request.query_params)
         html = await asyncio.to_thread(_render, view, around, options, 202 if is_pending else 200)
@@ -86,6 +90,7 @@ def add_call(router: APIRouter, lookup: Callable[[], Lookup], tempo: Tempo) -> N
 def _render(view: CallView, around: Surroundings, options: DiffOptions, status: int) -> Response:
     drawn = Drawn(
         [_shown_diff(view, side, options) for side in ("request", "response")],
+        {each.decision: (each, _shown_shadow(each, options)) for each in view.shadows if _does_something(each)},
         None if view.lanes is None else draw_lanes(view.lanes),
         None if view.waterfall is None else draw_waterfall(view.waterfall),
     )
@@ -122,6 +127,25 @@ def _shown_diff(view: CallView, side: str, options: DiffOptions) -> ShownDiff:
         notes=notes,
         unchanged=unchanged,
         redacted=Side(side) in view.redacted,
+    )
+
+
+def _does_something(shadow: ShadowView) -> bool:
+    return shadow.why is not None or (shadow.diff is not None and bool(shadow.diff.ops))
+
+
+def _shown_shadow(shadow: ShadowView, options: DiffOptions) -> ShownDiff | None:
+    if shadow.diff is None:
+        return None
+    return show_diff(
+        f"shadow-{shadow.decision}",
+        shadow.before,
+        shadow.after,
+        shadow.diff,
+        options,
+        title=f"{shadow.policy} on the {shadow.side}, in shadow",
+        labels=("as it saw it", "as it would have given it on"),
+        unchanged="It would have changed nothing.",
     )
 
 
@@ -173,12 +197,14 @@ def unknown_call(call_id: str, is_pending: bool) -> Response:
     return json_response({"error": f"there is no call {call_id}"}, status=404)
 
 
-async def _with_view(lookup: Lookup, call_id: str, show: Callable[[CallView], dict[str, object]]) -> Response:
+async def _with_view(
+    lookup: Lookup, call_id: str, differ: Differ, show: Callable[[CallView], dict[str, object]]
+) -> Response:
     """The JSON that `show` makes of a call; 202 while it is not all there, 404 when there is no such call."""
     found = await find_call(lookup, call_id)
     if not isinstance(found, Found):
         return unknown_call(call_id, found is not None)
-    view = await asyncio.to_thread(view_call, found.call, found.evidence)
+    view = await asyncio.to_thread(view_call, found.call, found.evidence, differ)
     text = await asyncio.to_thread(lambda: dumps(show(view)))
     is_pending = view.completeness.state is State.PENDING
     response = Response(text, status_code=202 if is_pending else 200, media_type="application/json")
