@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -80,9 +81,8 @@ def questions(day: date, days: int, sample: Sequence[UUID]) -> Iterator[Question
     for name, before in (("first page", None), ("a page of the middle", middle)):
         since, until = next(windows(before or NEWEST))
         listed: Statement = ("list_calls", of_list(EVERY_CALL, since, until, PAGE))
-        yield Question(
-            f"list, {name}", lambda reader, before=before: reader.calls(EVERY_CALL, before, PAGE), [listed]
-        )  # type: ignore[misc]
+        ask: Callable[[RecordReader], Awaitable[object]] = partial(_page, before)
+        yield Question(f"list, {name}", ask, [listed])
     yield Question(
         "a call and its events",
         lambda reader: reader.call(random_id(sample)),
@@ -93,6 +93,10 @@ def questions(day: date, days: int, sample: Sequence[UUID]) -> Iterator[Question
         lambda reader: reader.call(UUID(int=random_id(sample).int ^ 1)),
         [("get_call", {"call_id": unknown})],
     )
+
+
+async def _page(before: UUID | None, reader: RecordReader) -> object:
+    return await reader.calls(EVERY_CALL, before, PAGE)
 
 
 async def measure(dsn: str, asked: Sequence[Question]) -> list[Answer]:
