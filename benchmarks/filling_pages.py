@@ -217,5 +217,5 @@ def _fill_day(conn: psycopg.Connection[Any], day: date, calls: int, last: dateti
     conn.execute(_CALLS, {"day": day.isoformat(), "calls": calls, "first_ms": first_ms, "length_ms": length_ms})
     conn.execute(_EVENTS, bounds)
     conn.execute(_CHANGES, bounds)
-    conn.execute(f"ANALYZE conversation_changes_{day:%Y%m%d}")  # type: ignore[arg-type]
+    conn.execute(f"ANALYZE conversation_changes_{day:%Y%m%d}")
     conn.execute(_SEARCH, {**bounds, "algo": ALGO, "slot_ms": SLOT_MS, "words": words})

@@ -91,6 +91,14 @@ _FILTERS = (
 )
 
 
+_EXPLAIN = """
+    EXPLAIN (ANALYZE, BUFFERS)
+    WITH matching AS MATERIALIZED (
+        SELECT call_id FROM conversation_search
+        WHERE document @@ %(query)s::tsquery AND call_id >= %(since)s AND call_id < %(before)s
+    )
+    SELECT call_id FROM matching ORDER BY call_id DESC LIMIT 50
+"""
 _PLANNED = (
     "text=word1",
     "text=absentword",
@@ -115,7 +123,6 @@ class Question:
 
     name: str
     address: Callable[[random.Random], str]
-    is_search: bool = False
 
 
 def questions(sample: Sample) -> Iterator[Question]:
@@ -125,17 +132,16 @@ def questions(sample: Sample) -> Iterator[Question]:
         call_id, _ = some.choice(sample.calls)
         return text.replace("{session}", some.choice(sessions)).replace("{id}", str(call_id)[:13])
 
+    def listed(text: str) -> Callable[[random.Random], str]:
+        return lambda some: f"/debug/calls.json?{told(text, some)}"
+
+    def deep(text: str) -> Callable[[random.Random], str]:
+        return lambda some: f"/debug/calls.json?{text}&before={some.choice(sample.calls)[0]}"
+
     for each in _FILTERS:
-        yield Question(
-            f"list {each or 'of all'}",
-            lambda some, each=each: f"/debug/calls.json?{told(each, some)}",
-            bool(each),  # type: ignore[misc]
-        )
+        yield Question(f"list {each or 'of all'}", listed(each))
     for each in ("", "model=gpt-4o-mini", "text=word2", "outcome=blocked"):
-        yield Question(
-            f"deep page {each}",
-            lambda some, each=each: f"/debug/calls.json?{each}&before={some.choice(sample.calls)[0]}",  # type: ignore[misc]
-        )
+        yield Question(f"deep page {each}", deep(each))
     yield Question("list as HTML", lambda some: "/debug/calls?limit=50")
     yield Question("list as HTML, text=word2", lambda some: "/debug/calls?text=word2")
     yield Question("call as JSON", lambda some: f"/debug/calls/{some.choice(sample.calls)[0]}.json")
@@ -214,12 +220,7 @@ def plans(dsn: str) -> Iterator[str]:
             windows = list(search_windows(first, min(behind, NEWEST), newest_first=True))
             for window in (windows[1], next(each for each in windows[1:] if not each.slots)):
                 parameters = {"query": tsquery(wanted, window.slots), "since": window.since, "before": window.before}
-                lines = conn.execute(
-                    "EXPLAIN (ANALYZE, BUFFERS) WITH matching AS MATERIALIZED ("
-                    " SELECT call_id FROM conversation_search WHERE document @@ %(query)s::tsquery AND call_id >= %(since)s AND call_id < %(before)s)"
-                    " SELECT call_id FROM matching ORDER BY call_id DESC LIMIT 50",
-                    parameters,
-                ).fetchall()
+                lines = conn.execute(_EXPLAIN, parameters).fetchall()
                 yield f"{each}, from {window.since} up to {window.before}:"
                 yield from (f"    {line[:150]}" for (line,) in lines)
 

@@ -20,7 +20,7 @@ _OTHERS_PAUSE_S = 0.2
 
 
 def queue_calls(conn: Connection, *, anew: bool) -> int:
-    """Has all calls indexed, or those that are not indexed by this version; returns how many were not waiting already.
+    """Has all calls indexed, or those that are not indexed by this version; returns how many did not wait already.
 
     Needs a connection in autocommit mode. Errors of psycopg pass through.
     """
@@ -34,7 +34,7 @@ def queue_calls(conn: Connection, *, anew: bool) -> int:
 
 
 def index_queued(conn: Connection) -> Iterator[tuple[int, int, str]]:
-    """Indexes what waits, without a rest; now and then, how many calls were, how many could not be, how many are left.
+    """Indexes what waits, without a rest. Now and then: how many calls were, how many could not be, and what is left.
 
     Gateways may take part. Errors of psycopg pass through.
     """
