@@ -181,6 +181,12 @@ def view_call(call: StoredCall, evidence: Evidence) -> CallView:
     )
 
 
+def view_stages(call: StoredCall, names: Sequence[EventType], state: State) -> dict[EventType, StageView]:
+    """Some stages of a call whose record is in that state; only their payloads need to have been read."""
+    records = Records(call)
+    return {name: _stage(name, records, state) for name in names}
+
+
 def _said(records: Sequence[StageRecord], attribute: str) -> str | None:
     """What the first or the last record of a call says; either may be missing."""
     found = (record.attributes.get(attribute) for record in records)

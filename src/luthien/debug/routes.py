@@ -10,6 +10,7 @@ from luthien.debug.lookup import Lookup
 from luthien.debug.pages.call import add_call
 from luthien.debug.pages.call_list import add_call_list
 from luthien.debug.pages.entry import add_entry
+from luthien.debug.pages.sessions import add_sessions
 from luthien.debug.signin import SignIn
 from luthien.debug.web import guarded_by
 
@@ -20,4 +21,5 @@ def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
     add_entry(router, sign_in)
     add_call_list(router, lookup)
     add_call(router, lookup)
+    add_sessions(router, lookup)
     return router

@@ -39,7 +39,7 @@ How: TypeAlias = Literal["first", "same", "continued", "went_back", "rewritten",
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One message or input item. Two with the same `key` say the same: spelling and caching marks are no part of it."""
+    """One message or input item. Two with the same `key` say the same: spelling and caching marks do not count."""
 
     key: bytes
     is_instruction: bool = False

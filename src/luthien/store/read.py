@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -117,16 +117,54 @@ class RecordReader:
                 break
         return rows
 
-    async def call(self, call_id: UUID) -> StoredCall | None:
-        """All that is stored of a call; None when nothing is. Raises as `calls` does."""
+    async def call(self, call_id: UUID, kinds: Sequence[str] | None = None) -> StoredCall | None:
+        """All that is stored of a call; None when nothing is. Raises as `calls` does.
+
+        Args:
+            kinds: the kinds of record whose payloads are wanted; others are as if they had lost theirs.
+        """
         # In this order, so that a row that says all is stored never comes without its records.
         rows = await self._rows("get_call", {"call_id": call_id})
         if not rows:
             return None
-        events = await self._rows("get_events", {"call_id": call_id})
+        if kinds is None:
+            events = await self._rows("get_events", {"call_id": call_id})
+        else:
+            events = await self._rows("get_events_of", {"call_id": call_id, "kinds": [*kinds]})
         aside = await self._rows("get_set_aside", {"call_id": call_id})
         children = await self._rows("get_children", {"call_id": call_id, "until": _last_child(rows[0])})
         return StoredCall(rows[0], [_record(event) for event in events], [_set_aside(row) for row in aside], children)
+
+    async def session_calls(
+        self, session_id: str, than: UUID, limit: int, *, backwards: bool = False
+    ) -> list[CallRow]:
+        """So many calls of a session after an id, or before it, oldest first. Raises as `calls` does."""
+        wanted = {"session": session_id, "than": than, "limit": limit}
+        ids = [row["call_id"] for row in await self._rows(f"session_{'before' if backwards else 'after'}", wanted)]
+        return await self._rows("get_calls", _bounded(ids)) if ids else []
+
+    async def session_totals(self, session_id: str, first: UUID, limit: int) -> CallRow:
+        """What the latest calls of a session, so many at most, add up to. Raises as `calls` does."""
+        [totals] = await self._rows("session_totals", {"session": session_id, "first": first, "limit": limit})
+        return totals
+
+    async def sessions(self, before: UUID, limit: int) -> tuple[list[CallRow], UUID | None]:
+        """The sessions of the latest calls before an id, of at most so many calls, and the id to go on before.
+
+        Raises as `calls` does.
+        """
+        for since, until in windows(before):
+            rows = await self._rows("list_sessions", {"since": since, "before": until, "limit": limit})
+            found = [row for row in rows if row["session_id"] is not None]
+            further = rows[0]["oldest"] if rows[0]["seen"] == limit else since if since.int else None
+            if found:
+                return found, further
+        return [], None
+
+    async def payload_bytes(self, call_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """How many bytes of payloads are stored of each call that has records. Raises as `calls` does."""
+        rows = await self._rows("payload_bytes", _bounded(call_ids)) if call_ids else []
+        return {row["call_id"]: row["bytes"] for row in rows}
 
     async def pending_migrations(self) -> list[str]:
         """Migrations that the database still lacks. Raises as `calls` does."""
@@ -156,6 +194,10 @@ def windows(before: UUID, now_ms: int | None = None) -> Iterator[tuple[UUID, UUI
         before = since
     if before.int:
         yield UUID(int=0), before
+
+
+def _bounded(call_ids: Sequence[UUID]) -> dict[str, Any]:
+    return {"calls": [*call_ids], "first": min(call_ids), "last": max(call_ids)}
 
 
 def _last_child(row: CallRow) -> UUID:
