@@ -32,11 +32,14 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from benchmarks.filling import fill
+from luthien.store.call_filter import EVERY_CALL
 from luthien.store.embedded import embedded_postgres
 from luthien.store.migrate import migrate
 from luthien.store.partitions import day_range
-from luthien.store.read import NEWEST, RecordReader, windows
+from luthien.store.read import RecordReader
+from luthien.store.search import of_list
 from luthien.store.sql import query
+from luthien.store.windows import NEWEST, windows
 
 SMALL_CALLS = 10_000
 PAGE = 51
@@ -76,8 +79,10 @@ def questions(day: date, days: int, sample: Sequence[UUID]) -> Iterator[Question
     unknown = UUID(int=sample[1].int ^ 1)
     for name, before in (("first page", None), ("a page of the middle", middle)):
         since, until = next(windows(before or NEWEST))
-        listed: Statement = ("list_calls", {"since": since, "before": until, "limit": PAGE})
-        yield Question(f"list, {name}", lambda reader, before=before: reader.calls(before, PAGE), [listed])  # type: ignore[misc]
+        listed: Statement = ("list_calls", of_list(EVERY_CALL, since, until, PAGE))
+        yield Question(
+            f"list, {name}", lambda reader, before=before: reader.calls(EVERY_CALL, before, PAGE), [listed]
+        )  # type: ignore[misc]
     yield Question(
         "a call and its events",
         lambda reader: reader.call(random_id(sample)),

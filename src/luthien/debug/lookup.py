@@ -13,7 +13,7 @@ from luthien.debug.completeness import Completeness, Evidence, completeness_of
 from luthien.exchange import call_time_ms
 from luthien.record.source import RecordSource
 from luthien.store.call_filter import CallFilter
-from luthien.store.read import CallRow, RecordReader, StoredCall
+from luthien.store.read import CallRow, RecordReader, StoredCall, Unindexed
 
 _GRACE_MS = 60_000
 # How far another process's clock, or the database's, may be from ours.
@@ -67,6 +67,22 @@ class Lookup:
         """The calls that a filter lets through, older than `before`, newest first. Raises StoreError."""
         waiting = self._waiting()
         return [self._listed(row, waiting) for row in await self._reader.calls(wanted, before, limit)]
+
+    async def neighbours(self, wanted: CallFilter, call_id: UUID) -> tuple[UUID | None, UUID | None]:
+        """The next newer and the next older call that a filter lets through; None where there is none.
+
+        Raises StoreError.
+        """
+        return await self._reader.neighbours(wanted, call_id)
+
+    async def unindexed(self, wanted: CallFilter, before: UUID | None, since: UUID | None) -> Unindexed:
+        """How many calls of a list's range a search does not know yet. Raises StoreError.
+
+        Args:
+            before: where the list began; None for the newest.
+            since: the oldest call in it; None if the list has come to its end.
+        """
+        return await self._reader.unindexed(wanted, before, since)
 
     async def session(self, session_id: str, than: UUID, limit: int, *, backwards: bool = False) -> list[Listed]:
         """So many calls of a session after an id, or before it, oldest first. Raises StoreError."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import anthropic
 import openai
+from pydantic import BaseModel
 
 from tests.playbook import Gateway, ScriptedProvider, answers, call_id_of, streams
 from tests.wire import anthropic_response, openai_response, openai_stream
@@ -23,8 +25,8 @@ POLICIES: list[Json] = [
     },
 ]
 SUMMARY = (
-    "The parser of nested lists was mended in src/parser.py, and its callers were looked through: only writer.py has to"
-    " change. A test for empty input is still to be written. The customer wants to see it on Friday. "
+    "The parser of nested lists was mended in src/parser.py, and its callers were looked through: only writer.py has"
+    " to change. A test for empty input is still to be written. The customer wants to see it on Friday. "
 ) * 3
 CODER = "You are an agent that writes code. Use your tools, and be brief."
 SEARCHER = "You search a code base and report what you find."
@@ -72,12 +74,13 @@ class Agent:
         }
         if streamed:
             with client.messages.stream(**asked) as stream:
-                message, call_id = stream.get_final_message(), stream.response.headers["luthien-call-id"]
+                blocks: Sequence[BaseModel] = stream.get_final_message().content
+                call_id = stream.response.headers["luthien-call-id"]
         else:
             raw = client.messages.with_raw_response.create(**asked)
-            message, call_id = raw.parse(), raw.headers["luthien-call-id"]
+            blocks, call_id = raw.parse().content, raw.headers["luthien-call-id"]
         if remember:
-            content = [block.model_dump(mode="json", exclude_none=True) for block in message.content]
+            content = [block.model_dump(mode="json", exclude_none=True) for block in blocks]
             self.messages.append({"role": "assistant", "content": content})
         self.gateway.call(call_id)
         return str(call_id)

@@ -18,7 +18,8 @@ from luthien.debug.session_view import SessionViewer, ShownCall
 from luthien.debug.shown import size
 from luthien.debug.values import dumps
 from luthien.debug.web import json_response, page, wants_json
-from luthien.store.read import NEWEST, CallRow
+from luthien.store.read import CallRow
+from luthien.store.windows import NEWEST
 
 MAX_CALL_BYTES = 8 * 1024 * 1024
 """Payloads of a call that has more are not read for the page of its session."""
