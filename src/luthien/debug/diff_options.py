@@ -59,6 +59,9 @@ class DiffOptions:
     def with_exact(self, exact: bool) -> DiffOptions:
         return replace(self, exact=exact)
 
+    def with_unfold(self, anchor: str) -> DiffOptions:
+        return replace(self, unfold=anchor)
+
     def unfolding(self, anchor: str) -> str:
         """The link that shows a folded part, and leads to it."""
         return replace(self, unfold=anchor).query() + "#" + anchor

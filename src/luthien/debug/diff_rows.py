@@ -28,32 +28,35 @@ SIGNS: dict[Mark, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of a line. `by` is the policy step that made it, where several had a part in one string.
-
-    `link` leads to what is folded here; `text` then is what is not shown.
-    """
+    """A piece of a line. `by` is the policy step that made it, where several had a part in one string."""
 
     tag: Tag
     text: str
     html: Markup
     by: Blame | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A piece of a line that is folded: there in `html`, or behind a link, or neither, being too big for any page."""
+
+    tag: Tag
+    text: str
+    label: str
+    anchor: str
+    html: Markup | None = None
     link: str | None = None
-    anchor: str | None = None
 
 
-Spans: TypeAlias = tuple[Span, ...]
+Cell: TypeAlias = tuple[Span | Gap, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line: unified in one cell, side by side in two, of which one may be absent.
-
-    `is_literal`: JSON (a number, null, a structure), not the text of a string.
-    """
+    """One line: unified in one cell, side by side in two, of which one may be absent."""
 
     mark: Mark
-    cells: tuple[Spans | None, ...]
-    is_literal: bool = False
+    cells: tuple[Cell | None, ...]
 
     @property
     def sign(self) -> str:
@@ -95,6 +98,8 @@ class Field:
     lines: tuple[Line | Fold, ...] = ()
     ops: tuple[OpNote, ...] = ()
     chips: tuple[str, ...] = ()
+    is_literal: bool = False
+    """Whether it is JSON (a number, null, a structure), not the text of a string."""
     items: tuple[Item, ...] = ()
     """The JSON in a string, opened."""
 
@@ -119,13 +124,15 @@ class Block:
     pointers: tuple[str | None, str | None]
     items: tuple[Item, ...] = ()
     ops: tuple[OpNote, ...] = ()
+    link: tuple[str, str] | None = None
+    """Of the place that a part has left: where it went, as (address, words)."""
 
     @property
     def sign(self) -> str:
         return SIGNS[self.mark]
 
 
-Item: TypeAlias = Block | Field | Fold | Line
+Item: TypeAlias = "Block | Field | Fold | Line"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,5 +155,7 @@ class ShownDiff:
     sentences: tuple[str, ...]
     items: tuple[Item, ...] = ()
     toggles: tuple[tuple[Toggle, ...], ...] = ()
+    raw: tuple[tuple[str, str], ...] = ()
+    """Where the exact bytes are, as (words, address)."""
     places: dict[str, str] = field(default_factory=dict)
     """Where each operation is to be found: "#request-r1", or the address of the page that has it."""

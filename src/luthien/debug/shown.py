@@ -18,19 +18,20 @@ _HIDDEN = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u2800\u3164\ufe00-\ufe0e\
 """Characters of visible categories that leave no mark; the one behind an emoji (U+FE0F) is not worth a chip."""
 _IS_HIDDEN = re.compile(f"[{_HIDDEN}]")
 _BLANKS = re.compile(r"[ \t\r\n\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
-_TOKENS = re.compile(r"[\[{]\s*[\]}]|[\[{\]},:]|\"[^\"\\\\]*+(?:\\\\.[^\"\\\\]*+)*+\"|[^\s\[{\]},:\"]+", re.DOTALL)
+_LEXEMES = re.compile(r'[\[{]\s*[\]}]|[\[{\]},:]|"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^\s\[{\]},:"]+', re.DOTALL)
 
 
 def visible(text: object) -> Markup:
     """Escaped text in which control, bidirectional and invisible characters stand as their code point."""
-    return Markup(_UNUSUAL.sub(_chips, str(escape(str(text)))))
+    # Escaped before anything is put in; what is put in is ours.
+    return Markup(_UNUSUAL.sub(_chips, str(escape(str(text)))))  # noqa: S704
 
 
-def visible_with_blanks(text: str) -> Markup:
-    """As `visible`, and every blank leaves a mark, too."""
+def visible_with_blanks(text: str, *, ends: bool = True) -> Markup:
+    """As `visible`, and every blank leaves a mark, too. Without `ends`, the end of a line is a mark only."""
     pieces, position = list[Markup](), 0
     for match in _BLANKS.finditer(text):
-        pieces += (visible(text[position : match.start()]), _blanks(match[0]))
+        pieces += (visible(text[position : match.start()]), _blanks(match[0], ends=ends))
         position = match.end()
     return Markup("").join([*pieces, visible(text[position:])])
 
@@ -54,10 +55,10 @@ def _is_visible(character: str) -> bool:
     return unicodedata.category(character) not in {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}
 
 
-def _blanks(run: str) -> Markup:
+def _blanks(run: str, *, ends: bool) -> Markup:
     """A mark for each of a run of blanks; the ends of lines stay ends of lines."""
     marks = {" ": "\N{MIDDLE DOT}", "\t": "\N{RIGHTWARDS ARROW}\t", "\r": "\N{SYMBOL FOR CARRIAGE RETURN}"}
-    marks["\n"] = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n"
+    marks["\n"] = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}" + ("\n" if ends else "")
     plain = "".join(marks.get(character) or f"<{ord(character):04X}>" for character in run)
     return Markup('<span class="blank">{}</span>').format(plain)
 
@@ -75,26 +76,28 @@ def pretty(value: Any) -> Markup:
 
 
 def laid_out(text: str) -> str:
-    """JSON with one item a line; an empty list is `[]`. Numbers and strings keep their text. ValueError if it is none,
-    RecursionError beyond the parser's depth."""
+    """JSON with one item a line; an empty list is `[]`. Numbers and strings keep their text.
+
+    Raises ValueError if it is no JSON, RecursionError beyond the parser's depth.
+    """
     parse(text)
     pieces: list[str] = []
     line = "\n"
-    for token in _TOKENS.findall(text):
-        if token in "[{":
+    for lexeme in _LEXEMES.findall(text):
+        if lexeme in "[{":
             line += "  "
-            pieces += (token, line)
-        elif token in "]}":
+            pieces += (lexeme, line)
+        elif lexeme in "]}":
             line = line[:-2]
-            pieces += (line, token)
-        elif token == ",":
-            pieces += (token, line)
-        elif token == ":":
+            pieces += (line, lexeme)
+        elif lexeme == ",":
+            pieces += (lexeme, line)
+        elif lexeme == ":":
             pieces.append(": ")
-        elif token[0] in "[{":
-            pieces.append(token[0] + token[-1])
+        elif lexeme[0] in "[{":
+            pieces.append(lexeme[0] + lexeme[-1])
         else:
-            pieces.append(token)
+            pieces.append(lexeme)
     return "".join(pieces)
 
 
