@@ -1,4 +1,4 @@
-"""Two calls side by side: what is known of both, and how a stage of one differs from the same stage of the other. Pure.
+"""Two calls side by side: what is known of both, and how a stage of one differs from that of the other. Pure.
 
 Payloads are compared as they are; those of different wire formats by the parts that every format has, if asked for.
 """

@@ -418,37 +418,6 @@ CROSS JOIN LATERAL (
 ) AS aside
 ORDER BY listed.call_id DESC
 
--- name: get_calls
--- Those of a page of a session. The ids are bounded besides, so that only their days are looked into.
-SELECT
-    listed.*,
-    luthien_is_alive(process.seen_at, process.ended_at, pg_postmaster_start_time()) AS process_is_alive,
-    process.saved_until AS process_saved_until, process.ended_how AS process_ended_how,
-    aside.records_set_aside, aside.is_end_set_aside
-FROM (
-    SELECT
-        call_id, trace_id, session_id, gateway_key,
-        started_at, ended_at, wire_format, provider, model_requested, model_used,
-        streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
-        decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
-        upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id,
-        records_refused, stages_stored, records_tombstoned, records_not_crash_proof, parent_call_id
-    FROM conversation_calls
-    WHERE call_id = ANY(%(calls)s) AND call_id >= %(first)s AND call_id <= %(last)s
-) AS listed
-LEFT JOIN conversation_processes AS process
-    ON process.process_id = listed.process_id
-    AND (listed.records_emitted IS NULL OR listed.records_stored < listed.records_emitted)
-CROSS JOIN LATERAL (
-    SELECT
-        count(DISTINCT sequence)::int4 AS records_set_aside,
-        COALESCE(bool_or(event_type = 'call_outcome'), false) AS is_end_set_aside
-    FROM conversation_quarantine
-    WHERE conversation_quarantine.call_id = listed.call_id
-        AND conversation_quarantine.call_id >= %(first)s AND conversation_quarantine.call_id <= %(last)s
-) AS aside
-ORDER BY listed.call_id
-
 -- name: session_after
 SELECT call_id
 FROM conversation_calls

@@ -17,7 +17,7 @@ from psycopg_pool import AsyncConnectionPool
 from luthien.errors import StoreError
 from luthien.exchange import StageRecord, call_time_ms
 from luthien.store import search
-from luthien.store.call_filter import CallFilter
+from luthien.store.call_filter import EVERY_CALL, CallFilter
 from luthien.store.deadline import AsyncWatchedConnection, WatchedConnection
 from luthien.store.migrate import pending
 from luthien.store.sql import query
@@ -161,7 +161,10 @@ class RecordReader:
         """So many calls of a session after an id, or before it, oldest first. Raises as `calls` does."""
         wanted = {"session": session_id, "than": than, "limit": limit}
         ids = [row["call_id"] for row in await self._rows(f"session_{'before' if backwards else 'after'}", wanted)]
-        return await self._rows("get_calls", _bounded(ids)) if ids else []
+        if not ids:
+            return []
+        listed = search.of_list(EVERY_CALL, min(ids), UUID(int=max(ids).int + 1), len(ids), ids)
+        return (await self._rows("list_calls", listed))[::-1]
 
     async def session_totals(self, session_id: str, first: UUID, limit: int) -> CallRow:
         """What the latest calls of a session, so many at most, add up to. Raises as `calls` does."""
