@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from luthien.debug.lookup import Lookup
 from luthien.debug.pages.call import add_call
 from luthien.debug.pages.call_list import add_call_list
+from luthien.debug.pages.compare_calls import add_compare
 from luthien.debug.pages.entry import add_entry
 from luthien.debug.pages.sessions import add_sessions
 from luthien.debug.signin import SignIn
@@ -22,4 +23,5 @@ def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
     add_call_list(router, lookup)
     add_call(router, lookup)
     add_sessions(router, lookup)
+    add_compare(router, lookup)
     return router

@@ -83,7 +83,7 @@ async def _list(request: Request, lookup: Lookup, before: UUID | None) -> Respon
     if wants_json(request):
         following = f"/debug/sessions.json?before={further}" if further else None
         return json_response({"sessions": [_row_as_dict(row) for row in found], "next": following})
-    values = {"sessions": found, "older": further, "before": before, "window": _WINDOW, "session_page": session_page}
+    values = {"sessions": found, "older": further, "before": before, "window": _WINDOW}
     return page("sessions.html", values)
 
 
