@@ -187,12 +187,12 @@ def _ways(asked: _Asked, part: _Part, address: Callable[..., str]) -> dict[str, 
 
 
 def _threads(shown: Sequence[ShownCall]) -> list[tuple[str, list[ShownCall]]]:
-    """The threads that the calls of a page are in, each with its calls."""
+    """The threads that the calls of a page are in, by name, each with its calls."""
     threads: dict[str, list[ShownCall]] = {}
     for each in shown:
         if each.thread is not None:
             threads.setdefault(each.thread, []).append(each)
-    return list(threads.items())
+    return sorted(threads.items(), key=lambda named: (len(named[0]), named[0]))
 
 
 def _nothing(request: Request, asked: _Asked) -> Response:
