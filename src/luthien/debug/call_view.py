@@ -16,6 +16,7 @@ from luthien.debug.partial import Partial, partial_of
 from luthien.debug.timeline import Lanes, lanes_of
 from luthien.debug.values import dumps, parse
 from luthien.debug.verdict import Basis, Decision, StageState, verdict_sentence
+from luthien.debug.waterfall import Waterfall, waterfall_of
 from luthien.exchange import STAGES, EventType, Side, StageRecord
 from luthien.store.read import CallRow, StoredCall
 
@@ -55,6 +56,15 @@ class StageView:
         return [str(each) for each in found] if isinstance(found, (list, tuple)) else []
 
     @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers that were recorded with it."""
+        if self.record is None:
+            return []
+        get = self.record.attributes.get
+        kept = _details(get("luthien.request.headers") or get("luthien.response.headers"))
+        return [(name, str(value)) for name, value in sorted(kept.items())]
+
+    @property
     def note(self) -> str | None:
         """What is to be known of a stage that is not whole before it is read."""
         if self.partial is None:
@@ -76,8 +86,9 @@ class StageView:
 
 @dataclass(frozen=True, slots=True)
 class PolicyView:
-    """One policy's recorded decision."""
+    """One policy's recorded decision; `sequence` is that of its record."""
 
+    sequence: int
     policy: str
     version: str
     side: str
@@ -130,10 +141,14 @@ class CallView:
     """The calls in which its policies asked models."""
     lanes: Lanes | None = None
     """When the frames of a stream came and went."""
+    waterfall: Waterfall | None = None
     group: str | None = None
     """The group whose policies looked at it, if it was not the default one."""
     configuration: str | None = None
     """The version of the configuration that it went by."""
+
+    redacted: Sequence[Side] = ()
+    """The sides that differed on the wire, but only where credentials are masked in the record."""
 
     def is_written_otherwise(self, side: str) -> bool:
         """Whether other bytes passed than came, although both add up to the same."""
@@ -147,7 +162,8 @@ def view_call(call: StoredCall, evidence: Evidence) -> CallView:
     """Compares the stages of a call and says in a sentence what came of it, and how much of it is there."""
     records = Records(call)
     completeness = records.completeness(evidence)
-    stages = {name: _stage(name, records, completeness.state) for name in STAGES}
+    stages = _stages(records, completeness.state)
+    lanes = lanes_of(call.records)
     request = _compare(stages[EventType.REQUEST_ORIGINAL], stages[EventType.REQUEST_FINAL])
     response = _compare(stages[EventType.RESPONSE_ORIGINAL], stages[EventType.RESPONSE_FINAL])
     decisions = [_decision(each) for each in call.records if each.event_type == EventType.POLICY_DECISION]
@@ -155,13 +171,14 @@ def view_call(call: StoredCall, evidence: Evidence) -> CallView:
     states = {name: stage.state for name, stage in stages.items()}
     named = sum(state in ("missing", "partial") for state in states.values())
     lost = sum(loss.records for loss in completeness.losses) - named
+    redacted = _redacted(row, stages, request, response)
     sentence = verdict_sentence(
         request,
         response,
         before=_document(stages[EventType.REQUEST_ORIGINAL]),
         after=_document(stages[EventType.REQUEST_FINAL]),
         decisions=[Decision(each.policy, each.side, each.action, each.changed, each.shadow) for each in decisions],
-        basis=Basis(states, max(0, lost), _redacted(row, stages, request, response), completeness.state),
+        basis=Basis(states, max(0, lost), redacted, completeness.state),
     )
     endpoint = _endpoint(stages[EventType.REQUEST_ORIGINAL].record)
     return CallView(
@@ -175,16 +192,35 @@ def view_call(call: StoredCall, evidence: Evidence) -> CallView:
         request,
         response,
         call.children,
-        lanes_of(call.records),
+        lanes,
+        waterfall_of(
+            call.records,
+            row,
+            call.children,
+            lanes,
+            is_running=completeness.state is State.PENDING,
+            all_there=records.are_all_there,
+        ),
         group=_said(call.records, "luthien.policy.group"),
         configuration=_said(call.records, "luthien.config.version"),
+        redacted=redacted,
     )
 
 
-def view_stages(call: StoredCall, names: Sequence[EventType], state: State) -> dict[EventType, StageView]:
+def some_stages(call: StoredCall, names: Sequence[EventType], state: State) -> dict[EventType, StageView]:
     """Some stages of a call whose record is in that state; only their payloads need to have been read."""
     records = Records(call)
     return {name: _stage(name, records, state) for name in names}
+
+
+def view_stages(call: StoredCall, evidence: Evidence) -> dict[EventType, StageView]:
+    """The stages of a call without what was made of them."""
+    records = Records(call)
+    return _stages(records, records.completeness(evidence).state)
+
+
+def _stages(records: Records, state: State) -> dict[EventType, StageView]:
+    return {name: _stage(name, records, state) for name in STAGES}
 
 
 def _said(records: Sequence[StageRecord], attribute: str) -> str | None:
@@ -266,6 +302,7 @@ def _redacted(
 def _decision(record: StageRecord) -> PolicyView:
     get = record.attributes.get
     return PolicyView(
+        sequence=record.sequence,
         policy=str(get("luthien.policy.name", "")),
         version=str(get("luthien.policy.version", "")),
         side=str(get("luthien.policy.side", "")),

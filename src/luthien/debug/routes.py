@@ -6,22 +6,39 @@ from collections.abc import Callable
 
 from fastapi import APIRouter
 
+from luthien.config import PUBLIC_UPSTREAMS
 from luthien.debug.lookup import Lookup
 from luthien.debug.pages.call import add_call
 from luthien.debug.pages.call_list import add_call_list
 from luthien.debug.pages.compare_calls import add_compare
 from luthien.debug.pages.entry import add_entry
+from luthien.debug.pages.exports import UpstreamUrl, add_exports
 from luthien.debug.pages.sessions import add_sessions
+from luthien.debug.pages.stages import add_stages
+from luthien.debug.pages.trace import add_trace
 from luthien.debug.signin import SignIn
+from luthien.debug.tempo import Tempo
 from luthien.debug.web import guarded_by
 
 
-def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
-    """The pages; `lookup` is asked for at each request, since it exists only while the app runs."""
+def debug_router(
+    sign_in: SignIn,
+    lookup: Callable[[], Lookup],
+    tempo: Tempo,
+    upstream_url: UpstreamUrl = PUBLIC_UPSTREAMS.__getitem__,
+) -> APIRouter:
+    """The pages; `lookup` is asked for at each request, since it exists only while the app runs.
+
+    Args:
+        upstream_url: where a provider is, for commands that ask it again.
+    """
     router = APIRouter(route_class=guarded_by(sign_in))
     add_entry(router, sign_in)
     add_call_list(router, lookup)
-    add_call(router, lookup)
+    add_exports(router, lookup, upstream_url)
+    add_stages(router, lookup)
+    add_trace(router, lookup, tempo)
+    add_call(router, lookup, tempo)
     add_sessions(router, lookup)
     add_compare(router, lookup)
     return router

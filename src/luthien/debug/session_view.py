@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from luthien.debug.call_json import links, row_as_dict
-from luthien.debug.call_view import StageView, view_call, view_stages
+from luthien.debug.call_view import StageView, view_call, some_stages
 from luthien.debug.completeness import state_of
 from luthien.debug.lookup import Found, Listed
 from luthien.debug.phrases import counted, listed
@@ -148,7 +148,7 @@ class SessionViewer:
     def _place(self, found: Found) -> _Placed:
         call = found.call
         names = (EventType.REQUEST_ORIGINAL, EventType.RESPONSE_FINAL)
-        stages = view_stages(call, names, state_of(found.evidence))
+        stages = some_stages(call, names, state_of(found.evidence))
         request, response = (stages[name] for name in names)
         wire_format = format_named(call.row["wire_format"])
         body = None if request.is_capped else read_body(request.payload)

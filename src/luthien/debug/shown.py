@@ -49,6 +49,18 @@ def _chip(character: str) -> str:
     return f'<span class="chip"{title}>U+{ord(character):04X}</span>'
 
 
+def plain(text: str) -> str:
+    """The same for where no markup can be: such characters stand as their code point between angle brackets."""
+    return _UNUSUAL.sub(_plain_chips, text)
+
+
+def _plain_chips(match: re.Match[str]) -> str:
+    run = match[0]
+    if run.isprintable() and not _IS_HIDDEN.search(run):
+        return run
+    return "".join(each if _is_visible(each) else f"⟨U+{ord(each):04X}⟩" for each in run)
+
+
 def _is_visible(character: str) -> bool:
     if _IS_HIDDEN.match(character):
         return False
@@ -118,3 +130,8 @@ def duration(milliseconds: float | None) -> str:
     if milliseconds >= 1000:
         return f"{milliseconds / 1000:.2f} s"
     return f"{milliseconds:.1f} ms" if milliseconds >= 1 else f"{milliseconds * 1000:.0f} µs"
+
+
+def is_visible(text: str) -> bool:
+    """Whether all of it is shown as it is."""
+    return visible(text) == escape(text)

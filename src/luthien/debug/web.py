@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from luthien.debug.addresses import session_page
 from luthien.debug.completeness import reason_in_words
-from luthien.debug.shown import duration, pretty, size, visible
+from luthien.debug.shown import duration, plain, pretty, size, visible
 from luthien.debug.signin import SignIn
 from luthien.errors import StoreError
 
@@ -33,7 +33,9 @@ _HEADERS = {
 templates = Environment(
     loader=PackageLoader("luthien.debug"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
 )
-templates.filters.update(reason=reason_in_words, visible=visible, pretty=pretty, size=size, duration=duration)
+templates.filters.update(
+    reason=reason_in_words, visible=visible, plain=plain, pretty=pretty, size=size, duration=duration
+)
 templates.globals.update(session_page=session_page)
 
 

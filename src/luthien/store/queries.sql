@@ -508,7 +508,7 @@ ORDER BY sequence
 
 -- name: get_children
 -- They began while their parent ran, so only the days of that are looked into.
-SELECT call_id, model_requested, model_used, outcome
+SELECT call_id, model_requested, model_used, outcome, duration_ms
 FROM conversation_calls
 WHERE parent_call_id = %(call_id)s AND call_id > %(call_id)s AND call_id < %(until)s
 ORDER BY call_id

@@ -53,7 +53,7 @@ class StoredCall:
     records: list[StageRecord]
     set_aside: list[SetAside] = field(default_factory=list)
     children: list[CallRow] = field(default_factory=list)
-    """The calls in which its policies asked models: `call_id`, `model_requested`, `model_used`, `outcome`."""
+    """The calls in which its policies asked models: `call_id`, models, `outcome` and `duration_ms`."""
 
 
 @dataclass(frozen=True, slots=True)

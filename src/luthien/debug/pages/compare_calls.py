@@ -15,7 +15,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from luthien.debug.addresses import compare_page
 from luthien.debug.call_json import links, row_as_dict
-from luthien.debug.call_view import StageView, view_stages
+from luthien.debug.call_view import StageView, some_stages
 from luthien.debug.comparison import NAMES, Compared, Manner, compare_stage, facts_of
 from luthien.debug.completeness import Completeness, State, completeness_of, state_of
 from luthien.debug.lookup import Found, Lookup, Pending
@@ -141,7 +141,7 @@ async def _compared(
         found = await lookup.call(call.call.row["call_id"], kinds)
         if not isinstance(found, Found):
             raise StoreError("one of both calls was removed from the record just now")
-        views.append((await asyncio.to_thread(view_stages, found.call, [stage], state_of(found.evidence)))[stage])
+        views.append((await asyncio.to_thread(some_stages, found.call, [stage], state_of(found.evidence)))[stage])
     return await asyncio.to_thread(_result, stage, views, [call.call.row for call in calls], asked, is_json=is_json)
 
 
