@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from luthien.debug.call_json import links, row_as_dict
-from luthien.debug.call_view import StageView, view_call, some_stages
+from luthien.debug.call_view import StageView, some_stages, view_call
 from luthien.debug.completeness import state_of
 from luthien.debug.lookup import Found, Listed
 from luthien.debug.phrases import counted, listed
@@ -23,6 +23,9 @@ from luthien.store.read import CallRow
 
 MAX_SHOWN = 12
 """So many parts of what was added are shown, the last ones."""
+
+NEEDED = (EventType.REQUEST_ORIGINAL, EventType.RESPONSE_FINAL, EventType.RESPONSE_PARTIAL)
+"""The kinds of record whose payloads say what a call adds to others, and is answered."""
 
 _NAMED_SETTINGS = 4
 _MAX_NAME_CHARS = 40

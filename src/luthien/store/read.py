@@ -148,7 +148,7 @@ class RecordReader:
         if kinds is None:
             events = await self._rows("get_events", {"call_id": call_id})
         else:
-            events = await self._rows("get_events_of", {"call_id": call_id, "kinds": [*kinds]})
+            events = await self._rows("get_events_of", {"call_id": call_id, "kinds": [str(kind) for kind in kinds]})
         aside = await self._rows("get_set_aside", {"call_id": call_id})
         children = await self._rows("get_children", {"call_id": call_id, "until": _last_child(rows[0])})
         return StoredCall(

@@ -62,28 +62,31 @@ class Agent:
             self.provider.will(streams(*anthropic_tools_stream(text, *calls)))
         else:
             self.provider.will(answers(anthropic_tools(text, *calls) if calls else anthropic_response(text)))
-        headers = {"x-claude-code-session-id": self.session}
-        client = anthropic.Anthropic(base_url=self.gateway.url, api_key="k", max_retries=0)
         asked: Json = {
             "model": "claude-test",
             "max_tokens": 512,
             "system": self.system,
             "messages": self.messages,
             "tools": [{"name": name, "input_schema": {"type": "object"}} for name in ("read_file", "shell", "task")],
-            "extra_headers": headers,
+            "extra_headers": {"x-claude-code-session-id": self.session},
         }
-        if streamed:
-            with client.messages.stream(**asked) as stream:
-                blocks: Sequence[BaseModel] = stream.get_final_message().content
-                call_id = stream.response.headers["luthien-call-id"]
-        else:
-            raw = client.messages.with_raw_response.create(**asked)
-            blocks, call_id = raw.parse().content, raw.headers["luthien-call-id"]
+        with anthropic.Anthropic(base_url=self.gateway.url, api_key="k", max_retries=0) as client:
+            blocks, call_id = _asked_streamed(client, asked) if streamed else _asked(client, asked)
         if remember:
             content = [block.model_dump(mode="json", exclude_none=True) for block in blocks]
             self.messages.append({"role": "assistant", "content": content})
         self.gateway.call(call_id)
-        return str(call_id)
+        return call_id
+
+
+def _asked(client: anthropic.Anthropic, asked: Json) -> tuple[Sequence[BaseModel], str]:
+    raw = client.messages.with_raw_response.create(**asked)
+    return raw.parse().content, raw.headers["luthien-call-id"]
+
+
+def _asked_streamed(client: anthropic.Anthropic, asked: Json) -> tuple[Sequence[BaseModel], str]:
+    with client.messages.stream(**asked) as stream:
+        return stream.get_final_message().content, stream.response.headers["luthien-call-id"]
 
 
 def agents_at_work(gateway: Gateway, provider: ScriptedProvider, session: str = "agent-1") -> dict[str, str]:
@@ -131,13 +134,12 @@ def chat(
 ) -> str:
     """One call of OpenAI's SDK; returns its id."""
     provider.will(streams(*openai_stream(answer)) if streamed else answers(openai_response(answer)))
-    client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="k", max_retries=0)
     asked: Json = {"model": "gpt-test", "messages": messages, "extra_headers": {"luthien-session-id": session}}
-    raw = client.chat.completions.with_raw_response.create(**asked, stream=streamed, **fields)
-    call_id = raw.headers["luthien-call-id"]
-    if streamed:
-        for _ in raw.parse():
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="k", max_retries=0) as client:
+        raw = client.chat.completions.with_raw_response.create(**asked, stream=streamed, **fields)
+        for _ in raw.parse() if streamed else ():
             pass
+    call_id = raw.headers["luthien-call-id"]
     gateway.call(call_id)
     return str(call_id)
 

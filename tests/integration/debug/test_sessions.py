@@ -8,8 +8,11 @@ from urllib.parse import quote
 
 import pytest
 
+from luthien.debug.addresses import session_page
+from tests.accessibility import assert_accessible
+from tests.browser import browser_page, watched
 from tests.integration.debug.conversations import POLICIES, agents_at_work, chat, post_in
-from tests.playbook import Gateway, ScriptedProvider, answers, running_gateway
+from tests.playbook import TOKEN, Gateway, ScriptedProvider, answers, running_gateway
 from tests.wire import openai_response, responses_response
 
 HTML = {"accept": "text/html"}
@@ -239,3 +242,59 @@ def test_calls_that_failed_or_are_no_conversation_have_their_place(
     assert "no" in first["answer"]["said"][0]["text"]
     assert second["words"] == "its request is no conversation"
     assert session["totals"]["failed"] == 1
+
+
+def test_in_a_browser_a_session_is_read_and_walked_through(guarded: Gateway, made: dict[str, str]) -> None:
+    for dark, width in ((False, 1200), (True, 360), (False, 2560)):
+        with browser_page(dark=dark, width=width) as page:
+            troubles = watched(page)
+            page.goto(f"{guarded.url}/debug/sign-in?token={TOKEN}")
+            page.goto(f"{guarded.url}/debug/sessions")
+            assert_accessible(page)
+            page.get_by_role("link", name="agent-1", exact=True).click()
+            assert page.get_by_role("heading", level=1).inner_text() == "Session agent-1"
+            assert page.locator(".turn").count() == 12
+            assert_accessible(page)
+            for summary in page.locator("summary").all():
+                summary.click()
+            assert_accessible(page)
+            page.goto(f"{guarded.url}/debug/sessions/agent-1?limit=5")
+            assert_accessible(page)
+            page.keyboard.press("]")
+            page.wait_for_url("**after=*")
+            assert page.locator(".turn .nth").first.inner_text() == "6"
+            page.get_by_role("link", name="Compare with the call before").first.click()
+            assert page.get_by_role("heading", level=1).inner_text() == "Compare two calls"
+            assert troubles == []
+
+
+def test_a_hostile_session_is_shown_and_stays_inert(guarded: Gateway, shared_provider: ScriptedProvider) -> None:
+    hostile = "<script>alert(1)</script><img src=x onerror=alert(1)>{{7*7}}\u202eevil\u200b"
+    shared_provider.will(answers(openai_response(hostile)))
+    asked: Json = {
+        "model": hostile,
+        "messages": [{"role": hostile, "content": hostile}, {"role": "user", "content": f"{hostile}\n" * 200}],
+        "tools": [{"type": "function", "function": {"name": hostile}}],
+        "conversation": hostile,
+    }
+    for temperature in (0, 1):
+        guarded.call(guarded.post("/v1/chat/completions", asked | {hostile: temperature}))
+    with browser_page() as page:
+        troubles = watched(page)
+        page.goto(f"{guarded.url}/debug/sign-in?token={TOKEN}")
+        page.goto(guarded.url + session_page(hostile))
+        assert page.locator(".turn").count() == 2
+        assert page.locator("main script, main img").count() == 0
+        assert "{{7*7}}" in page.locator("h1").inner_text()
+        page.get_by_role("link", name="Compare with the call before").click()
+        assert "Compare two calls" in page.title() + page.locator("h1").inner_text()
+        assert page.locator("main script, main img").count() == 0
+        assert troubles == []
+
+
+def test_without_scripts_a_session_is_whole(guarded: Gateway, made: dict[str, str]) -> None:
+    with browser_page(javascript=False) as page:
+        page.goto(f"{guarded.url}/debug/sign-in?token={TOKEN}")
+        page.goto(f"{guarded.url}/debug/sessions/agent-1")
+        page.get_by_text("tool result").first.click()
+        assert page.get_by_text("def parse(text)").first.is_visible()

@@ -14,7 +14,7 @@ from fastapi.responses import Response
 
 from luthien.debug.addresses import session_json, session_page
 from luthien.debug.lookup import Found, Listed, Lookup
-from luthien.debug.session_view import SessionViewer, ShownCall
+from luthien.debug.session_view import NEEDED, SessionViewer, ShownCall
 from luthien.debug.shown import size
 from luthien.debug.values import dumps
 from luthien.debug.web import json_response, page, wants_json
@@ -124,7 +124,7 @@ async def show_calls(
     readable = _readable(earlier, calls, sizes)
     viewer = SessionViewer()
     for each in earlier:
-        found = await lookup.call(each.row["call_id"]) if each.row["call_id"] in readable else None
+        found = await lookup.call(each.row["call_id"], NEEDED) if each.row["call_id"] in readable else None
         if isinstance(found, Found):
             await asyncio.to_thread(viewer.note, found)
     shown: list[ShownCall] = []
