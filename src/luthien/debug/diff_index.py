@@ -52,14 +52,17 @@ class OpIndex:
         """Whether an operation is about this place, or one in it."""
         return before_ptr in self._before or after_ptr in self._after
 
-    def within(self, before_ptr: str | None, after_ptr: str | None) -> Iterator[Op]:
-        """The operations in a container."""
-        starts = tuple(None if ptr is None else ptr + "/" for ptr in (before_ptr, after_ptr))
+    def at_or_in(self, places: Sequence[tuple[str | None, str | None]]) -> Iterator[Op]:
+        """The operations about some entries of one container, or about what is in them."""
+        before, after = ({place[side] for place in places} - {None} for side in (0, 1))
+        depth = next((ptr.count("/") for place in places for ptr in place if ptr is not None), 0)
         for op in self.ops:
-            for ptr, start in zip((op.before_ptr, op.after_ptr), starts, strict=True):
-                if ptr is not None and start is not None and ptr.startswith(start):
-                    yield op
-                    break
+            if _cut(op.before_ptr, depth) in before or _cut(op.after_ptr, depth) in after:
+                yield op
+
+
+def _cut(ptr: str | None, depth: int) -> str | None:
+    return None if ptr is None else "/".join(ptr.split("/", depth + 1)[: depth + 1])
 
 
 def _prefixes(ptrs: Iterable[str | None]) -> set[str]:

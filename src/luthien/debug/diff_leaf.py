@@ -75,7 +75,8 @@ class Leaves:
             told = [_told(blob) if blob else text for blob, text in zip(blobs, (before, after), strict=True)]
             return self._replaced(told[0], told[1], anchor), ("base64, folded",), True
         if not before or not after:
-            return self._replaced(before or '""', after or '""', anchor), (), not (before or after)
+            gone = Segment("-", before or ('""\n' if "\n" in after else '""'))
+            return self._pen.lines([gone, Segment("+", after or '""')], anchor), (), False
         authors: Sequence[int | None] = op.authors if len(op.authors) == len(op.text) else [None] * len(op.text)
         segments = [
             Segment(tag, text, None if author is None or author >= len(op.by) else op.by[author])

@@ -226,16 +226,16 @@ def _unified(parts: Iterable[_Part]) -> Iterator[Line | Fold]:
 
 
 def _side_by_side(parts: Iterable[_Part]) -> Iterator[Line | Fold]:
-    """Rows that are level again after each line that ends on both sides at once."""
+    """Rows that are level wherever both sides have the same text."""
     sides = _Columns()
     for part in parts:
         if isinstance(part, Fold):
             yield from sides.level()
             yield part
             continue
+        if part.tag == "=":
+            yield from sides.level(but_last=True)
         sides.put(part)
-        if part.tag == "=" and part.text.endswith("\n"):
-            yield from sides.level()
     yield from sides.level()
 
 
@@ -267,10 +267,12 @@ class _Columns:
                 if part.text.endswith("\n"):
                     side.append([])
 
-    def level(self) -> Iterator[Line]:
+    def level(self, *, but_last: bool = False) -> Iterator[Line]:
+        """The rows so far; `but_last`: without the last line of each side, which goes on."""
+        ends: list[list[list[Span | Gap]]] = [[side.pop()] if but_last else [[]] for side in self._sides]
         rows = zip_longest(*([tuple(line) for line in side if line] for side in self._sides))
         yield from [Line(_mark_in_columns(cells), cells) for cells in rows]
-        self._sides = ([[]], [[]])
+        self._sides = (ends[0], ends[1])
 
 
 def _mark_in_columns(cells: tuple[Cell | None, ...]) -> Mark:

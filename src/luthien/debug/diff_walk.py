@@ -57,7 +57,8 @@ class Here:
 
     @property
     def is_container(self) -> bool:
-        return isinstance(self.value, (dict, list)) and bool(self.value)
+        """Whether there is something in it, on either side."""
+        return isinstance(self.value, (dict, list)) and bool(self.before or self.after)
 
     def at(self, entry: Entry, label: str) -> Here:
         """The place of an entry of a container."""
@@ -98,7 +99,7 @@ class Walk:
         root, ops, op = self._look(root)
         if root.mark == "same":
             root = replace(root, mark="changed")
-        if op is not None or not isinstance(root.value, dict) or not root.value:
+        if op is not None or not isinstance(root.value, dict) or not root.is_container:
             return [self._field_of_op(root, op)] if op is not None else self._opened(root, ops)
         plain, parts = list[Here](), list[Here]()
         for entry in self._entries(root):
@@ -106,6 +107,7 @@ class Walk:
             is_plain = not isinstance(here.value, (dict, list)) and here.key not in _LONG_KEYS
             (plain if is_plain else parts).append(here)
         items: list[Item] = [Field("the whole document", root.mark, root.pointers, ops=ops)] if ops else []
+        items += self._emptied(root)
         if plain:
             title = "model and parameters" if {"messages", "input"} & root.value.keys() else "fields"
             mark: Mark = root.mark
@@ -157,7 +159,7 @@ class Walk:
             return [replace(field, ops=(*ops, *field.ops))]
         if self._departed(here):
             return [self._stub(here)]
-        if self._leaves.is_leaf(here.value, here.mark) or not self._goes_inside(here):
+        if self._is_leaf(here) or not self._goes_inside(here):
             return [replace(self._leaf(here), ops=ops)]
         self._room.take(FIELD_CHARS if ops else 0)
         head: list[Item] = [Field(here.label, here.mark, here.pointers, ops=ops)] if ops and here.label else []
@@ -166,9 +168,23 @@ class Walk:
         return head + self._contents(here)
 
     def _contents(self, here: Here) -> list[Item]:
-        if self._leaves.is_leaf(here.value, here.mark):
+        if self._is_leaf(here):
             return [self._leaf(here)]
-        return self._children(here, [self._child(here, entry) for entry in self._entries(here)])
+        return self._emptied(here) + self._children(here, [self._child(here, entry) for entry in self._entries(here)])
+
+    def _is_leaf(self, here: Here) -> bool:
+        if here.mark == "changed" and isinstance(here.value, (dict, list)):
+            return not here.is_container
+        return self._leaves.is_leaf(here.value, here.mark)
+
+    def _emptied(self, here: Here) -> list[Item]:
+        """That a side has an empty list or object where the other has one with something in it."""
+        if here.mark != "changed" or bool(here.before) == bool(here.after):
+            return []
+        if here.before:
+            return [self._leaf(replace(here, label=here.label or "now empty", before_ptr=None, mark="added"))]
+        gone = replace(here, label=here.label or "was empty", after=here.before, after_ptr=None, mark="removed")
+        return [self._leaf(gone)]
 
     def _entries(self, here: Here) -> Iterator[Entry]:
         if here.mark == "same":
@@ -263,13 +279,13 @@ class Walk:
     def _stub(self, here: Here) -> Block:
         """The place that something has left."""
         op = self._index.departures[here.before_ptr]
-        address = self.places.get(op.id) or self._address(op, self._anchor_of(None, op.after_ptr))
+        address = self.places.get(op.id) or f"#{self._op_anchor(op)}"
         words = f"moved to {_in_words(op.after_ptr)}"
         detail = detail_of(here.value)
         return Block(self._anchor(here), here.label, detail, "moved", here.pointers, link=(address, words))
 
-    def _address(self, op: Op, anchor: str) -> str:
-        return f"#{self._op_scope}{op.id.rpartition('.')[2]}"
+    def _op_anchor(self, op: Op) -> str:
+        return self._op_scope + op.id.rpartition(".")[2]
 
     def _field_of_op(self, here: Here, op: Op) -> Field:
         note = self._note(op)
@@ -289,7 +305,7 @@ class Walk:
         return Field(here.label, here.mark, here.pointers, lines, (), chips, is_literal)
 
     def _note(self, op: Op) -> OpNote:
-        anchor = self._op_scope + op.id.rpartition(".")[2]
+        anchor = self._op_anchor(op)
         self.places[op.id] = f"#{anchor}"
         self._room.take(OP_CHARS * (1 + len(op.by)))
         link = None
@@ -313,24 +329,14 @@ class Walk:
     def _left_out(self, parent: Here, rest: Sequence[Here]) -> Fold:
         """What has no room on the page, and the way to it; the operations in it are now to be found there."""
         found, anchor = 0, self._anchor(rest[0])
-        for here in rest:
-            for op in self._ops_at(here):
-                if op.id not in self.places:
-                    target = self._anchor_of(op.before_ptr, op.after_ptr)
-                    link = self._room.link(target)
-                    self.places[op.id] = link.partition("#")[0] + f"#{self._op_scope}{op.id.rpartition('.')[2]}"
-                    found += 1
+        for op in self._index.at_or_in([here.pointers for here in rest]):
+            if op.id not in self.places:
+                page, _, _ = self._room.link(self._anchor_of(op.before_ptr, op.after_ptr)).partition("#")
+                self.places[op.id] = f"{page}#{self._op_anchor(op)}"
+                found += 1
         label = counted(len(rest), f"more {noun(parent.key) if isinstance(parent.value, list) else 'field'}")
         label += f", with {counted(found, 'change')}" if found else ""
         return Fold(f"{anchor}@rest", label, link=self._room.link(anchor), ops=found)
-
-    def _ops_at(self, here: Here) -> Iterator[Op]:
-        index = self._index
-        yield from (op for op in (index.adds.get(here.after_ptr), index.removes.get(here.before_ptr)) if op)
-        yield from (op for op in (index.arrivals.get(here.after_ptr),) if op)
-        yield from index.changes(*here.pointers)
-        if index.touches(*here.pointers):
-            yield from index.within(*here.pointers)
 
     def _fold(self, parent: Here, run: Sequence[Here], *, is_top: bool = False) -> list[Item]:
         """A run of what is unchanged; a few short fields are simply shown."""

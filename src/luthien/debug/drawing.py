@@ -142,7 +142,7 @@ class _Scale:
             return [Tick(0.0, "0", "start")]
         step = _round_up(self.total_ms / _TICKS)
         times = [step * number for number in range(int(self.total_ms / step) + 1)]
-        return [Tick(self.at(ms), _axis_label(ms), _anchor(self.at(ms))) for ms in times]
+        return [Tick(self.at(ms), _axis_label(ms, self.total_ms), _anchor(self.at(ms))) for ms in times]
 
 
 def _round_up(ms: float) -> float:
@@ -154,12 +154,13 @@ def _round_up(ms: float) -> float:
     return float(next(factor * power for factor in (1, 2, 5, 10) if factor * power >= ms * (1 - 1e-9)))
 
 
-def _axis_label(ms: float) -> str:
-    if ms == 0:
-        return "0"
-    if ms >= 60_000:
-        return f"{ms / 60_000:g} min"
-    return f"{ms / 1000:g} s" if ms >= 1000 else f"{ms:g} ms" if ms >= 1 else f"{ms * 1000:g} µs"
+_UNITS = ((10_800_000.0, 3_600_000.0, "h"), (300_000.0, 60_000.0, "min"), (1000.0, 1000.0, "s"), (1.0, 1.0, "ms"))
+
+
+def _axis_label(ms: float, total_ms: float) -> str:
+    """All labels of an axis in one unit."""
+    factor, unit = next(((factor, unit) for least, factor, unit in _UNITS if total_ms >= least), (0.001, "µs"))
+    return f"{ms / factor:g} {unit}" if ms else "0"
 
 
 def _anchor(x: float) -> str:

@@ -42,8 +42,30 @@ Kind: TypeAlias = Literal["text", "number", "boolean", "null", "object", "array"
 
 
 Flag: TypeAlias = Literal["encoding_only", "normalization_only", "whitespace_only"]
-"""What is true of a changed value besides: another spelling of the same content (a string that became a list of one
-text part), the same text in another Unicode normal form, or the same but for white space."""
+"""What is true of a changed value besides.
+
+- `encoding_only`: another spelling of the same content: a string that became a list of one part with that text
+  (kind `type`, and of course another value), or JSON in a string, written differently.
+- `normalization_only`: the same text in another Unicode normal form.
+- `whitespace_only`: the same text but for white space.
+"""
+
+
+def kind_of(value: Json) -> Kind:
+    """The sort of one value."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case str():
+            return "text"
+        case Number():
+            return "number"
+        case list():
+            return "array"
+        case dict():
+            return "object"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +83,20 @@ class Op:
     """One difference.
 
     `id` is unique and stable within its diff. `text` of a changed string is its word-level diff: "=" and "-"
-    together are exactly `before`, "=" and "+" exactly `after`. Where a number is concerned that a reader
-    might round (always for a changed number), `text` holds the JSON text of the values instead; otherwise it
-    is empty. `degraded` says that a budget made this operation coarser than it could be.
+    together are exactly `before`, "=" and "+" exactly `after`. Of a string that became a list of one text part, or
+    the other way (kind `type`), it is the diff of the two texts, empty where they are the same. Where a number is
+    concerned that a reader might round (always for a changed number), `text` holds the JSON text of the values
+    instead; otherwise it is empty. `degraded` says that a budget made this operation coarser than it could be.
 
-    `inside` is what differs between two strings that are JSON: operations whose pointers begin at the value of the
-    string. `by` names every policy step that had a part in it, in order; `policy`, `version` and `reason` are those
-    of the last. Where several changed one string, `authors` has the place in `by` for each segment of `text`.
+    Of a `move`, `before` and `after` are the element with all that it holds; only if they differ have operations
+    of their own something to say about what is in it.
+
+    `inside` is what differs between two strings that are JSON objects or arrays: operations whose pointers begin at
+    the value of the string, and whose ids begin with that of this operation. It is empty if that value is the same,
+    but for operations on the order of keys and the like.
+
+    `by` names every policy step that had a part in it, in order; `policy`, `version` and `reason` are those of the
+    last. Where several changed one string, `authors` has the place in `by` for each segment of `text`.
     """
 
     id: str
@@ -125,8 +154,8 @@ class Summary:
     `added`, `removed`, `changed` and `moved` count operations, so a message that was added is one addition
     however many fields it has; an operation of kind `encoding` counts as a change, and all four are 0 only if
     the payloads are the same bytes. `same` counts scalars: strings, numbers, booleans and nulls that are at
-    the same place on both sides and equal (a payload that is not JSON is one string). Seen from the other
-    side, `added` and `removed` trade places and the rest stays.
+    the same place on both sides, or in an element that moved, and equal (a payload that is not JSON is one string).
+    Seen from the other side, `added` and `removed` trade places and the rest stays.
     """
 
     same: int = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from luthien.debug.diff import MAX_COMMAS
+from luthien.debug.diff import MAX_VALUES
 from luthien.debug.diff_index import ABSENT, Maybe
 from luthien.debug.diff_lines import Pen, Segment
 from luthien.debug.diff_options import LAYOUTS, DiffOptions
@@ -17,7 +17,7 @@ from luthien.debug.diff_rows import Block, Field, Item, ShownDiff, Toggle
 from luthien.debug.diff_walk import Walk
 from luthien.debug.ops import Diff, Op, Summary
 from luthien.debug.shown import laid_out
-from luthien.debug.values import has_at_most, parse
+from luthien.debug.values import count_marks, parse
 from luthien.debug.words import Budget, diff_words
 
 _MAX_RAW_CHARS = 4_000_000
@@ -113,7 +113,7 @@ def _parsed(payload: bytes | None) -> Maybe:
     if payload is None:
         return ABSENT
     text = payload.decode("utf-8-sig", "surrogatepass" if _is_text(payload) else "replace")
-    if not has_at_most(payload, MAX_COMMAS):
+    if count_marks(payload, MAX_VALUES) > MAX_VALUES:
         return text
     with suppress(ValueError, RecursionError):
         return parse(text)

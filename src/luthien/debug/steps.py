@@ -168,9 +168,8 @@ class _Chain:
             self._go_on(entry)
 
     def result(self) -> Steps:
-        if self.final is not None:
-            if self._by or self._is_open or self.known != self.final:
-                self._reach(self.final)
+        if self.final is not None and (self._by or self._is_open or self.known != self.final):
+            self._reach(self.final)
         stretches = tuple(each for each in self._stretches if each.before != each.after)
         is_cut = self.side is Side.RESPONSE and self.records.outcome not in (None, Outcome.COMPLETED)
         return Steps(self.side, stretches, tuple(self._shadows), self._stopped_by, is_cut)

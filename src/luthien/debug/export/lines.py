@@ -41,7 +41,7 @@ async def as_lines(
             if len(listed) < _ROWS:
                 return
     except Exception as error:  # noqa: BLE001 - the status has been sent: whoever reads this is told in a line
-        _log.warning("an export of calls broke: %s", error)
+        _log.warning("an export of calls broke: %s", type(error).__name__)
         said = str(error) if isinstance(error, StoreError) else f"the export failed ({type(error).__name__})"
         yield dumps({"error": said, "after": None if before is None else str(before)}) + "\n"
 

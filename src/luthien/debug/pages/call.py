@@ -17,6 +17,7 @@ from luthien.debug.completeness import NOTHING_YET, State
 from luthien.debug.drawing import LanesDrawing, WaterfallDrawing, draw_lanes, draw_waterfall
 from luthien.debug.filters import NAMES, FilterError, query_of, read_filter
 from luthien.debug.lookup import Found, Lookup, Pending
+from luthien.debug.shadows import ShadowView
 from luthien.debug.shown_diff import DiffOptions, ShownDiff, show_diff
 from luthien.debug.tempo import Tempo
 from luthien.debug.values import dumps
@@ -45,6 +46,8 @@ class Drawn:
     """What is worked out for a call's page beside its view."""
 
     diffs: list[ShownDiff]
+    shadows: dict[int, tuple[ShadowView, ShownDiff | None]]
+    """What is to be told of those in shadow, by the sequences of their decisions."""
     lanes: LanesDrawing | None
     waterfall: WaterfallDrawing | None
 
@@ -86,6 +89,7 @@ def add_call(router: APIRouter, lookup: Callable[[], Lookup], tempo: Tempo) -> N
 def _render(view: CallView, around: Surroundings, options: DiffOptions, status: int) -> Response:
     drawn = Drawn(
         [_shown_diff(view, side, options) for side in ("request", "response")],
+        {each.decision: (each, _shown_shadow(each, options)) for each in view.shadows if _does_something(each)},
         None if view.lanes is None else draw_lanes(view.lanes),
         None if view.waterfall is None else draw_waterfall(view.waterfall),
     )
@@ -122,6 +126,25 @@ def _shown_diff(view: CallView, side: str, options: DiffOptions) -> ShownDiff:
         notes=notes,
         unchanged=unchanged,
         redacted=Side(side) in view.redacted,
+    )
+
+
+def _does_something(shadow: ShadowView) -> bool:
+    return shadow.why is not None or (shadow.diff is not None and bool(shadow.diff.ops))
+
+
+def _shown_shadow(shadow: ShadowView, options: DiffOptions) -> ShownDiff | None:
+    if shadow.diff is None:
+        return None
+    return show_diff(
+        f"shadow-{shadow.decision}",
+        shadow.before,
+        shadow.after,
+        shadow.diff,
+        options,
+        title=f"{shadow.policy} on the {shadow.side}, in shadow",
+        labels=("as it saw it", "as it would have given it on"),
+        unchanged="It would have changed nothing.",
     )
 
 
