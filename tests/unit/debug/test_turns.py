@@ -71,9 +71,10 @@ def test_what_is_dropped_at_the_end_is_a_step_back(
     assert rebuilt(before + gone, step_between(before + gone, before + more), before + more) == before + more
 
 
-def test_two_long_histories_with_nothing_in_common_are_told_apart_at_once() -> None:
-    before = tuple(Item(b"a%d" % number) for number in range(2000))
-    after = tuple(Item(b"b%d" % number) for number in range(2000))
+def test_what_would_take_long_to_align_counts_as_another_history() -> None:
+    """Even what both have in common in the middle; what they begin and end with is kept."""
+    before = tuple(Item(b"both" if number == 7 else b"a%d" % number) for number in range(2000))
+    after = tuple(Item(b"both" if number == 9 else b"b%d" % number) for number in range(2000))
     step = step_between((Item(b"x"), *before, Item(b"y")), (Item(b"x"), *after, Item(b"y")))
     assert step.dropped == step.added == tuple(range(1, 2001))
 
@@ -95,7 +96,16 @@ def test_spelling_and_caching_marks_say_nothing(one: dict[str, Any], other: dict
     assert chat(one).items == chat(other).items
 
 
-@pytest.mark.parametrize("other", [assistant("Hi"), user("hi"), user("Hi") | {"name": "x"}, user("")])
+@pytest.mark.parametrize(
+    "other",
+    [
+        assistant("Hi"),
+        user("hi"),
+        user("Hi") | {"name": "x"},
+        user(""),
+        {"role": "user", "content": [{"type": "text", "text": "Hi", "citations": ["x"]}]},
+    ],
+)
 def test_what_is_said_and_by_whom_counts(other: dict[str, Any]) -> None:
     assert chat(user("Hi")).items != chat(other).items
 
@@ -181,6 +191,15 @@ def test_what_goes_on_from_the_same_call_at_once_is_a_branch() -> None:
     assert [turn_of(turn).thread for turn in turns] == [0, 0, 1, 1, 0]
     assert [turn_of(turn).is_branch for turn in turns] == [False, False, True, False, False]
     assert turn_of(turns[2]).follows == 0
+
+
+def test_the_call_that_shares_most_is_found_among_repetitions() -> None:
+    turns = placed(
+        chat(user("Go on"), user("And?")),
+        chat(*[user("Go on")] * 4),
+        chat(*[user("Go on")] * 4, user("So?"), user("And?")),
+    )
+    assert turn_of(turns[2]).follows == 1
 
 
 def test_a_result_that_was_cleared_is_a_rewritten_history() -> None:
