@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from luthien.debug.blame import Differ
 from luthien.debug.call_view import StageView
 from luthien.debug.completeness import Completeness, reason_in_words
 from luthien.debug.diff import diff_payloads
@@ -102,7 +103,12 @@ def facts_of(a: CallRow, b: CallRow, record_a: Completeness, record_b: Completen
 
 
 def compare_stage(
-    stage: EventType, a: StageView, b: StageView, formats: tuple[str | None, str | None], manner: Manner
+    stage: EventType,
+    a: StageView,
+    b: StageView,
+    formats: tuple[str | None, str | None],
+    manner: Manner,
+    differ: Differ = diff_payloads,
 ) -> Compared:
     """How one stage of two calls differs. Takes time for large payloads."""
     views = (a, b)
@@ -121,7 +127,7 @@ def compare_stage(
             before, after = common
     if manner == "payload" and formats[0] != formats[1]:
         notes.append(f"The wire formats are different ({formats[0]} and {formats[1]}), so most of this is, too.")
-    diff = diff_payloads(before, after)
+    diff = differ(before, after)
     is_redacted = not diff.ops and manner == "payload" and any(map(_is_masked, views)) and _differ_on_the_wire(a, b)
     return Compared(stage, states, manner, before, after, diff, tuple(notes), is_redacted)
 

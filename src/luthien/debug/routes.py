@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fastapi import APIRouter
 
 from luthien.config import PUBLIC_UPSTREAMS
+from luthien.debug.cache import DiffCache
 from luthien.debug.lookup import Lookup
 from luthien.debug.pages.call import add_call
 from luthien.debug.pages.call_list import add_call_list
@@ -38,7 +39,8 @@ def debug_router(
     add_exports(router, lookup, upstream_url)
     add_stages(router, lookup)
     add_trace(router, lookup, tempo)
-    add_call(router, lookup, tempo)
-    add_sessions(router, lookup)
-    add_compare(router, lookup)
+    differ = DiffCache()
+    add_call(router, lookup, tempo, differ)
+    add_sessions(router, lookup, differ)
+    add_compare(router, lookup, differ)
     return router

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from luthien.debug.blame import Differ
 from luthien.debug.call_json import links, row_as_dict
 from luthien.debug.call_view import StageView, some_stages, view_call
 from luthien.debug.completeness import state_of
+from luthien.debug.diff import diff_payloads
 from luthien.debug.lookup import Found, Listed
 from luthien.debug.phrases import counted, listed
 from luthien.debug.said import Said, echoed, format_named, instructions_in, said_in_items, said_in_response, text_of
@@ -102,7 +104,8 @@ class _Known:
 class SessionViewer:
     """Shows calls in order of time. Those before a page are only noted."""
 
-    def __init__(self) -> None:
+    def __init__(self, differ: Differ = diff_payloads) -> None:
+        self._differ = differ
         self._threads = Threads()
         self._known: list[_Known] = []
 
@@ -120,7 +123,7 @@ class SessionViewer:
         """A call of the page. Takes time for large payloads."""
         placed = self._place(found)
         turn, body, wire_format = placed.turn, placed.body, placed.wire_format
-        verdict = view_call(found.call, found.evidence).verdict
+        verdict = view_call(found.call, found.evidence, self._differ).verdict
         row = listed.row
         if turn is None or wire_format is None:
             words = "its request is no conversation" if placed.is_read else "its request is not in the record"

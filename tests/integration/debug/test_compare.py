@@ -11,8 +11,7 @@ import psycopg
 import pytest
 
 from luthien.exchange import new_call_id
-from tests.accessibility import assert_accessible
-from tests.browser import browser_page, watched
+from tests.browser import barriers, browser_page, watched
 from tests.integration.debug.conversations import POLICIES, agents_at_work, chat, post_in
 from tests.playbook import TOKEN, Gateway, ScriptedProvider, answers, running_gateway
 from tests.wire import anthropic_request, anthropic_response, openai_request, openai_response
@@ -219,13 +218,13 @@ def test_in_a_browser_two_calls_are_chosen_and_swapped(guarded: Gateway, made: d
             page.goto(f"{guarded.url}/debug/sign-in?token={TOKEN}")
             page.goto(f"{guarded.url}/debug/compare?b={made['told']}&a=previous")
             assert page.get_by_label("Call A").input_value() == made["read"]
-            assert_accessible(page)
+            assert barriers(page) == []
             page.get_by_role("link", name="Swap A and B").click()
             assert page.get_by_label("Call A").input_value() == made["told"]
             page.get_by_label("response original").check()
             page.get_by_role("button", name="Compare", exact=True).click()
             assert page.get_by_role("heading", name="Response original").is_visible()
-            assert_accessible(page)
+            assert barriers(page) == []
             over = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
             assert not page.evaluate(over)
             assert troubles == []
@@ -235,7 +234,7 @@ def test_in_a_browser_what_is_wrong_is_read_out_at_the_field(guarded: Gateway, m
     with browser_page() as page:
         page.goto(f"{guarded.url}/debug/sign-in?token={TOKEN}")
         page.goto(f"{guarded.url}/debug/compare")
-        assert_accessible(page)
+        assert barriers(page) == []
         page.get_by_label("Call A").fill(made["asked"])
         page.get_by_label("Call B").fill("nonsense")
         page.keyboard.press("Enter")
@@ -245,4 +244,4 @@ def test_in_a_browser_what_is_wrong_is_read_out_at_the_field(guarded: Gateway, m
         described = page.locator(f"#{field.get_attribute('aria-describedby')}")
         assert "This is no id of a call" in described.inner_text()
         assert page.get_by_label("Call A").input_value() == made["asked"]
-        assert_accessible(page)
+        assert barriers(page) == []

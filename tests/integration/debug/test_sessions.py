@@ -9,8 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from luthien.debug.addresses import session_page
-from tests.accessibility import assert_accessible
-from tests.browser import browser_page, watched
+from tests.browser import barriers, browser_page, watched
 from tests.integration.debug.conversations import POLICIES, agents_at_work, chat, post_in
 from tests.playbook import TOKEN, Gateway, ScriptedProvider, answers, running_gateway
 from tests.wire import openai_response, responses_response
@@ -250,16 +249,16 @@ def test_in_a_browser_a_session_is_read_and_walked_through(guarded: Gateway, mad
             troubles = watched(page)
             page.goto(f"{guarded.url}/debug/sign-in?token={TOKEN}")
             page.goto(f"{guarded.url}/debug/sessions")
-            assert_accessible(page)
+            assert barriers(page) == []
             page.get_by_role("link", name="agent-1", exact=True).click()
             assert page.get_by_role("heading", level=1).inner_text() == "Session agent-1"
             assert page.locator(".turn").count() == 12
-            assert_accessible(page)
+            assert barriers(page) == []
             for summary in page.locator("summary").all():
                 summary.click()
-            assert_accessible(page)
+            assert barriers(page) == []
             page.goto(f"{guarded.url}/debug/sessions/agent-1?limit=5")
-            assert_accessible(page)
+            assert barriers(page) == []
             page.keyboard.press("]")
             page.wait_for_url("**after=*")
             assert page.locator(".turn .nth").first.inner_text() == "6"

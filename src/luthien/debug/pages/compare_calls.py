@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from luthien.debug.addresses import compare_page
+from luthien.debug.blame import Differ
 from luthien.debug.call_json import links, row_as_dict
 from luthien.debug.call_view import StageView, some_stages
 from luthien.debug.comparison import NAMES, Compared, Manner, compare_stage, facts_of
@@ -64,7 +65,7 @@ class _Result:
     as_dict: Mapping[str, object] = field(default_factory=dict)
 
 
-def add_compare(router: APIRouter, lookup: Callable[[], Lookup]) -> None:
+def add_compare(router: APIRouter, lookup: Callable[[], Lookup], differ: Differ) -> None:
     """The page that compares two calls, and its JSON twin."""
     comparing = asyncio.Semaphore(_AT_ONCE)  # two of the largest calls may be in memory, and not more
 
@@ -73,7 +74,7 @@ def add_compare(router: APIRouter, lookup: Callable[[], Lookup]) -> None:
     async def compare(request: Request) -> Response:
         asked, is_json = _read(request), wants_json(request)
         if PREVIOUS in asked.given.values():
-            resolved = await _resolved(lookup(), asked)
+            resolved = await _resolved(lookup(), asked, differ)
             if isinstance(resolved, str):
                 return RedirectResponse(resolved, status_code=307)
             return _form(asked, resolved, is_json=is_json)
@@ -82,7 +83,9 @@ def add_compare(router: APIRouter, lookup: Callable[[], Lookup]) -> None:
             found = {"a": a, "b": b}
             return _form(asked, {n: e for n, e in found.items() if isinstance(e, _Trouble)}, is_json=is_json)
         async with comparing:
-            results = [await _compared(lookup(), stage, (a, b), asked, is_json=is_json) for stage in asked.stages]
+            results = [
+                await _compared(lookup(), stage, (a, b), asked, differ, is_json=is_json) for stage in asked.stages
+            ]
         return await asyncio.to_thread(_answer, asked, a, b, results, is_json=is_json)
 
 
@@ -107,7 +110,7 @@ async def _call(lookup: Lookup, given: str) -> Found | _Trouble:
     return found or _Trouble("There is no such call in the record.", 404)
 
 
-async def _resolved(lookup: Lookup, asked: _Asked) -> str | dict[str, _Trouble]:
+async def _resolved(lookup: Lookup, asked: _Asked, differ: Differ) -> str | dict[str, _Trouble]:
     """The address with the call that the other one goes on from; or what is wrong."""
     [later, earlier] = ("b", "a") if asked.given["a"] == PREVIOUS else ("a", "b")
     found = await _call(lookup, asked.given[later])
@@ -120,7 +123,7 @@ async def _resolved(lookup: Lookup, asked: _Asked) -> str | dict[str, _Trouble]:
     *before, last = [each for each in calls if each.row["parent_call_id"] is None or each.row["call_id"] == call_id]
     if not before:
         return {earlier: _Trouble("The other call is the first of its session.", 404)}
-    [shown] = await show_calls(lookup, before, [last], None)
+    [shown] = await show_calls(lookup, before, [last], None, differ)
     ids = {later: call_id, earlier: shown.follows or before[-1].row["call_id"]}
     return _address(asked, ids["a"], ids["b"])
 
@@ -132,7 +135,7 @@ def _address(asked: _Asked, a: object, b: object) -> str:
 
 
 async def _compared(
-    lookup: Lookup, stage: EventType, calls: Sequence[Found], asked: _Asked, *, is_json: bool
+    lookup: Lookup, stage: EventType, calls: Sequence[Found], asked: _Asked, differ: Differ, *, is_json: bool
 ) -> _Result:
     """One stage of both calls; no other payloads are in memory meanwhile."""
     kinds = [stage.value] + ([EventType.RESPONSE_PARTIAL.value] if stage.value.startswith("response") else [])
@@ -142,27 +145,29 @@ async def _compared(
         if not isinstance(found, Found):
             raise StoreError("one of both calls was removed from the record just now")
         views.append((await asyncio.to_thread(some_stages, found.call, [stage], state_of(found.evidence)))[stage])
-    return await asyncio.to_thread(_result, stage, views, [call.call.row for call in calls], asked, is_json=is_json)
+    rows = [call.call.row for call in calls]
+    formats = (rows[0]["wire_format"], rows[1]["wire_format"])
+    manner = _manner(asked, formats)
+    done = await asyncio.to_thread(compare_stage, stage, views[0], views[1], formats, manner, differ)
+    return await asyncio.to_thread(_result, done, views, rows, asked, is_json=is_json)
 
 
 def _result(
-    stage: EventType, views: Sequence[StageView], rows: Sequence[CallRow], asked: _Asked, *, is_json: bool
+    done: Compared, views: Sequence[StageView], rows: Sequence[CallRow], asked: _Asked, *, is_json: bool
 ) -> _Result:
-    formats = (rows[0]["wire_format"], rows[1]["wire_format"])
-    done = compare_stage(stage, views[0], views[1], formats, _manner(asked, formats))
     if is_json:
         return _Result(done, as_dict=done.as_dict())
     raw = [
-        f"/debug/calls/{row['call_id']}/stages/{stage}/raw" if view.raw is not None else None
+        f"/debug/calls/{row['call_id']}/stages/{done.stage}/raw" if view.raw is not None else None
         for row, view in zip(rows, views, strict=True)
     ]
     shown = show_diff(
-        stage.value,
+        done.stage.value,
         done.before,
         done.after,
         done.diff,
         asked.options,
-        title=stage.value.replace("_", " ").capitalize(),
+        title=done.stage.value.replace("_", " ").capitalize(),
         labels=NAMES,
         raw=(raw[0], raw[1]),
         notes=done.notes,

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from luthien.debug.addresses import session_json, session_page
+from luthien.debug.blame import Differ
 from luthien.debug.lookup import Found, Listed, Lookup
 from luthien.debug.session_view import NEEDED, SessionViewer, ShownCall
 from luthien.debug.shown import size
@@ -53,7 +54,7 @@ class _Part:
     has_more: bool
 
 
-def add_sessions(router: APIRouter, lookup: Callable[[], Lookup]) -> None:
+def add_sessions(router: APIRouter, lookup: Callable[[], Lookup], differ: Differ) -> None:
     """The list of sessions and the page of one, with their JSON twins."""
     reading = asyncio.Semaphore(_AT_ONCE)
 
@@ -75,7 +76,7 @@ def add_sessions(router: APIRouter, lookup: Callable[[], Lookup]) -> None:
         if "\0" in named:  # Postgres would refuse to look for it
             return _nothing(request, asked)
         async with reading:
-            return await _session(request, lookup(), asked)
+            return await _session(request, lookup(), asked, differ)
 
 
 async def _list(request: Request, lookup: Lookup, before: UUID | None) -> Response:
@@ -87,14 +88,14 @@ async def _list(request: Request, lookup: Lookup, before: UUID | None) -> Respon
     return page("sessions.html", values)
 
 
-async def _session(request: Request, lookup: Lookup, asked: _Asked) -> Response:
+async def _session(request: Request, lookup: Lookup, asked: _Asked, differ: Differ) -> Response:
     part = await _part_of(lookup, asked)
     first = part.calls[0].row["call_id"] if part.calls else _OLDEST
     totals = await lookup.session_totals(asked.session_id, first, MAX_TOTALLED) if part.calls else None
     if totals is None:
         return _nothing(request, asked)
     is_whole = totals["calls"] < MAX_TOTALLED
-    shown = await show_calls(lookup, part.earlier, part.calls, totals["earlier"] + 1 if is_whole else None)
+    shown = await show_calls(lookup, part.earlier, part.calls, totals["earlier"] + 1 if is_whole else None, differ)
     values: dict[str, Any] = {
         "session_id": asked.session_id,
         "totals": totals,
@@ -117,12 +118,12 @@ async def _session(request: Request, lookup: Lookup, asked: _Asked) -> Response:
 
 
 async def show_calls(
-    lookup: Lookup, earlier: Sequence[Listed], calls: Sequence[Listed], first_number: int | None
+    lookup: Lookup, earlier: Sequence[Listed], calls: Sequence[Listed], first_number: int | None, differ: Differ
 ) -> list[ShownCall]:
     """Calls in order of time, as far as their payloads are not too much; those `earlier` are only looked back at."""
     sizes = await lookup.payload_bytes([each.row["call_id"] for each in (*earlier, *calls)])
     readable = _readable(earlier, calls, sizes)
-    viewer = SessionViewer()
+    viewer = SessionViewer(differ)
     for each in earlier:
         found = await lookup.call(each.row["call_id"], NEEDED) if each.row["call_id"] in readable else None
         if isinstance(found, Found):
