@@ -13,11 +13,11 @@ from luthien.debug.blame import Differ
 from luthien.debug.call_view import StageView
 from luthien.debug.completeness import Completeness, reason_in_words
 from luthien.debug.diff import diff_payloads
+from luthien.debug.histories import read_body
 from luthien.debug.ops import Diff
 from luthien.debug.phrases import listed
 from luthien.debug.said import all_said_in, format_named
 from luthien.debug.shown import duration
-from luthien.debug.turns import read_body
 from luthien.exchange import EventType
 from luthien.formats import jsontext
 from luthien.store.read import CallRow

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from luthien.debug.histories import LISTS, items_of
 from luthien.debug.shown import size
-from luthien.debug.turns import LISTS, items_of
 from luthien.formats import jsontext
 from luthien.formats.format import WireFormat
 from luthien.formats.parts import Part, PartKind

@@ -15,10 +15,11 @@ from luthien.debug.call_json import links, row_as_dict
 from luthien.debug.call_view import StageView, some_stages, view_call
 from luthien.debug.completeness import state_of
 from luthien.debug.diff import diff_payloads
+from luthien.debug.histories import history_of, read_body
 from luthien.debug.lookup import Found, Listed
 from luthien.debug.phrases import counted, listed
 from luthien.debug.said import Said, echoed, format_named, instructions_in, said_in_items, said_in_response, text_of
-from luthien.debug.turns import Threads, Turn, history_of, read_body
+from luthien.debug.turns import Threads, Turn
 from luthien.exchange import EventType
 from luthien.formats.format import WireFormat
 from luthien.store.read import CallRow

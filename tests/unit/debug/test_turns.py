@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthien.debug.turns import History, Item, Step, Threads, Turn, history_of, how_of, step_between
+from luthien.debug.histories import History, Item, history_of
+from luthien.debug.turns import Step, Threads, Turn, how_of, step_between
 
 items = st.lists(st.sampled_from([Item(bytes([letter])) for letter in b"abcdef"]), max_size=12).map(tuple)
 SUMMARY = "The parser now reads nested lists; what is left is the writer, and a test for empty input. " * 6
