@@ -235,6 +235,12 @@ def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloa
     )
 
 
+def some_stages(call: StoredCall, names: Sequence[EventType], state: State) -> dict[EventType, StageView]:
+    """Some stages of a call whose record is in that state; only their payloads need to have been read."""
+    records = Records(call)
+    return {name: _stage(name, records, state) for name in names}
+
+
 def view_stages(call: StoredCall, evidence: Evidence) -> dict[EventType, StageView]:
     """The stages of a call without what was made of them."""
     records = Records(call)

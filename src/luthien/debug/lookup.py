@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -65,11 +66,7 @@ class Lookup:
     async def calls(self, wanted: CallFilter, before: UUID | None, limit: int) -> list[Listed]:
         """The calls that a filter lets through, older than `before`, newest first. Raises StoreError."""
         waiting = self._waiting()
-        rows = await self._reader.calls(wanted, before, limit)
-        return [
-            Listed(row, completeness_of(self._evidence(row, waiting), ended_how=row["process_ended_how"]))
-            for row in rows
-        ]
+        return [self._listed(row, waiting) for row in await self._reader.calls(wanted, before, limit)]
 
     async def neighbours(self, wanted: CallFilter, call_id: UUID) -> tuple[UUID | None, UUID | None]:
         """The next newer and the next older call that a filter lets through; None where there is none.
@@ -87,13 +84,38 @@ class Lookup:
         """
         return await self._reader.unindexed(wanted, before, since)
 
-    async def call(self, call_id: UUID) -> Found | Pending | None:
-        """What is known of a call; None when there is no such call. Raises StoreError."""
+    async def session(self, session_id: str, than: UUID, limit: int, *, backwards: bool = False) -> list[Listed]:
+        """So many calls of a session after an id, or before it, oldest first. Raises StoreError."""
         waiting = self._waiting()
-        call = await self._reader.call(call_id)
+        rows = await self._reader.session_calls(session_id, than, limit, backwards=backwards)
+        return [self._listed(row, waiting) for row in rows]
+
+    async def session_totals(self, session_id: str, first: UUID, limit: int) -> CallRow:
+        """What the latest calls of a session, so many at most, add up to. Raises StoreError."""
+        return await self._reader.session_totals(session_id, first, limit)
+
+    async def sessions(self, before: UUID, limit: int) -> tuple[list[CallRow], UUID | None]:
+        """The sessions of the latest calls before an id, and the id to go on before. Raises StoreError."""
+        return await self._reader.sessions(before, limit)
+
+    async def payload_bytes(self, call_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """How many bytes of payloads are stored of each call. Raises StoreError."""
+        return await self._reader.payload_bytes(call_ids)
+
+    async def call(self, call_id: UUID, kinds: Sequence[str] | None = None) -> Found | Pending | None:
+        """What is known of a call; None when there is no such call. Raises StoreError.
+
+        Args:
+            kinds: the kinds of record whose payloads are wanted, if not all are.
+        """
+        waiting = self._waiting()
+        call = await self._reader.call(call_id, kinds)
         if call is None:
             return Pending() if call_id in waiting.calls or _is_young(call_id, waiting) else None
         return Found(call, self._evidence(call.row, waiting))
+
+    def _listed(self, row: CallRow, waiting: _Waiting) -> Listed:
+        return Listed(row, completeness_of(self._evidence(row, waiting), ended_how=row["process_ended_how"]))
 
     def _waiting(self) -> _Waiting:
         oldest_age = timedelta(seconds=self._source.oldest_unsaved_age_s())

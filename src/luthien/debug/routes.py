@@ -11,8 +11,10 @@ from luthien.debug.cache import DiffCache
 from luthien.debug.lookup import Lookup
 from luthien.debug.pages.call import add_call
 from luthien.debug.pages.call_list import add_call_list
+from luthien.debug.pages.compare_calls import add_compare
 from luthien.debug.pages.entry import add_entry
 from luthien.debug.pages.exports import UpstreamUrl, add_exports
+from luthien.debug.pages.sessions import add_sessions
 from luthien.debug.pages.stages import add_stages
 from luthien.debug.pages.trace import add_trace
 from luthien.debug.signin import SignIn
@@ -37,5 +39,8 @@ def debug_router(
     add_exports(router, lookup, upstream_url)
     add_stages(router, lookup)
     add_trace(router, lookup, tempo)
-    add_call(router, lookup, tempo, DiffCache())
+    differ = DiffCache()
+    add_call(router, lookup, tempo, differ)
+    add_sessions(router, lookup, differ)
+    add_compare(router, lookup, differ)
     return router

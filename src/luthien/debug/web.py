@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from luthien.debug.addresses import session_page
 from luthien.debug.completeness import reason_in_words
 from luthien.debug.shown import duration, plain, pretty, size, visible
 from luthien.debug.signin import SignIn
@@ -35,6 +36,7 @@ templates = Environment(
 templates.filters.update(
     reason=reason_in_words, visible=visible, plain=plain, pretty=pretty, size=size, duration=duration
 )
+templates.globals.update(session_page=session_page)
 
 
 def guarded_by(sign_in: SignIn) -> type[APIRoute]:

@@ -418,6 +418,94 @@ CROSS JOIN LATERAL (
 ) AS aside
 ORDER BY listed.call_id DESC
 
+-- name: session_after
+SELECT call_id
+FROM conversation_calls
+WHERE session_id = %(session)s AND call_id > %(than)s
+ORDER BY call_id
+LIMIT %(limit)s
+
+-- name: session_before
+SELECT call_id
+FROM conversation_calls
+WHERE session_id = %(session)s AND call_id < %(than)s
+ORDER BY call_id DESC
+LIMIT %(limit)s
+
+-- name: session_totals
+-- Of the latest calls only: anybody may name one session in millions of calls. `earlier` counts those before a page.
+SELECT
+    count(*)::int4 AS calls,
+    count(*) FILTER (WHERE call_id < %(first)s)::int4 AS earlier,
+    count(*) FILTER (WHERE parent_call_id IS NOT NULL)::int4 AS asked_by_policies,
+    count(*) FILTER (WHERE outcome = 'blocked')::int4 AS blocked,
+    count(*) FILTER (WHERE outcome NOT IN ('completed', 'blocked'))::int4 AS failed,
+    count(*) FILTER (WHERE outcome IS NULL)::int4 AS unfinished,
+    count(*) FILTER (WHERE request_changed OR response_changed)::int4 AS changed,
+    count(*) FILTER (WHERE input_tokens IS NOT NULL OR output_tokens IS NOT NULL)::int4 AS with_tokens,
+    sum(input_tokens)::int8 AS input_tokens,
+    sum(output_tokens)::int8 AS output_tokens,
+    sum(duration_ms) AS duration_ms,
+    sum(policy_ms) AS policy_ms,
+    sum(upstream_ms) AS upstream_ms,
+    min(started_at) AS started_at,
+    max(COALESCE(ended_at, started_at)) AS ended_at,
+    array_agg(DISTINCT model_requested) FILTER (WHERE model_requested IS NOT NULL) AS models
+FROM (
+    SELECT *
+    FROM conversation_calls
+    WHERE session_id = %(session)s
+    ORDER BY call_id DESC
+    LIMIT %(limit)s
+) AS latest
+
+-- name: list_sessions
+-- The sessions that the latest calls of a window belong to; one row without a session when there is none. `oldest` is
+-- the first of the calls that were looked at.
+WITH latest AS MATERIALIZED (
+    SELECT call_id, session_id, started_at, model_requested, outcome, request_changed, response_changed
+    FROM conversation_calls
+    WHERE call_id >= %(since)s AND call_id < %(before)s
+    ORDER BY call_id DESC
+    LIMIT %(limit)s
+), seen AS (
+    SELECT count(*)::int4 AS seen, (SELECT call_id FROM latest ORDER BY call_id LIMIT 1) AS oldest FROM latest
+), sessions AS (
+    SELECT
+        session_id,
+        count(*)::int4 AS calls,
+        min(started_at) AS first_at,
+        max(started_at) AS last_at,
+        (array_agg(call_id ORDER BY call_id DESC))[1] AS last_call,
+        count(*) FILTER (WHERE outcome = 'blocked')::int4 AS blocked,
+        count(*) FILTER (WHERE request_changed OR response_changed)::int4 AS changed,
+        array_agg(DISTINCT model_requested) FILTER (WHERE model_requested IS NOT NULL) AS models
+    FROM latest
+    WHERE session_id IS NOT NULL
+    GROUP BY session_id
+)
+SELECT * FROM seen LEFT JOIN sessions ON true ORDER BY last_call DESC
+
+-- name: payload_bytes
+SELECT call_id, COALESCE(sum(payload_bytes) FILTER (WHERE payload IS NOT NULL), 0)::int8 AS bytes
+FROM conversation_events
+WHERE call_id = ANY(%(calls)s) AND call_id >= %(first)s AND call_id <= %(last)s
+GROUP BY call_id
+
+-- name: get_events_of
+-- Payloads only of some kinds of record, and of those that they refer to.
+SELECT
+    call_id, sequence, event_type, recorded_at, trace_id, span_id,
+    CASE WHEN event_type = ANY(%(kinds)s) OR sequence IN (
+        SELECT payload_ref
+        FROM conversation_events AS referring
+        WHERE referring.call_id = %(call_id)s AND referring.event_type = ANY(%(kinds)s)
+    ) THEN payload END AS payload,
+    payload_sha256, payload_bytes, payload_ref, wire_sha256, wire_bytes, attributes
+FROM conversation_events
+WHERE call_id = %(call_id)s
+ORDER BY sequence
+
 -- name: get_children
 -- They began while their parent ran, so only the days of that are looked into.
 SELECT call_id, model_requested, model_used, outcome, duration_ms

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,11 +17,11 @@ from psycopg_pool import AsyncConnectionPool
 from luthien.errors import StoreError
 from luthien.exchange import StageRecord, call_time_ms
 from luthien.store import search
-from luthien.store.call_filter import CallFilter
+from luthien.store.call_filter import EVERY_CALL, CallFilter
 from luthien.store.deadline import AsyncWatchedConnection, WatchedConnection
 from luthien.store.migrate import pending
 from luthien.store.sql import query
-from luthien.store.windows import NEWEST, id_range
+from luthien.store.windows import NEWEST, id_range, windows
 
 CallRow = dict[str, Any]
 """One row of `conversation_calls`, by column, and what the database knows of the call's process, if it matters."""
@@ -135,18 +135,59 @@ class RecordReader:
         [row] = await self._rows("count_unindexed", {**bounds, "limit": _MAX_COUNTED + 1})
         return Unindexed(min(row["count"], _MAX_COUNTED), row["count"] > _MAX_COUNTED)
 
-    async def call(self, call_id: UUID) -> StoredCall | None:
-        """All that is stored of a call; None when nothing is. Raises as `calls` does."""
+    async def call(self, call_id: UUID, kinds: Sequence[str] | None = None) -> StoredCall | None:
+        """All that is stored of a call; None when nothing is. Raises as `calls` does.
+
+        Args:
+            kinds: the kinds of record whose payloads are wanted; others are as if they had lost theirs.
+        """
         # In this order, so that a row that says all is stored never comes without its records.
         rows = await self._rows("get_call", {"call_id": call_id})
         if not rows:
             return None
-        events = await self._rows("get_events", {"call_id": call_id})
+        if kinds is None:
+            events = await self._rows("get_events", {"call_id": call_id})
+        else:
+            events = await self._rows("get_events_of", {"call_id": call_id, "kinds": [str(kind) for kind in kinds]})
         aside = await self._rows("get_set_aside", {"call_id": call_id})
         children = await self._rows("get_children", {"call_id": call_id, "until": _last_child(rows[0])})
         return StoredCall(
             rows[0], [record_of(event) for event in events], [_set_aside(row) for row in aside], children
         )
+
+    async def session_calls(
+        self, session_id: str, than: UUID, limit: int, *, backwards: bool = False
+    ) -> list[CallRow]:
+        """So many calls of a session after an id, or before it, oldest first. Raises as `calls` does."""
+        wanted = {"session": session_id, "than": than, "limit": limit}
+        ids = [row["call_id"] for row in await self._rows(f"session_{'before' if backwards else 'after'}", wanted)]
+        if not ids:
+            return []
+        listed = search.of_list(EVERY_CALL, min(ids), UUID(int=max(ids).int + 1), len(ids), ids)
+        return (await self._rows("list_calls", listed))[::-1]
+
+    async def session_totals(self, session_id: str, first: UUID, limit: int) -> CallRow:
+        """What the latest calls of a session, so many at most, add up to. Raises as `calls` does."""
+        [totals] = await self._rows("session_totals", {"session": session_id, "first": first, "limit": limit})
+        return totals
+
+    async def sessions(self, before: UUID, limit: int) -> tuple[list[CallRow], UUID | None]:
+        """The sessions of the latest calls before an id, of at most so many calls, and the id to go on before.
+
+        Raises as `calls` does.
+        """
+        for since, until in windows(before):
+            rows = await self._rows("list_sessions", {"since": since, "before": until, "limit": limit})
+            found = [row for row in rows if row["session_id"] is not None]
+            further = rows[0]["oldest"] if rows[0]["seen"] == limit else since if since.int else None
+            if found:
+                return found, further
+        return [], None
+
+    async def payload_bytes(self, call_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """How many bytes of payloads are stored of each call that has records. Raises as `calls` does."""
+        rows = await self._rows("payload_bytes", _bounded(call_ids)) if call_ids else []
+        return {row["call_id"]: row["bytes"] for row in rows}
 
     async def pending_migrations(self) -> list[str]:
         """Migrations that the database still lacks. Raises as `calls` does."""
@@ -169,6 +210,10 @@ class RecordReader:
             raise StoreError("this search takes too long; narrow it by time") from error
         except psycopg.Error as error:
             raise StoreError("the database is away; calls are still served and recorded") from error
+
+
+def _bounded(call_ids: Sequence[UUID]) -> dict[str, Any]:
+    return {"calls": [*call_ids], "first": min(call_ids), "last": max(call_ids)}
 
 
 def _last_child(row: CallRow) -> UUID:
