@@ -16,7 +16,7 @@ from typing import Any
 
 import dictdiffer
 
-from luthien.debug.align import Pairing, out_of_order
+from luthien.debug.align import Alignment, Pairing, crossing, out_of_order
 from luthien.debug.changes import added, changed, moved, removed
 from luthien.debug.identity import Identities
 from luthien.debug.keys import Tree, told_apart_by_keys
@@ -32,6 +32,9 @@ MAX_INSIDE = 4
 """How deep JSON within strings within JSON is looked into."""
 MAX_STRINGS_INSIDE = 2_000
 """How many changed strings of one diff are looked into."""
+
+MAX_MOVES = 3
+"""Within so many elements that moved and changed, one that did is removed and added: each would tell it all again."""
 
 _CONTAINER = re.compile(r"\s*[\[{]")
 
@@ -71,13 +74,16 @@ def _named(ops: tuple[Op, ...], name: str) -> tuple[Op, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A value before and its partner after; `depth` counts the containers they are in."""
+    """A value before and its partner after; `depth` counts the containers they are in, `moves` those that may have
+    moved.
+    """
 
     before_ptr: str
     after_ptr: str
     before: Json
     after: Json
     depth: int
+    moves: int = 0
 
     def at(self, *path: str) -> _Pair:
         """The pair at the same keys on both sides."""
@@ -86,14 +92,14 @@ class _Pair:
         for key in path:
             before, after = before[key], after[key]
         ptrs = pointer(self.before_ptr, *path), pointer(self.after_ptr, *path)
-        return _Pair(*ptrs, before, after, self.depth + len(path))
+        return _Pair(*ptrs, before, after, self.depth + len(path), self.moves)
 
-    def element(self, i: int, j: int) -> _Pair:
+    def element(self, i: int, j: int, *, crosses: bool) -> _Pair:
         """The pair of one element before and one after."""
         before: Any = self.before
         after: Any = self.after
         ptrs = pointer(self.before_ptr, i), pointer(self.after_ptr, j)
-        return _Pair(*ptrs, before[i], after[j], self.depth + 1)
+        return _Pair(*ptrs, before[i], after[j], self.depth + 1, self.moves + crosses)
 
 
 @dataclass(slots=True)
@@ -269,6 +275,10 @@ class _Comparison:
         alignment = self._work.pairing(pair.before_ptr, before, after)
         self.is_coarse, coarse = self.is_coarse or alignment.degraded, alignment.degraded
         strays = out_of_order(alignment.pairs)
+        crossed = crossing(alignment.pairs) if strays else set()
+        if strays and pair.moves >= MAX_MOVES:
+            alignment = self._without_moves(alignment, crossed, before, after)
+            strays, coarse = out_of_order(alignment.pairs), True
         for i, j in alignment.pairs:
             if contents.count > MAX_OPS:
                 break
@@ -277,7 +287,7 @@ class _Comparison:
             elif i is None and j is not None:
                 contents.adds.append(added(pointer(pair.after_ptr, j), after[j], degraded=coarse))
             elif i is not None and j is not None:
-                element = pair.element(i, j)
+                element = pair.element(i, j, crosses=i in crossed)
                 same = self._work.identities.is_same(element.before, element.after)
                 if i in strays:
                     ptrs = element.before_ptr, element.after_ptr
@@ -285,6 +295,18 @@ class _Comparison:
                 if not same or isinstance(element.before, dict | list):
                     (contents.equal if same else contents.unequal).append(element)
         return contents
+
+    def _without_moves(
+        self, alignment: Alignment, crossed: set[int], before: list[Json], after: list[Json]
+    ) -> Alignment:
+        """Takes the pairs apart that cross others and are not the same."""
+        pairs = list[tuple[int | None, int | None]]()
+        for i, j in alignment.pairs:
+            if i in crossed and j is not None and not self._work.identities.is_same(before[i], after[j]):
+                pairs += [(i, None), (None, j)]
+            else:
+                pairs.append((i, j))
+        return Alignment(pairs, degraded=True)
 
     def _compare_keys(self, pair: _Pair, differing: Tree) -> None:
         """Tells of objects in two values, same but for what lies at `differing` paths, whose keys tell them apart."""
