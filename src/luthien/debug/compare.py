@@ -9,7 +9,6 @@ such besides.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -22,6 +21,7 @@ from luthien.debug.identity import Identities
 from luthien.debug.keys import Tree, told_apart_by_keys
 from luthien.debug.ops import MAX_DEPTH, Flag, Op
 from luthien.debug.values import Json, Numbers, count_marks, parse, pointer
+from luthien.debug.veil import veiled
 from luthien.debug.words import Budget
 
 MAX_OPS = 10_000
@@ -121,50 +121,6 @@ class _Contents:
         return len(self.unequal) + len(self.removes) + len(self.adds) + len(self.moves)
 
 
-class _Leaf:
-    """A value of which dictdiffer need not know more than that it differs from any other that it is shown."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Json) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __deepcopy__(self, _memo: object) -> _Leaf:
-        return self
-
-
-class _Fields(dict[str, "_Fields | _Leaf"]):
-    """An object as dictdiffer sees it; never copied, since its values are looked up in the document."""
-
-    __slots__ = ()
-
-    def __deepcopy__(self, _memo: object) -> _Fields:
-        return self
-
-
-def _veiled(
-    before: dict[str, Json], after: dict[str, Json], levels: int, is_same: Callable[[Json, Json], bool]
-) -> tuple[_Fields, _Fields]:
-    """What differs of two objects and those directly within them, down to so many levels; all else is leaves."""
-    old, new = _Fields(), _Fields()
-    for key, value in before.items():
-        if key not in after:
-            old[key] = _Leaf(value)
-            continue
-        other = after[key]
-        if levels > 1 and isinstance(value, dict) and isinstance(other, dict):
-            old[key], new[key] = _veiled(value, other, levels - 1, is_same)
-        elif not is_same(value, other):
-            old[key], new[key] = _Leaf(value), _Leaf(other)
-    new.update((key, _Leaf(value)) for key, value in after.items() if key not in before)
-    return old, new
-
-
 class _Comparison:
     """The operations found so far, and the pairs still to be looked into."""
 
@@ -251,7 +207,7 @@ class _Comparison:
 
     def _fields(self, pair: _Pair, before: dict[str, Json], after: dict[str, Json]) -> _Contents:
         contents = _Contents(equal=[pair])
-        old, new = _veiled(before, after, MAX_DEPTH - pair.depth, self._work.identities.is_same)
+        old, new = veiled(before, after, MAX_DEPTH - pair.depth, self._work.identities.is_same)
         for action, path, detail in dictdiffer.diff(old, new, dot_notation=False):
             if contents.count > MAX_OPS:
                 break
