@@ -105,12 +105,24 @@ def worst() -> Iterator[tuple[str, Callable[[], Pair]]]:
 
         return make
 
-    def spine(depth: int, width: int) -> Callable[[], Pair]:
+    def spine(depth: int, width: int, *ends: str) -> Callable[[], Pair]:
         def make() -> Pair:
             values: list[Any] = ["one", "two"]
             for _ in range(depth):
-                values = [[*({"a": n, "b": [n]} for n in range(width)), value, "end"] for value in values]
+                both = zip(values, ends or ("end", "end"), strict=True)
+                values = [[*({"a": n, "b": [n]} for n in range(width)), value, end] for value, end in both]
             return _encoded(*values)
+
+        return make
+
+    def moves(depth: int, width: int) -> Callable[[], Pair]:
+        def make() -> Pair:
+            one: Any = ["some words to know it by"]
+            other: Any = ["some words to know it by, changed"]
+            for level in range(depth):
+                rest: Any = [{"a": [n, level]} for n in range(width)]
+                one, other = [["some words to know it by", one], rest], [rest, ["some words to know it by", other]]
+            return _encoded(one, other)
 
         return make
 
@@ -177,6 +189,8 @@ def worst() -> Iterator[tuple[str, Callable[[], Pair]]]:
     )
     yield "quotes that do not end, 30 MB", lambda: (b'["' + b'\\"' * (_SIZE // 2), b'["' + b'\\"' * (_SIZE // 2 - 1))
     yield "a difference at the end of every level", spine(60, 590)
+    yield "two differences at every level", spine(60, 580, "same", "another")
+    yield "a move at every level", moves(60, 580)
     yield "10,000 strings of JSON", lambda: _spread(arguments, 10_000)
     yield "1,000 strings of JSON", lambda: _spread(arguments, 1_000)
     yield (

@@ -54,6 +54,21 @@ def out_of_order(pairs: Iterable[tuple[int | None, int | None]]) -> set[int]:
     return {i for i, _ in both} - still
 
 
+def crossing(pairs: Iterable[tuple[int | None, int | None]]) -> set[int]:
+    """The indices before of the pairs that moved past another one, or were passed by one."""
+    both = sorted((i, j) for i, j in pairs if i is not None and j is not None)
+    found, highest, lowest = set[int](), -1, len(both) + max((j for _, j in both), default=0)
+    for i, j in both:
+        if j < highest:
+            found.add(i)
+        highest = max(highest, j)
+    for i, j in reversed(both):
+        if j > lowest:
+            found.add(i)
+        lowest = min(lowest, j)
+    return found
+
+
 class Aligner:
     """The pairing of one diff, whose lists share a budget."""
 

@@ -94,7 +94,7 @@ def _hash(payload: bytes | None) -> bytes | None:
 
 def size_of(diff: Diff) -> int:
     """How many bytes a diff takes, about: its operations and the values that they hold."""
-    ops, values, size = list(diff.ops), list[Json](), _OP_BYTES
+    ops, values, size, seen = list(diff.ops), list[Json](), _OP_BYTES, set[int]()
     while ops:
         op = ops.pop()
         ops += op.inside
@@ -102,6 +102,10 @@ def size_of(diff: Diff) -> int:
         size += _OP_BYTES + sum(_PART_BYTES + sys.getsizeof(text) for _, text in op.text)
     while values:
         value = values.pop()
+        if id(value) in seen:
+            continue
+        if isinstance(value, str | dict | list):
+            seen.add(id(value))
         size += sys.getsizeof(value) + (sys.getsizeof(value.text) if isinstance(value, Number) else 0)
         if isinstance(value, dict):
             values += value.values()

@@ -24,9 +24,7 @@ def removed(ptr: str, value: Json, *, degraded: bool = False) -> Op:
 def moved(before_ptr: str, after_ptr: str, before: Json, after: Json, *, same: bool, degraded: bool = False) -> Op:
     """The operation that moves an element within its list, whatever else changes in it; its id still to be given."""
     kind: Kind = kind_of(before) if kind_of(before) == kind_of(after) else "type"
-    text: Segments = ()
-    if has_inexact_number(before) or has_inexact_number(after):
-        text = (("=", canonical(before)),) if same else (("-", canonical(before)), ("+", canonical(after)))
+    text: Segments = (("=", canonical(before)),) if same and has_inexact_number(before) else ()
     return Op("", "move", kind, before_ptr, after_ptr, before, after, text, degraded=degraded)
 
 

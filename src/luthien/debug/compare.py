@@ -9,19 +9,19 @@ such besides.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 import dictdiffer
 
-from luthien.debug.align import Pairing, out_of_order
+from luthien.debug.align import Alignment, Pairing, crossing, out_of_order
 from luthien.debug.changes import added, changed, moved, removed
 from luthien.debug.identity import Identities
 from luthien.debug.keys import Tree, told_apart_by_keys
 from luthien.debug.ops import MAX_DEPTH, Flag, Op
 from luthien.debug.values import Json, Numbers, count_marks, parse, pointer
+from luthien.debug.veil import veiled
 from luthien.debug.words import Budget
 
 MAX_OPS = 10_000
@@ -32,6 +32,9 @@ MAX_INSIDE = 4
 """How deep JSON within strings within JSON is looked into."""
 MAX_STRINGS_INSIDE = 2_000
 """How many changed strings of one diff are looked into."""
+
+MAX_MOVES = 3
+"""Within so many elements that moved and changed, one that did is removed and added: each would tell it all again."""
 
 _CONTAINER = re.compile(r"\s*[\[{]")
 
@@ -71,13 +74,16 @@ def _named(ops: tuple[Op, ...], name: str) -> tuple[Op, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A value before and its partner after; `depth` counts the containers they are in."""
+    """A value before and its partner after; `depth` counts the containers they are in, `moves` those that may have
+    moved.
+    """
 
     before_ptr: str
     after_ptr: str
     before: Json
     after: Json
     depth: int
+    moves: int = 0
 
     def at(self, *path: str) -> _Pair:
         """The pair at the same keys on both sides."""
@@ -86,14 +92,14 @@ class _Pair:
         for key in path:
             before, after = before[key], after[key]
         ptrs = pointer(self.before_ptr, *path), pointer(self.after_ptr, *path)
-        return _Pair(*ptrs, before, after, self.depth + len(path))
+        return _Pair(*ptrs, before, after, self.depth + len(path), self.moves)
 
-    def element(self, i: int, j: int) -> _Pair:
+    def element(self, i: int, j: int, *, crosses: bool) -> _Pair:
         """The pair of one element before and one after."""
         before: Any = self.before
         after: Any = self.after
         ptrs = pointer(self.before_ptr, i), pointer(self.after_ptr, j)
-        return _Pair(*ptrs, before[i], after[j], self.depth + 1)
+        return _Pair(*ptrs, before[i], after[j], self.depth + 1, self.moves + crosses)
 
 
 @dataclass(slots=True)
@@ -113,50 +119,6 @@ class _Contents:
     @property
     def count(self) -> int:
         return len(self.unequal) + len(self.removes) + len(self.adds) + len(self.moves)
-
-
-class _Leaf:
-    """A value of which dictdiffer need not know more than that it differs from any other that it is shown."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Json) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __deepcopy__(self, _memo: object) -> _Leaf:
-        return self
-
-
-class _Fields(dict[str, "_Fields | _Leaf"]):
-    """An object as dictdiffer sees it; never copied, since its values are looked up in the document."""
-
-    __slots__ = ()
-
-    def __deepcopy__(self, _memo: object) -> _Fields:
-        return self
-
-
-def _veiled(
-    before: dict[str, Json], after: dict[str, Json], levels: int, is_same: Callable[[Json, Json], bool]
-) -> tuple[_Fields, _Fields]:
-    """What differs of two objects and those directly within them, down to so many levels; all else is leaves."""
-    old, new = _Fields(), _Fields()
-    for key, value in before.items():
-        if key not in after:
-            old[key] = _Leaf(value)
-            continue
-        other = after[key]
-        if levels > 1 and isinstance(value, dict) and isinstance(other, dict):
-            old[key], new[key] = _veiled(value, other, levels - 1, is_same)
-        elif not is_same(value, other):
-            old[key], new[key] = _Leaf(value), _Leaf(other)
-    new.update((key, _Leaf(value)) for key, value in after.items() if key not in before)
-    return old, new
 
 
 class _Comparison:
@@ -245,7 +207,7 @@ class _Comparison:
 
     def _fields(self, pair: _Pair, before: dict[str, Json], after: dict[str, Json]) -> _Contents:
         contents = _Contents(equal=[pair])
-        old, new = _veiled(before, after, MAX_DEPTH - pair.depth, self._work.identities.is_same)
+        old, new = veiled(before, after, MAX_DEPTH - pair.depth, self._work.identities.is_same)
         for action, path, detail in dictdiffer.diff(old, new, dot_notation=False):
             if contents.count > MAX_OPS:
                 break
@@ -269,6 +231,10 @@ class _Comparison:
         alignment = self._work.pairing(pair.before_ptr, before, after)
         self.is_coarse, coarse = self.is_coarse or alignment.degraded, alignment.degraded
         strays = out_of_order(alignment.pairs)
+        crossed = crossing(alignment.pairs) if strays else set()
+        if strays and pair.moves >= MAX_MOVES:
+            alignment = self._without_moves(alignment, crossed, before, after)
+            strays, coarse = out_of_order(alignment.pairs), True
         for i, j in alignment.pairs:
             if contents.count > MAX_OPS:
                 break
@@ -277,7 +243,7 @@ class _Comparison:
             elif i is None and j is not None:
                 contents.adds.append(added(pointer(pair.after_ptr, j), after[j], degraded=coarse))
             elif i is not None and j is not None:
-                element = pair.element(i, j)
+                element = pair.element(i, j, crosses=i in crossed)
                 same = self._work.identities.is_same(element.before, element.after)
                 if i in strays:
                     ptrs = element.before_ptr, element.after_ptr
@@ -285,6 +251,18 @@ class _Comparison:
                 if not same or isinstance(element.before, dict | list):
                     (contents.equal if same else contents.unequal).append(element)
         return contents
+
+    def _without_moves(
+        self, alignment: Alignment, crossed: set[int], before: list[Json], after: list[Json]
+    ) -> Alignment:
+        """Takes the pairs apart that cross others and are not the same."""
+        pairs = list[tuple[int | None, int | None]]()
+        for i, j in alignment.pairs:
+            if i in crossed and j is not None and not self._work.identities.is_same(before[i], after[j]):
+                pairs += [(i, None), (None, j)]
+            else:
+                pairs.append((i, j))
+        return Alignment(pairs, degraded=True)
 
     def _compare_keys(self, pair: _Pair, differing: Tree) -> None:
         """Tells of objects in two values, same but for what lies at `differing` paths, whose keys tell them apart."""

@@ -18,6 +18,7 @@ class Identities:
     def __init__(self) -> None:
         self._codes: dict[int, int] = {}
         self._by_content: dict[Hashable, int] = {}
+        self._order: dict[tuple[int, int], bool] = {}
         self._alive: list[Json] = []
 
     def code(self, value: Json) -> Hashable:
@@ -56,8 +57,21 @@ class Identities:
         return frozenset([(key, self.code(item)) for key, item in value.items() if key not in ("role", "type")])
 
     def precedes(self, one: Json, other: Json) -> bool:
-        """An order of values, of use only in that it does not depend on which of two comes first."""
+        """An order of values, of use only in that it does not depend on which of two comes first.
+
+        It is that of the first values within them that differ, and kept for all pairs on the way there.
+        """
+        way = list[tuple[int, int]]()
+        self._alive += (one, other)
+        precedes = self._find_order(one, other, way)
+        self._order.update(dict.fromkeys(way, precedes))
+        return precedes
+
+    def _find_order(self, one: Json, other: Json, way: list[tuple[int, int]]) -> bool:
         for _ in range(MAX_DEPTH):
+            way.append((id(one), id(other)))
+            if way[-1] in self._order:
+                return self._order[way[-1]]
             first, second = kind_of(one), kind_of(other)
             if first != second:
                 return first < second

@@ -88,8 +88,8 @@ class Op:
     concerned that a reader might round (always for a changed number), `text` holds the JSON text of the values
     instead; otherwise it is empty. `degraded` says that a budget made this operation coarser than it could be.
 
-    Of a `move`, `before` and `after` are the element with all that it holds; only if they differ have operations
-    of their own something to say about what is in it.
+    Of a `move`, `before` and `after` are the element with all that it holds. If they differ, operations of their
+    own say in what, and `text` is empty.
 
     `inside` is what differs between two strings that are JSON objects or arrays: operations whose pointers begin at
     the value of the string, and whose ids begin with that of this operation. It is empty if that value is the same,

@@ -129,9 +129,9 @@ class Similar:
                 words.update(_WORD.findall(text.lower()))
                 left -= len(text)
             elif isinstance(item, dict):
-                todo += [each for key, each in islice(item.items(), max(0, left)) if key not in _NAMES]
+                todo += [each for key, each in islice(item.items(), max(0, left)) if key not in _NAMES][::-1]
             elif isinstance(item, list):
-                todo += item[: max(0, left)]
+                todo += item[: max(0, left)][::-1]
         self.steps -= (chars - left) // CHARS_PER_STEP
         return frozenset(words)
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthien.debug import align, similar
+from luthien.debug import align, compare, similar
 from luthien.debug.align import Aligner, Alignment, by_position, out_of_order
 from luthien.debug.diff import diff_payloads
 from luthien.debug.identity import Identities
@@ -197,6 +197,20 @@ class TestMessages:
             ("remove", "/0", None),
             ("remove", "/1", None),
         ]
+
+    def test_within_some_that_moved_and_changed_no_other_is_told_whole_again(self) -> None:
+        one, other = "the innermost of some texts", "the innermost of some texts, changed"
+        before: Any = [one]
+        after: Any = [other]
+        for level in range(10):
+            before, after = (
+                [["words to know it by", before], f"rest {level}"],
+                [f"rest {level}", ["words to know it by", after]],
+            )
+        found = diff(before, after)
+        assert compare.MAX_MOVES <= found.summary.moved <= compare.MAX_MOVES + 1
+        assert found.degraded
+        assert len(found.to_json()) < 12 * len(json.dumps(before))
 
 
 class TestNames:
