@@ -96,6 +96,14 @@ class TestProperties:
         assert {(j, i) for i, j in there.pairs} == set(back.pairs)
         assert there.degraded == back.degraded
 
+    @given(
+        st.lists(st.sampled_from("abc"), min_size=5, max_size=5),
+        st.lists(st.sampled_from("abc"), min_size=5, max_size=5),
+    )
+    def test_so_are_those_of_lists_as_long_that_repeat_themselves(self, before: list[Any], after: list[Any]) -> None:
+        there, back = Aligner(Identities())("", before, after), Aligner(Identities())("", after, before)
+        assert {(j, i) for i, j in there.pairs} == set(back.pairs)
+
     @given(LISTS, LISTS)
     def test_diffs_apply_and_are_the_same_from_the_other_side(self, before: list[Any], after: list[Any]) -> None:
         diff(before, after)
