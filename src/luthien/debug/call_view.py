@@ -8,11 +8,14 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from luthien.debug.blame import Differ, blame, ops_of
 from luthien.debug.completeness import Completeness, Evidence, State
 from luthien.debug.diff import diff_payloads
 from luthien.debug.losses import UNREADABLE, Records
 from luthien.debug.ops import Diff
 from luthien.debug.partial import Partial, partial_of
+from luthien.debug.shadows import ShadowView, shadows_of
+from luthien.debug.steps import steps_of
 from luthien.debug.timeline import Lanes, lanes_of
 from luthien.debug.values import dumps, parse
 from luthien.debug.verdict import Basis, Decision, StageState, verdict_sentence
@@ -76,7 +79,7 @@ class StageView:
 
 @dataclass(frozen=True, slots=True)
 class PolicyView:
-    """One policy's recorded decision."""
+    """One policy's recorded decision. `ops` are the operations of its side's diff in which it had a part."""
 
     policy: str
     version: str
@@ -88,6 +91,8 @@ class PolicyView:
     duration_ms: float
     count: int
     details: Mapping[str, Any]
+    sequence: int = 0
+    ops: tuple[str, ...] = ()
 
     @property
     def told(self) -> str:
@@ -134,23 +139,33 @@ class CallView:
     """The group whose policies looked at it, if it was not the default one."""
     configuration: str | None = None
     """The version of the configuration that it went by."""
+    shadows: Sequence[ShadowView] = ()
+    """What policies in shadow would have made of what they saw, in the order of their decisions."""
 
     def is_written_otherwise(self, side: str) -> bool:
         """Whether other bytes passed than came, although both add up to the same."""
-        came, passed = (self.stages[EventType(f"{side}_{state}")].record for state in ("original", "final"))
-        if came is None or passed is None:
-            return False
-        return came.payload_sha256 == passed.payload_sha256 and came.wire_sha256 != passed.wire_sha256
+        return _is_written_otherwise(self.stages, side)
 
 
-def view_call(call: StoredCall, evidence: Evidence) -> CallView:
+def _is_written_otherwise(stages: Mapping[EventType, StageView], side: str) -> bool:
+    came, passed = (stages[EventType(f"{side}_{state}")].record for state in ("original", "final"))
+    if came is None or passed is None:
+        return False
+    return came.payload_sha256 == passed.payload_sha256 and came.wire_sha256 != passed.wire_sha256
+
+
+def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloads) -> CallView:
     """Compares the stages of a call and says in a sentence what came of it, and how much of it is there."""
     records = Records(call)
     completeness = records.completeness(evidence)
     stages = {name: _stage(name, records, completeness.state) for name in STAGES}
-    request = _compare(stages[EventType.REQUEST_ORIGINAL], stages[EventType.REQUEST_FINAL])
-    response = _compare(stages[EventType.RESPONSE_ORIGINAL], stages[EventType.RESPONSE_FINAL])
-    decisions = [_decision(each) for each in call.records if each.event_type == EventType.POLICY_DECISION]
+    request = _compare(stages[EventType.REQUEST_ORIGINAL], stages[EventType.REQUEST_FINAL], differ)
+    response = _compare(stages[EventType.RESPONSE_ORIGINAL], stages[EventType.RESPONSE_FINAL], differ)
+    steps = {side: steps_of(records, side) for side in Side}
+    request = None if request is None else blame(request, steps[Side.REQUEST], differ)
+    response = None if response is None else blame(response, steps[Side.RESPONSE], differ)
+    diffs = {Side.REQUEST.value: request, Side.RESPONSE.value: response}
+    decisions = [_decision(each, diffs) for each in call.records if each.event_type == EventType.POLICY_DECISION]
     row = call.row
     states = {name: stage.state for name, stage in stages.items()}
     named = sum(state in ("missing", "partial") for state in states.values())
@@ -160,8 +175,17 @@ def view_call(call: StoredCall, evidence: Evidence) -> CallView:
         response,
         before=_document(stages[EventType.REQUEST_ORIGINAL]),
         after=_document(stages[EventType.REQUEST_FINAL]),
-        decisions=[Decision(each.policy, each.side, each.action, each.changed, each.shadow) for each in decisions],
-        basis=Basis(states, max(0, lost), _redacted(row, stages, request, response), completeness.state),
+        decisions=[
+            Decision(each.policy, each.side, each.action, each.changed, each.shadow, each.sequence)
+            for each in decisions
+        ],
+        basis=Basis(
+            states,
+            max(0, lost),
+            _redacted(row, stages, request, response),
+            completeness.state,
+            [side for side in Side if _is_written_otherwise(stages, side)],
+        ),
     )
     endpoint = _endpoint(stages[EventType.REQUEST_ORIGINAL].record)
     return CallView(
@@ -178,6 +202,7 @@ def view_call(call: StoredCall, evidence: Evidence) -> CallView:
         lanes_of(call.records),
         group=_said(call.records, "luthien.policy.group"),
         configuration=_said(call.records, "luthien.config.version"),
+        shadows=[shadow for side in Side for shadow in shadows_of(steps[side], differ)],
     )
 
 
@@ -213,7 +238,7 @@ def _endpoint(request: StageRecord | None) -> str | None:
     return None if request is None or method is None else f"{method} {request.attributes.get('url.path', '')}"
 
 
-def _compare(original: StageView, final: StageView) -> Diff | None:
+def _compare(original: StageView, final: StageView, differ: Differ) -> Diff | None:
     """A diff where both sides were recorded: what the gateway made up is no change of what a provider said.
 
     Two beginnings are compared only where the hashes say that all the rest is the same, too.
@@ -222,7 +247,7 @@ def _compare(original: StageView, final: StageView) -> Diff | None:
         return None
     if (original.is_capped or final.is_capped) and not _is_same_on_the_wire(original.record, final.record):
         return None
-    return diff_payloads(original.payload, final.payload)
+    return differ(original.payload, final.payload)
 
 
 def _is_same_on_the_wire(one: StageRecord | None, other: StageRecord | None) -> bool:
@@ -257,12 +282,13 @@ def _redacted(
     return sides
 
 
-def _decision(record: StageRecord) -> PolicyView:
+def _decision(record: StageRecord, diffs: Mapping[str, Diff | None]) -> PolicyView:
     get = record.attributes.get
+    side = str(get("luthien.policy.side", ""))
     return PolicyView(
         policy=str(get("luthien.policy.name", "")),
         version=str(get("luthien.policy.version", "")),
-        side=str(get("luthien.policy.side", "")),
+        side=side,
         action=str(get("luthien.policy.action", "")),
         shadow=get("luthien.policy.shadow") is True,
         reason=str(get("luthien.policy.reason", "")),
@@ -270,6 +296,8 @@ def _decision(record: StageRecord) -> PolicyView:
         duration_ms=float(get("luthien.policy.duration", 0.0)),
         count=int(get("luthien.policy.count", 0)),
         details=_details(get("luthien.policy.details")),
+        sequence=record.sequence,
+        ops=ops_of(diffs.get(side), record.sequence),
     )
 
 

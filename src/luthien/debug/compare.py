@@ -1,97 +1,72 @@
 """The comparison of two parsed JSON documents: which operations lead from one to the other.
 
-Objects go through dictdiffer, and its notions of equality and depth are kept out of it: it sees keys, and
-values as opaque leaves that compare by `values.is_same`. Lists are paired by a `Pairing` first; each pair is
-then compared on its own, so the two pointers of an operation may well differ in their indices.
+Objects go through dictdiffer, and its notions of equality and depth are kept out of it: it sees keys, and of the
+values those that differ, as opaque leaves. Lists are paired by a `Pairing` first; each pair is then compared on its
+own, so the two pointers of an operation may well differ in their indices. Two strings that are JSON are compared as
+such besides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
-from typing import Any, TypeAlias
+from itertools import islice
+from typing import Any
 
 import dictdiffer
 
-from luthien.debug.ops import MAX_DEPTH, Kind, Op
-from luthien.debug.values import (
-    Json,
-    Number,
-    Repeated,
-    canonical,
-    has_inexact_number,
-    is_same,
-    is_same_number,
-    pointer,
-    repeats,
-)
-from luthien.debug.words import Budget, Segments, diff_words
+from luthien.debug.align import Pairing, out_of_order
+from luthien.debug.changes import added, changed, moved, removed
+from luthien.debug.identity import Identities
+from luthien.debug.keys import Tree, told_apart_by_keys
+from luthien.debug.ops import MAX_DEPTH, Flag, Op
+from luthien.debug.values import Json, Numbers, count_marks, parse, pointer
+from luthien.debug.words import Budget
 
 MAX_OPS = 10_000
 """A part of a document that would bring a diff above this is reported as changed whole."""
 MAX_ENCODING_OPS = 100
 """Objects whose keys came in another order, beyond these, share one operation."""
+MAX_INSIDE = 4
+"""How deep JSON within strings within JSON is looked into."""
+MAX_STRINGS_INSIDE = 2_000
+"""How many changed strings of one diff are looked into."""
 
-Pairing: TypeAlias = Callable[[str, Sequence[Json], Sequence[Json]], Iterable[tuple[int | None, int | None]]]
-"""Says which elements of two lists belong together, given the pointer of the first: pairs of an index before
-and an index after, None where there is no partner. Indices ascend on both sides."""
-
-
-def by_position(_ptr: str, before: Sequence[Json], after: Sequence[Json]) -> Iterator[tuple[int | None, int | None]]:
-    """The pairing of the first element with the first, the second with the second, and so on."""
-    return zip_longest(range(len(before)), range(len(after)))
+_CONTAINER = re.compile(r"\s*[\[{]")
 
 
-def compare(before: Json, after: Json, budget: Budget, pairing: Pairing = by_position) -> tuple[Op, ...]:
-    """The operations, in the order in which `ops.apply` carries them out, named r1, r2, and so on."""
-    comparison = _Comparison(budget, pairing)
+@dataclass(slots=True)
+class Work:
+    """What all comparisons of one diff share. `values` and `strings` of JSON in strings may still be looked into."""
+
+    pairing: Pairing
+    identities: Identities
+    numbers: Numbers
+    values: int
+    words: Budget = field(default_factory=Budget)
+    strings: int = MAX_STRINGS_INSIDE
+    ops_inside: int = 0
+
+
+def compare(before: Json, after: Json, work: Work) -> tuple[tuple[Op, ...], bool]:
+    """The operations, named r1, r2, and so on; and whether a budget made them coarser than they could be."""
+    ops, is_coarse = _compare(before, after, work, 0)
+    return _named(ops, "r"), is_coarse
+
+
+def _compare(before: Json, after: Json, work: Work, level: int) -> tuple[tuple[Op, ...], bool]:
+    comparison = _Comparison(work, level)
     comparison.run(_Pair("", "", before, after, 0))
-    ops = (*comparison.changes, *reversed(comparison.removes), *comparison.adds)
-    return tuple(replace(op, id=f"r{number}") for number, op in enumerate(ops, 1))
+    ops = (*comparison.changes, *reversed(comparison.removes), *comparison.moves, *comparison.adds)
+    return ops, comparison.is_coarse or any(op.degraded for op in ops)
 
 
-def kind_of(value: Json) -> Kind:
-    """The sort of one value."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case str():
-            return "text"
-        case Number():
-            return "number"
-        case list():
-            return "array"
-        case dict():
-            return "object"
-
-
-def added(ptr: str, value: Json) -> Op:
-    """The operation that adds a value, its id still to be given."""
-    text: Segments = (("+", canonical(value)),) if has_inexact_number(value) else ()
-    return Op("", "add", kind_of(value), None, ptr, None, value, text)
-
-
-def removed(ptr: str, value: Json) -> Op:
-    """The operation that removes a value, its id still to be given."""
-    text: Segments = (("-", canonical(value)),) if has_inexact_number(value) else ()
-    return Op("", "remove", kind_of(value), ptr, None, value, None, text)
-
-
-def changed(before_ptr: str, after_ptr: str, before: Json, after: Json, budget: Budget) -> Op:
-    """The operation that puts one value in the place of another, whole; its id still to be given."""
-    kind: Kind = kind_of(before) if kind_of(before) == kind_of(after) else "type"
-    degraded = kind in ("object", "array")
-    text: Segments = ()
-    if isinstance(before, str) and isinstance(after, str):
-        text, degraded = diff_words(before, after, budget)
-    elif any(isinstance(value, Number) or has_inexact_number(value) for value in (before, after)):
-        text = (("-", canonical(before)), ("+", canonical(after)))
-    if isinstance(before, Number) and isinstance(after, Number) and is_same_number(before, after):
-        kind = "encoding"
-    return Op("", "change", kind, before_ptr, after_ptr, before, after, text, degraded=degraded)
+def _named(ops: tuple[Op, ...], name: str) -> tuple[Op, ...]:
+    return tuple(
+        replace(op, id=f"{name}{number}", inside=_named(op.inside, f"{name}{number}."))
+        for number, op in enumerate(ops, 1)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +88,13 @@ class _Pair:
         ptrs = pointer(self.before_ptr, *path), pointer(self.after_ptr, *path)
         return _Pair(*ptrs, before, after, self.depth + len(path))
 
+    def element(self, i: int, j: int) -> _Pair:
+        """The pair of one element before and one after."""
+        before: Any = self.before
+        after: Any = self.after
+        ptrs = pointer(self.before_ptr, i), pointer(self.after_ptr, j)
+        return _Pair(*ptrs, before[i], after[j], self.depth + 1)
+
 
 @dataclass(slots=True)
 class _Contents:
@@ -123,17 +105,18 @@ class _Contents:
 
     unequal: list[_Pair] = field(default_factory=list)
     equal: list[_Pair] = field(default_factory=list)
-    differing: set[tuple[str | int, ...]] = field(default_factory=set)
+    differing: Tree = field(default_factory=dict)
     removes: list[Op] = field(default_factory=list)
     adds: list[Op] = field(default_factory=list)
+    moves: list[Op] = field(default_factory=list)
 
     @property
     def count(self) -> int:
-        return len(self.unequal) + len(self.removes) + len(self.adds)
+        return len(self.unequal) + len(self.removes) + len(self.adds) + len(self.moves)
 
 
 class _Leaf:
-    """A value that dictdiffer can only ask whether it is the same as another."""
+    """A value of which dictdiffer need not know more than that it differs from any other that it is shown."""
 
     __slots__ = ("value",)
 
@@ -141,7 +124,7 @@ class _Leaf:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, _Leaf) and is_same(self.value, other.value))
+        return self is other
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -158,46 +141,98 @@ class _Fields(dict[str, "_Fields | _Leaf"]):
         return self
 
 
-def _veiled(fields: dict[str, Json], levels: int) -> _Fields:
-    """An object and the objects directly within it, down to so many levels; all else is leaves."""
-    return _Fields(
-        (key, _veiled(value, levels - 1) if levels > 1 and isinstance(value, dict) else _Leaf(value))
-        for key, value in fields.items()
-    )
+def _veiled(
+    before: dict[str, Json], after: dict[str, Json], levels: int, is_same: Callable[[Json, Json], bool]
+) -> tuple[_Fields, _Fields]:
+    """What differs of two objects and those directly within them, down to so many levels; all else is leaves."""
+    old, new = _Fields(), _Fields()
+    for key, value in before.items():
+        if key not in after:
+            old[key] = _Leaf(value)
+            continue
+        other = after[key]
+        if levels > 1 and isinstance(value, dict) and isinstance(other, dict):
+            old[key], new[key] = _veiled(value, other, levels - 1, is_same)
+        elif not is_same(value, other):
+            old[key], new[key] = _Leaf(value), _Leaf(other)
+    new.update((key, _Leaf(value)) for key, value in after.items() if key not in before)
+    return old, new
 
 
 class _Comparison:
     """The operations found so far, and the pairs still to be looked into."""
 
-    def __init__(self, budget: Budget, pairing: Pairing) -> None:
+    def __init__(self, work: Work, level: int) -> None:
         self.changes: list[Op] = []
         self.removes: list[Op] = []
         self.adds: list[Op] = []
+        self.moves: list[Op] = []
+        self.is_coarse = False
         self._pending: list[_Pair] = []
         self._encoding_ops = 0
-        self._budget = budget
-        self._pairing = pairing
+        self._work = work
+        self._level = level
 
     def run(self, root: _Pair) -> None:
-        if is_same(root.before, root.after):
-            self._compare_keys(root, set())
+        if self._work.identities.is_same(root.before, root.after):
+            self._compare_keys(root, {})
         else:
             self._pending.append(root)
         while self._pending:
             self._look_into(self._pending.pop())
 
+    @property
+    def _found(self) -> int:
+        ops = len(self.changes) + len(self.removes) + len(self.adds) + len(self.moves)
+        return ops + len(self._pending) + self._work.ops_inside
+
     def _look_into(self, pair: _Pair) -> None:
         contents = self._contents(pair)
-        found = len(self.changes) + len(self.removes) + len(self.adds) + len(self._pending)
-        if contents is None or found + contents.count > MAX_OPS:
-            whole = changed(pair.before_ptr, pair.after_ptr, pair.before, pair.after, self._budget)
-            self.changes.append(whole)
+        if contents is None or self._found + contents.count > MAX_OPS:
+            self.changes.append(self._changed(pair))
             return
         self.removes += contents.removes
         self.adds += contents.adds
+        self.moves += contents.moves
         self._pending += reversed(contents.unequal)
         for same in contents.equal:
             self._compare_keys(same, contents.differing)
+
+    def _changed(self, pair: _Pair) -> Op:
+        op = changed(pair.before_ptr, pair.after_ptr, pair.before, pair.after, self._work.words)
+        if not isinstance(pair.before, str) or not isinstance(pair.after, str) or self._level >= MAX_INSIDE:
+            return op
+        return self._with_inside(op, pair.before, pair.after)
+
+    def _with_inside(self, op: Op, before: str, after: str) -> Op:
+        """A changed string with what changed in its JSON, if both are some."""
+        if _CONTAINER.match(before) is None or _CONTAINER.match(after) is None:
+            return op
+        self._work.strings -= 1
+        old, new = self._read(before), self._read(after)
+        if old is None or new is None:
+            return replace(op, degraded=True) if self._is_too_much else op
+        inside, is_coarse = _compare(old, new, self._work, self._level + 1)
+        self._work.ops_inside += len(inside)
+        flags: tuple[Flag, ...] = (
+            op.flags if any(each.touches_value for each in inside) else ("encoding_only", *op.flags)
+        )
+        return replace(op, inside=inside, flags=flags, degraded=op.degraded or is_coarse)
+
+    @property
+    def _is_too_much(self) -> bool:
+        return self._work.values < 0 or self._work.strings < 0
+
+    def _read(self, text: str) -> Json:
+        """The value of a string that is JSON; None if it is not, or there is too much of that."""
+        if not self._is_too_much:
+            self._work.values -= count_marks(text.encode("utf-8", "surrogatepass"), self._work.values)
+        if self._is_too_much:
+            return None
+        try:
+            return parse(text, self._work.numbers)
+        except (ValueError, RecursionError):
+            return None
 
     def _contents(self, pair: _Pair) -> _Contents | None:
         """None for two values that are not containers of one sort, or lie too deep."""
@@ -209,18 +244,20 @@ class _Comparison:
         return None
 
     def _fields(self, pair: _Pair, before: dict[str, Json], after: dict[str, Json]) -> _Contents:
-        levels = MAX_DEPTH - pair.depth
         contents = _Contents(equal=[pair])
-        for action, path, detail in dictdiffer.diff(
-            _veiled(before, levels), _veiled(after, levels), dot_notation=False
-        ):
+        old, new = _veiled(before, after, MAX_DEPTH - pair.depth, self._work.identities.is_same)
+        for action, path, detail in dictdiffer.diff(old, new, dot_notation=False):
+            if contents.count > MAX_OPS:
+                break
             if action == "change":
                 contents.unequal.append(pair.at(*path))
-                contents.differing.add(tuple(path))
+                tree = contents.differing
+                for step in path:
+                    tree = tree.setdefault(step, {})
                 continue
             parent = pair.at(*path)
             values: Any = parent.after if action == "add" else parent.before
-            for key, _ in detail:
+            for key, _ in islice(detail, MAX_OPS + 1):
                 if action == "add":
                     contents.adds.append(added(pointer(parent.after_ptr, key), values[key]))
                 else:
@@ -229,41 +266,34 @@ class _Comparison:
 
     def _elements(self, pair: _Pair, before: list[Json], after: list[Json]) -> _Contents:
         contents = _Contents()
-        for i, j in self._pairing(pair.before_ptr, before, after):
-            if i is None and j is not None:
-                contents.adds.append(added(pointer(pair.after_ptr, j), after[j]))
-            elif j is None and i is not None:
-                contents.removes.append(removed(pointer(pair.before_ptr, i), before[i]))
-            elif i is not None and j is not None:
-                same = is_same(before[i], after[j])
-                if same and not isinstance(before[i], dict | list):
-                    continue
-                ptrs = pointer(pair.before_ptr, i), pointer(pair.after_ptr, j)
-                element = _Pair(*ptrs, before[i], after[j], pair.depth + 1)
-                (contents.equal if same else contents.unequal).append(element)
+        alignment = self._work.pairing(pair.before_ptr, before, after)
+        self.is_coarse, coarse = self.is_coarse or alignment.degraded, alignment.degraded
+        strays = out_of_order(alignment.pairs)
+        for i, j in alignment.pairs:
             if contents.count > MAX_OPS:
                 break
+            if j is None and i is not None:
+                contents.removes.append(removed(pointer(pair.before_ptr, i), before[i], degraded=coarse))
+            elif i is None and j is not None:
+                contents.adds.append(added(pointer(pair.after_ptr, j), after[j], degraded=coarse))
+            elif i is not None and j is not None:
+                element = pair.element(i, j)
+                same = self._work.identities.is_same(element.before, element.after)
+                if i in strays:
+                    ptrs = element.before_ptr, element.after_ptr
+                    contents.moves.append(moved(*ptrs, element.before, element.after, same=same, degraded=coarse))
+                if not same or isinstance(element.before, dict | list):
+                    (contents.equal if same else contents.unequal).append(element)
         return contents
 
-    def _compare_keys(self, pair: _Pair, differing: set[tuple[str | int, ...]]) -> None:
-        """Finds objects in two values, same but for what lies at `differing` paths, whose keys tell them apart."""
-        todo: list[tuple[Json, Json, tuple[str | int, ...]]] = [(pair.before, pair.after, ())]
-        while todo and self._encoding_ops <= MAX_ENCODING_OPS:
-            before, after, path = todo.pop()
-            if isinstance(before, dict) and isinstance(after, dict):
-                keys = _differing_keys(before, after)
-                if keys is not None:
-                    self._tell_keys(pointer(pair.before_ptr, *path), pointer(pair.after_ptr, *path), *keys)
-                inner: Iterable[tuple[str | int, Json, Json]] = (
-                    (key, value, after[key]) for key, value in before.items() if key in after
-                )
-            elif isinstance(before, list) and isinstance(after, list):
-                inner = zip(range(len(before)), before, after, strict=True)
-            else:
-                continue
-            for step, old, new in inner:
-                if isinstance(old, dict | list) and (*path, step) not in differing:
-                    todo.append((old, new, (*path, step)))
+    def _compare_keys(self, pair: _Pair, differing: Tree) -> None:
+        """Tells of objects in two values, same but for what lies at `differing` paths, whose keys tell them apart."""
+        if self._encoding_ops > MAX_ENCODING_OPS:
+            return
+        for path, before, after in told_apart_by_keys(pair.before, pair.after, differing):
+            self._tell_keys(pointer(pair.before_ptr, *path), pointer(pair.after_ptr, *path), before, after)
+            if self._encoding_ops > MAX_ENCODING_OPS:
+                return
 
     def _tell_keys(self, before_ptr: str, after_ptr: str, before: Json, after: Json) -> None:
         self._encoding_ops += 1
@@ -272,15 +302,3 @@ class _Comparison:
         else:
             op = Op("", "change", "encoding", "", "", None, None, degraded=True)
         self.changes.append(op)
-
-
-def _differing_keys(before: dict[str, Json], after: dict[str, Json]) -> tuple[Json, Json] | None:
-    """What two objects repeat, where that differs, or all their keys, where the common ones are reordered."""
-    if list(before) == list(after) and not isinstance(before, Repeated) and not isinstance(after, Repeated):
-        return None
-    repeated = repeats(before), repeats(after)
-    if not is_same(list(repeated[0]), list(repeated[1])):
-        return list(repeated[0]), list(repeated[1])
-    if [key for key in before if key in after] != [key for key in after if key in before]:
-        return list(before), list(after)
-    return None

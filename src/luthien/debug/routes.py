@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from fastapi import APIRouter
 
+from luthien.debug.cache import DiffCache
 from luthien.debug.lookup import Lookup
 from luthien.debug.pages.call import add_call
 from luthien.debug.pages.call_list import add_call_list
@@ -19,5 +20,5 @@ def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup]) -> APIRouter:
     router = APIRouter(route_class=guarded_by(sign_in))
     add_entry(router, sign_in)
     add_call_list(router, lookup)
-    add_call(router, lookup)
+    add_call(router, lookup, DiffCache())
     return router
