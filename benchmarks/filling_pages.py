@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 from luthien.debug.indexed import ALGO
-from luthien.store.lexemes import SLOT_MS
+from luthien.store.lexemes import SLOT_MS, SPAN
 from luthien.store.partitions import PartitionKeeper, day_range
 
 RECORDS_A_CALL = 10
@@ -140,6 +140,7 @@ _SEARCH = """
             call_id,
             ARRAY[
                 '=slot:' || to_hex(floor(extract(epoch FROM started_at) * 1000)::bigint / %(slot_ms)s),
+                '=span:' || to_hex(floor(extract(epoch FROM started_at) * 1000)::bigint / %(slot_ms)s / %(span)s),
                 '=outcome:' || COALESCE(outcome, 'running'),
                 '=session:' || session_id, '=provider:' || provider, '=format:' || wire_format,
                 '=key:' || gateway_key, '=model:' || model_requested, '=model:' || model_used,
@@ -218,4 +219,4 @@ def _fill_day(conn: psycopg.Connection[Any], day: date, calls: int, last: dateti
     conn.execute(_EVENTS, bounds)
     conn.execute(_CHANGES, bounds)
     conn.execute(f"ANALYZE conversation_changes_{day:%Y%m%d}")
-    conn.execute(_SEARCH, {**bounds, "algo": ALGO, "slot_ms": SLOT_MS, "words": words})
+    conn.execute(_SEARCH, {**bounds, "algo": ALGO, "slot_ms": SLOT_MS, "span": SPAN, "words": words})

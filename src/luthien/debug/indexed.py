@@ -19,7 +19,7 @@ from luthien.exchange import STAGES, EventType, Side
 from luthien.store.call_filter import Part
 from luthien.store.calls import as_text
 from luthien.store.index import Change, Entry, ReadCall
-from luthien.store.lexemes import change_facet, facet, slot_facet, slot_of, words_of
+from luthien.store.lexemes import change_facet, facet, time_facets, words_of
 from luthien.store.read import CallRow
 
 ALGO = 1
@@ -103,7 +103,7 @@ def failed_entry(row: CallRow, error: str) -> Entry:
 
 def row_facets(row: CallRow) -> Iterator[str]:
     """What the row of a call says that filters ask for."""
-    yield slot_facet(slot_of(row["call_id"]))
+    yield from time_facets(row["call_id"])
     yield facet("outcome", row["outcome"] or "running")
     named = {
         "session": row["session_id"],

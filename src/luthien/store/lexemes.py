@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from uuid import UUID
 
 from luthien.exchange import call_time_ms
@@ -20,7 +20,8 @@ MAX_WORD_CHARS = 64
 _MAX_FACET_BYTES = 512
 _MAX_ASKED = 64
 SLOT_MS = 1 << 20
-"""A call's time is a facet of this grain, about 17 minutes."""
+"""A call's time is a facet of this grain, about 17 minutes, and one of `SPAN` of them."""
+SPAN = 16
 
 # Marks belong to their letters. What \w has not: combining marks, and vowel signs of the scripts of India.
 _WORD = re.compile(
@@ -52,12 +53,22 @@ def facet(name: str, value: str) -> str:
     return f"={name}#{hashlib.sha256(whole.encode()).hexdigest()}"
 
 
-def slot_facet(slot: int) -> str:
-    return f"=slot:{slot:x}"
+def time_facets(call_id: UUID) -> tuple[str, str]:
+    """When a call began, finely and roughly."""
+    slot = call_time_ms(call_id) // SLOT_MS
+    return f"=slot:{slot:x}", f"=span:{slot // SPAN:x}"
 
 
-def slot_of(call_id: UUID) -> int:
-    return call_time_ms(call_id) // SLOT_MS
+def _asked_times(slots: range) -> list[str]:
+    """Facets of which each call of these slots has one; so may some that are later.
+
+    Few, since each is looked at for each call that has all the rest.
+    """
+    if len(slots) <= SPAN:
+        return [f"=slot:{slot:x}" for slot in slots]
+    aligned = -(-slots.start // SPAN) * SPAN
+    spans = range(aligned // SPAN, (slots.stop - 1) // SPAN + 1)
+    return [*(f"=slot:{slot:x}" for slot in range(slots.start, aligned)), *(f"=span:{span:x}" for span in spans)]
 
 
 def asked_facets(wanted: CallFilter) -> list[str]:
@@ -74,7 +85,7 @@ def change_facet(policy: str, part: str) -> str:
     return facet("change", f"{part} {policy}")
 
 
-def tsquery(wanted: CallFilter, slots: Iterable[int] = ()) -> str:
+def tsquery(wanted: CallFilter, slots: range = range(0)) -> str:
     """What `luthien_found` is asked for: all of a filter's words and facets, and one of the slots, if there are any.
 
     Empty, which matches nothing, when nothing is asked for.
@@ -83,7 +94,7 @@ def tsquery(wanted: CallFilter, slots: Iterable[int] = ()) -> str:
     if wanted.text and not words:
         return ""
     asked = [_quoted(lexeme) for lexeme in [*words, *asked_facets(wanted)]]
-    either = " | ".join(_quoted(slot_facet(slot)) for slot in slots)
+    either = " | ".join(map(_quoted, _asked_times(slots)))
     if either:
         asked.append(f"({either})")
     return " & ".join(asked)

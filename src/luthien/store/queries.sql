@@ -222,30 +222,35 @@ ORDER BY listed.call_id DESC
 
 -- name: found_before
 -- The newest calls of a range that a filter may let through. Those that are not indexed as they are stored now are
--- looked at themselves, unless only the index knows.
+-- looked at themselves, one by one, unless only the index knows.
 SELECT call_id
 FROM (
     (SELECT luthien_found(%(query)s::tsquery, %(since)s, %(before)s, true, %(limit)s) AS call_id)
     UNION
-    (SELECT calls.call_id
+    (SELECT waiting.call_id
     FROM conversation_unindexed AS waiting
-    JOIN conversation_calls AS calls USING (call_id)
+    CROSS JOIN LATERAL (
+        SELECT FROM conversation_calls AS calls
+        WHERE calls.call_id = waiting.call_id
+            AND calls.call_id >= %(since)s AND calls.call_id < %(before)s
+            AND (%(session)s::text IS NULL OR calls.session_id = %(session)s)
+            AND (%(model)s::text IS NULL OR calls.model_requested = %(model)s OR calls.model_used = %(model)s)
+            AND (%(provider)s::text IS NULL OR calls.provider = %(provider)s)
+            AND (%(format)s::text IS NULL OR calls.wire_format = %(format)s)
+            AND (%(key)s::text IS NULL OR calls.gateway_key = %(key)s)
+            AND (%(policy)s::text IS NULL
+                OR calls.policies @> jsonb_build_array(jsonb_build_object('name', %(policy)s::text)))
+            AND (%(outcome)s::text IS NULL OR COALESCE(calls.outcome, 'running') = %(outcome)s)
+            AND (%(changed)s::text IS NULL OR CASE %(changed)s
+                WHEN 'request' THEN calls.request_changed
+                WHEN 'response' THEN calls.response_changed
+                WHEN 'any' THEN calls.request_changed OR calls.response_changed
+                ELSE calls.outcome IS NOT NULL AND (calls.request_changed OR calls.response_changed) IS NOT TRUE
+            END)
+        LIMIT 1
+    ) AS fitting
     WHERE NOT %(needs_index)s
         AND waiting.call_id >= %(since)s AND waiting.call_id < %(before)s
-        AND calls.call_id >= %(since)s AND calls.call_id < %(before)s
-        AND (%(session)s::text IS NULL OR calls.session_id = %(session)s)
-        AND (%(model)s::text IS NULL OR calls.model_requested = %(model)s OR calls.model_used = %(model)s)
-        AND (%(provider)s::text IS NULL OR calls.provider = %(provider)s)
-        AND (%(format)s::text IS NULL OR calls.wire_format = %(format)s)
-        AND (%(key)s::text IS NULL OR calls.gateway_key = %(key)s)
-        AND (%(policy)s::text IS NULL OR calls.policies @> jsonb_build_array(jsonb_build_object('name', %(policy)s::text)))
-        AND (%(outcome)s::text IS NULL OR COALESCE(calls.outcome, 'running') = %(outcome)s)
-        AND (%(changed)s::text IS NULL OR CASE %(changed)s
-            WHEN 'request' THEN calls.request_changed
-            WHEN 'response' THEN calls.response_changed
-            WHEN 'any' THEN calls.request_changed OR calls.response_changed
-            ELSE calls.outcome IS NOT NULL AND (calls.request_changed OR calls.response_changed) IS NOT TRUE
-        END)
     ORDER BY waiting.call_id DESC
     LIMIT %(limit)s)
 ) AS found
@@ -258,25 +263,30 @@ SELECT call_id
 FROM (
     (SELECT luthien_found(%(query)s::tsquery, %(since)s, %(before)s, false, %(limit)s) AS call_id)
     UNION
-    (SELECT calls.call_id
+    (SELECT waiting.call_id
     FROM conversation_unindexed AS waiting
-    JOIN conversation_calls AS calls USING (call_id)
+    CROSS JOIN LATERAL (
+        SELECT FROM conversation_calls AS calls
+        WHERE calls.call_id = waiting.call_id
+            AND calls.call_id >= %(since)s AND calls.call_id < %(before)s
+            AND (%(session)s::text IS NULL OR calls.session_id = %(session)s)
+            AND (%(model)s::text IS NULL OR calls.model_requested = %(model)s OR calls.model_used = %(model)s)
+            AND (%(provider)s::text IS NULL OR calls.provider = %(provider)s)
+            AND (%(format)s::text IS NULL OR calls.wire_format = %(format)s)
+            AND (%(key)s::text IS NULL OR calls.gateway_key = %(key)s)
+            AND (%(policy)s::text IS NULL
+                OR calls.policies @> jsonb_build_array(jsonb_build_object('name', %(policy)s::text)))
+            AND (%(outcome)s::text IS NULL OR COALESCE(calls.outcome, 'running') = %(outcome)s)
+            AND (%(changed)s::text IS NULL OR CASE %(changed)s
+                WHEN 'request' THEN calls.request_changed
+                WHEN 'response' THEN calls.response_changed
+                WHEN 'any' THEN calls.request_changed OR calls.response_changed
+                ELSE calls.outcome IS NOT NULL AND (calls.request_changed OR calls.response_changed) IS NOT TRUE
+            END)
+        LIMIT 1
+    ) AS fitting
     WHERE NOT %(needs_index)s
         AND waiting.call_id >= %(since)s AND waiting.call_id < %(before)s
-        AND calls.call_id >= %(since)s AND calls.call_id < %(before)s
-        AND (%(session)s::text IS NULL OR calls.session_id = %(session)s)
-        AND (%(model)s::text IS NULL OR calls.model_requested = %(model)s OR calls.model_used = %(model)s)
-        AND (%(provider)s::text IS NULL OR calls.provider = %(provider)s)
-        AND (%(format)s::text IS NULL OR calls.wire_format = %(format)s)
-        AND (%(key)s::text IS NULL OR calls.gateway_key = %(key)s)
-        AND (%(policy)s::text IS NULL OR calls.policies @> jsonb_build_array(jsonb_build_object('name', %(policy)s::text)))
-        AND (%(outcome)s::text IS NULL OR COALESCE(calls.outcome, 'running') = %(outcome)s)
-        AND (%(changed)s::text IS NULL OR CASE %(changed)s
-            WHEN 'request' THEN calls.request_changed
-            WHEN 'response' THEN calls.response_changed
-            WHEN 'any' THEN calls.request_changed OR calls.response_changed
-            ELSE calls.outcome IS NOT NULL AND (calls.request_changed OR calls.response_changed) IS NOT TRUE
-        END)
     ORDER BY waiting.call_id
     LIMIT %(limit)s)
 ) AS found

@@ -15,6 +15,7 @@ import pytest
 
 from luthien.debug import indexed, indexer
 from luthien.debug.indexer import Indexer, IndexStats, Pace, connected, index_some
+from luthien.debug.reindex import index_queued, queue_calls
 from luthien.exchange import EventType, StageRecord, new_call_id
 from luthien.store import index
 from luthien.store.call_filter import CallFilter
@@ -319,6 +320,23 @@ class TestASweep:
         store(conn, *whole_call())
         index_all(conn)
         assert self.sweep(conn, algo=indexed.ALGO + 1) == 1
+
+
+class TestReindexing:
+    def test_indexes_every_call_anew_and_says_how_many(self, conn: Conn) -> None:
+        store(conn, *whole_call(), *call(says("again")))
+        index_all(conn)
+        conn.execute("UPDATE conversation_search SET document = ''")
+        assert queue_calls(conn, anew=True) == 2
+        assert [*index_queued(conn)] == [(2, 0, "0")]
+        assert conn.execute("SELECT count(*) FROM conversation_search WHERE document @@ 'again'").fetchone() == (1,)
+
+    def test_of_what_is_missing_leaves_the_rest(self, conn: Conn) -> None:
+        first, second = whole_call(), whole_call()
+        store(conn, *first, *second)
+        index_all(conn)
+        conn.execute("DELETE FROM conversation_search WHERE call_id = %s", (first[0].call_id,))
+        assert queue_calls(conn, anew=False) == 1
 
 
 class TestInAGateway:

@@ -17,6 +17,9 @@ CREATE TABLE "conversation_search" (
 CREATE INDEX "conversation_search_document_idx" ON "conversation_search" USING GIN ("document")
     WITH (gin_pending_list_limit = 256);
 
+-- Nobody plans by what is common in it, and to find that out would read every document.
+ALTER TABLE "conversation_search" ALTER COLUMN "document" SET STATISTICS 0;
+
 -- A row for each place that a policy changed and each policy that had a part in it.
 CREATE TABLE "conversation_changes" (
     "call_id" UUID NOT NULL,
@@ -65,8 +68,8 @@ AS $$
 $$;
 
 -- The calls from first to behind (not itself any more) whose documents match, the newest or the oldest first.
--- A search reads its own index and never the rows of a day one after the other, whatever the statistics promise: they
--- do not know which words occur together. So nothing may stop at the first so many rows that an ordered walk finds
+-- A search reads its own index and never the rows of a day one after the other, whatever the planner expects: nothing
+-- knows which words occur together. So nothing may stop at the first so many rows that an ordered walk finds
 -- (MATERIALIZED), and looking into a document is said to be as dear as it is.
 CREATE FUNCTION luthien_found(wanted tsquery, first uuid, behind uuid, newest_first boolean, at_most integer)
 RETURNS SETOF uuid
@@ -108,6 +111,7 @@ DECLARE
     first_id uuid;
     end_id uuid;
     each_table record;
+    each_column record;
     partition text;
     made boolean := false;
 BEGIN
@@ -118,12 +122,22 @@ BEGIN
     end_id := rpad(lpad(to_hex(first_ms + day_ms), 12, '0'), 32, '0')::uuid;
 
     -- In the order in which a record is written, so that a writer and this function cannot wait for each other.
-    FOR each_table IN SELECT name, default_partition FROM luthien_tables() ORDER BY place LOOP
+    FOR each_table IN SELECT oid, name, default_partition FROM luthien_tables() ORDER BY place LOOP
         partition := each_table.name || '_' || to_char(day, 'YYYYMMDD');
         CONTINUE WHEN to_regclass(partition) IS NOT NULL;
         EXECUTE format('LOCK TABLE %I IN SHARE UPDATE EXCLUSIVE MODE', each_table.name);
         CONTINUE WHEN to_regclass(partition) IS NOT NULL;
         EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL)', partition, each_table.name);
+        -- What LIKE leaves out.
+        FOR each_column IN
+            SELECT attname, attstattarget FROM pg_attribute
+            WHERE attrelid = each_table.oid AND attnum > 0 AND NOT attisdropped AND attstattarget >= 0
+        LOOP
+            EXECUTE format(
+                'ALTER TABLE %I ALTER COLUMN %I SET STATISTICS %s',
+                partition, each_column.attname, each_column.attstattarget
+            );
+        END LOOP;
         IF each_table.default_partition IS NOT NULL THEN
             EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', each_table.default_partition);
             EXECUTE format(
