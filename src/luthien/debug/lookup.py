@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -12,6 +13,7 @@ from luthien.debug.completeness import Completeness, Evidence, completeness_of
 from luthien.exchange import call_time_ms
 from luthien.record.source import RecordSource
 from luthien.store.call_filter import CallFilter
+from luthien.store.feed import Position, Tip
 from luthien.store.read import CallRow, RecordReader, StoredCall
 
 _GRACE_MS = 60_000
@@ -66,10 +68,29 @@ class Lookup:
         """The calls that a filter lets through, older than `before`, newest first. Raises StoreError."""
         waiting = self._waiting()
         rows = await self._reader.calls(wanted, before, limit)
+        return [self._listed(row, waiting) for row in rows]
+
+    async def tip(self) -> Tip:
+        """Where the feed of changes is. Raises StoreError."""
+        return await self._reader.tip()
+
+    async def changes(self, after: Position, limit: int) -> list[tuple[Position, Listed]]:
+        """The calls that changed after a position, in the order of their last changes. Raises StoreError."""
+        waiting = self._waiting()
+        rows = await self._reader.changes(after, limit)
+        at_s = int(waiting.now.timestamp())
         return [
-            Listed(row, completeness_of(self._evidence(row, waiting), ended_how=row["process_ended_how"]))
-            for row in rows
+            (Position(int(row.pop("stored_xid")), row["call_id"], at_s), self._listed(row, waiting)) for row in rows
         ]
+
+    async def missed(self, after: Position, limit: int) -> int:
+        """How many calls changed after a position, counted up to `limit`. Raises StoreError."""
+        return await self._reader.missed(after, limit)
+
+    async def processes(self, ids: Iterable[UUID]) -> dict[UUID, str]:
+        """`host:pid` of the processes that said so. Raises StoreError."""
+        found = await self._reader.processes(ids)
+        return {process_id: f"{host}:{pid}" for process_id, (host, pid) in found.items()}
 
     async def call(self, call_id: UUID) -> Found | Pending | None:
         """What is known of a call; None when there is no such call. Raises StoreError."""
@@ -78,6 +99,10 @@ class Lookup:
         if call is None:
             return Pending() if call_id in waiting.calls or _is_young(call_id, waiting) else None
         return Found(call, self._evidence(call.row, waiting))
+
+    def _listed(self, row: CallRow, waiting: _Waiting) -> Listed:
+        completeness = completeness_of(self._evidence(row, waiting), ended_how=row["process_ended_how"])
+        return Listed(row, completeness)
 
     def _waiting(self) -> _Waiting:
         oldest_age = timedelta(seconds=self._source.oldest_unsaved_age_s())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +18,7 @@ from luthien.errors import StoreError
 from luthien.exchange import StageRecord, call_time_ms
 from luthien.store.call_filter import CallFilter
 from luthien.store.deadline import AsyncWatchedConnection, WatchedConnection
+from luthien.store.feed import Position, Tip
 from luthien.store.migrate import pending
 from luthien.store.sql import query
 
@@ -127,6 +128,29 @@ class RecordReader:
         aside = await self._rows("get_set_aside", {"call_id": call_id})
         children = await self._rows("get_children", {"call_id": call_id, "until": _last_child(rows[0])})
         return StoredCall(rows[0], [_record(event) for event in events], [_set_aside(row) for row in aside], children)
+
+    async def tip(self) -> Tip:
+        """Where the feed of changes is. Raises as `calls` does."""
+        [row] = await self._rows("feed_position", {})
+        return Tip(Position.before(int(row["xmin"]), row["now_s"]), int(row["xmax"]))
+
+    async def changes(self, after: Position, limit: int) -> list[CallRow]:
+        """The calls that changed after a position, as they are now, in the order of their last changes.
+
+        Each has its `stored_xid` besides. Raises as `calls` does.
+        """
+        return await self._rows("feed_changes", {"xid": str(after.xid), "call_id": after.call_id, "limit": limit})
+
+    async def missed(self, after: Position, limit: int) -> int:
+        """How many calls changed after a position, counted up to `limit`. Raises as `calls` does."""
+        [row] = await self._rows("feed_missed", {"xid": str(after.xid), "call_id": after.call_id, "limit": limit})
+        count: int = row["missed"]
+        return count
+
+    async def processes(self, ids: Iterable[UUID]) -> dict[UUID, tuple[str, int]]:
+        """Host and process number of the processes that said so. Raises as `calls` does."""
+        rows = await self._rows("name_processes", {"ids": [*ids]})
+        return {row["process_id"]: (row["host"], row["pid"]) for row in rows if row["host"] is not None}
 
     async def pending_migrations(self) -> list[str]:
         """Migrations that the database still lacks. Raises as `calls` does."""
