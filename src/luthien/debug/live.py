@@ -1,8 +1,8 @@
 """The live feed: the changes of calls, as they are stored by whichever process, for any number of followers.
 
-One reader a process reads on from where it was, woken up by the writers' `NOTIFY` and by the clock behind it, and keeps
-the last changes. Followers have no queues: each takes what comes after its own position, at its own pace, from what is
-kept or else from the database. Who is too far behind is told so (`gap`).
+One reader a process reads on from where it was, woken up by the writers' `NOTIFY` and by the clock behind it, and
+keeps the last changes. Followers have no queues: each takes what comes after its own position, at its own pace, from
+what is kept or else from the database. Who is too far behind is told so (`gap`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
@@ -148,7 +148,7 @@ class Feed:
         finally:
             self._followers -= 1
 
-    async def follow(self, after: Position | None) -> AsyncIterator[Change | Notice]:
+    async def follow(self, after: Position | None) -> AsyncGenerator[Change | Notice, None]:
         """What changes after a position, or from now on, until the process stops; to be closed by whoever follows.
 
         A call that changed several times may come once, as it is at last.

@@ -1,4 +1,4 @@
-"""Whether a call that is at hand is one that a filter lets through: the same question that lists put to Postgres. Pure."""
+"""Whether a call at hand is one that a filter lets through: the question that lists put to Postgres. Pure."""
 
 from __future__ import annotations
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 ON_STOP = "luthien.on_stop"
-"""The key in the state of the app's lifespan of what is called when the server begins to stop: it may be called often."""
+"""Where in the state of the app's lifespan is what is called, once or more, when the server begins to stop."""
 ENDLESS = "/debug/events"
 STALL_S = 60.0
 """How long somebody who follows may take nothing of what was sent."""
@@ -44,8 +43,7 @@ class Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def _is_endless(self) -> bool:
-        scope: dict[str, Any] = self.scope or {}
-        return scope.get("path") == ENDLESS
+        return bool(self.scope) and self.scope["path"] == ENDLESS
 
     def _go_on(self) -> None:
         if self._stall is not None:

@@ -18,11 +18,15 @@ _FIRST_PAGE = "/debug/calls"
 
 
 def add_entry(router: APIRouter, sign_in: SignIn) -> None:
-    """The sign-in by link and by form, and the static files."""
+    """The sign-in by link and by form, the help, and the static files."""
 
     @router.get("/debug")
     async def index() -> Response:
         return RedirectResponse(_FIRST_PAGE)
+
+    @router.get("/debug/help")
+    async def keys() -> Response:
+        return page("help.html", {})
 
     @router.get("/debug/static/{name}")
     async def static(name: str) -> Response:

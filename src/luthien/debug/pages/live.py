@@ -12,7 +12,7 @@ from starlette.types import Send
 
 from luthien.debug.call_json import row_as_dict
 from luthien.debug.filters import FilterError, read_filter
-from luthien.debug.listing import list_values, row_as_html
+from luthien.debug.listing import NEEDS_INDEX, address, list_values, row_as_html, suggestions
 from luthien.debug.live import KEPT, REPLAY_S, Change, Feed, Notice, TooManyFollowers
 from luthien.debug.lookup import Lookup
 from luthien.debug.matching import matches, may_leave
@@ -20,6 +20,7 @@ from luthien.debug.web import json_response, not_yet, page
 from luthien.store.call_filter import EVERY_CALL, CallFilter
 from luthien.store.feed import Position
 
+_BASE = "/debug/live"
 _RETRY_MS = 2000
 _SHOWN = 50
 _LOST = {
@@ -53,14 +54,21 @@ def add_live(router: APIRouter, lookup: Callable[[], Lookup], feed: Callable[[],
         try:
             wanted = read_live_filter(items)
         except FilterError as error:
-            values = {**list_values("/debug/live", EVERY_CALL, items), "error": error}
-            return page("live.html", {**values, "calls": [], "position": None, "processes": {}}, status=400)
+            values = {**list_values(_BASE, EVERY_CALL, items), "error": error, "suggested": {}}
+            return page("live.html", values, status=400)
         tip = await lookup().tip()
         calls = await lookup().calls(wanted, None, _SHOWN)
         served_by = {each.row["process_id"] for each in calls} - {None}
         processes = await lookup().processes(served_by) if served_by else {}
-        values = {**list_values("/debug/live", wanted, items), "error": None, "position": tip.position}
-        return page("live.html", {**values, "calls": calls, "processes": processes})
+        values = {
+            **list_values(_BASE, wanted, items),
+            "calls": calls,
+            "processes": processes,
+            "error": None,
+            "suggested": suggestions(calls),
+            "live": address("/debug/events", wanted, after=tip.position, rows="live"),
+        }
+        return page("live.html", values)
 
     @router.get("/debug/events")
     async def events(request: Request) -> Response:
@@ -82,7 +90,7 @@ def add_live(router: APIRouter, lookup: Callable[[], Lookup], feed: Callable[[],
 def read_live_filter(items: list[tuple[str, str]], also: tuple[str, ...] = ()) -> CallFilter:
     """As `read_filter`; but what only the index knows cannot be followed."""
     wanted = read_filter(items, also=also)
-    for name in ("text", "changed_by", "part"):
+    for name in NEEDS_INDEX:
         if getattr(wanted, name) is not None:
             raise FilterError(name, "only indexed calls can be asked for this, not those that come in: use the list")
     return wanted
@@ -134,7 +142,8 @@ def _call(change: Change, wanted: CallFilter, rows: str | None) -> str:
         "process": change.process,
     }
     if rows is not None:
-        data["html"] = row_as_html(f"/debug/{'calls' if rows == 'list' else 'live'}", wanted, change.listed, change.process)
+        base = _BASE if rows == "live" else "/debug/calls"
+        data["html"] = row_as_html(base, wanted, change.listed, change.process)
     return _event("call", change.position, data)
 
 
