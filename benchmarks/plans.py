@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -32,11 +33,14 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from benchmarks.filling import fill
+from luthien.store.call_filter import EVERY_CALL
 from luthien.store.embedded import embedded_postgres
 from luthien.store.migrate import migrate
 from luthien.store.partitions import day_range
-from luthien.store.read import NEWEST, RecordReader, windows
+from luthien.store.read import RecordReader
+from luthien.store.search import of_list
 from luthien.store.sql import query
+from luthien.store.windows import NEWEST, windows
 
 SMALL_CALLS = 10_000
 PAGE = 51
@@ -76,8 +80,9 @@ def questions(day: date, days: int, sample: Sequence[UUID]) -> Iterator[Question
     unknown = UUID(int=sample[1].int ^ 1)
     for name, before in (("first page", None), ("a page of the middle", middle)):
         since, until = next(windows(before or NEWEST))
-        listed: Statement = ("list_calls", {"since": since, "before": until, "limit": PAGE})
-        yield Question(f"list, {name}", lambda reader, before=before: reader.calls(before, PAGE), [listed])  # type: ignore[misc]
+        listed: Statement = ("list_calls", of_list(EVERY_CALL, since, until, PAGE))
+        ask: Callable[[RecordReader], Awaitable[object]] = partial(_page, before)
+        yield Question(f"list, {name}", ask, [listed])
     yield Question(
         "a call and its events",
         lambda reader: reader.call(random_id(sample)),
@@ -88,6 +93,10 @@ def questions(day: date, days: int, sample: Sequence[UUID]) -> Iterator[Question
         lambda reader: reader.call(UUID(int=random_id(sample).int ^ 1)),
         [("get_call", {"call_id": unknown})],
     )
+
+
+async def _page(before: UUID | None, reader: RecordReader) -> object:
+    return await reader.calls(EVERY_CALL, before, PAGE)
 
 
 async def measure(dsn: str, asked: Sequence[Question]) -> list[Answer]:

@@ -15,6 +15,7 @@ from opentelemetry.metrics import NoOpMeterProvider
 from starlette.types import ASGIApp
 
 from luthien import __version__
+from luthien.debug.indexer import Indexer
 from luthien.debug.live import Feed
 from luthien.debug.lookup import Lookup
 from luthien.debug.routes import debug_router
@@ -43,7 +44,7 @@ from luthien.record.writer import BatchLimits, RecordWriter
 from luthien.settings import Settings, read_settings
 from luthien.store.read import RecordReader
 from luthien.telemetry.logs import configure_logging
-from luthien.telemetry.metrics import observe_default_partitions, observe_record, reload_counter
+from luthien.telemetry.metrics import observe_default_partitions, observe_index, observe_record, reload_counter
 from luthien.telemetry.setup import Telemetry, start_telemetry
 from luthien.upstream.client import UpstreamClient
 
@@ -55,6 +56,7 @@ _FAREWELL_S = FAREWELL_S + 1.0
 _TELEMETRY_S = 3.0
 _RECORD_S = 5.0
 _UPKEEP_S = 2.0
+_INDEXER_S = 1.0
 
 # Pages and health checks are no calls: they get no span and no call id.
 _UNTRACED_PATHS = r"^https?://[^/]*/(?:debug|v2/debug|healthz|readyz)(?:/|$)"
@@ -134,6 +136,10 @@ class App:
                 stack.push_async_callback(anyio.to_thread.run_sync, upkeep.stop, _UPKEEP_S)
                 writer.start()
                 stack.push_async_callback(anyio.to_thread.run_sync, writer.stop, _RECORD_S)
+            indexer = Indexer(self._dsn)
+            if settings.record and settings.index:
+                indexer.start()
+                stack.push_async_callback(anyio.to_thread.run_sync, indexer.stop, _INDEXER_S)
             sink: RecordSink = source if settings.record else DiscardingSink()
             try:
                 telemetry = start_telemetry(settings, sink, source.process_id)
@@ -143,6 +149,7 @@ class App:
             stack.push_async_callback(anyio.to_thread.run_sync, telemetry.shutdown, _TELEMETRY_S)
             observe_record(telemetry.meter, source, lambda: telemetry.processor.lost_spans)
             observe_default_partitions(telemetry.meter, lambda: default_partitions.rows)
+            _observe_indexer(telemetry, indexer)
             _instrument(api, telemetry)
             stack.callback(FastAPIInstrumentor.uninstrument_app, api)
 
@@ -231,6 +238,11 @@ def _chores(settings: Settings, source: RecordSource) -> list[Chore]:
 def _instruments(telemetry: Telemetry, settings: Settings, source: RecordSource) -> Instruments:
     deadline_s = settings.receipt_deadline_ms / 1000
     return Instruments.of(telemetry.tracer, telemetry.meter, deadline_s, source.process_id)
+
+
+def _observe_indexer(telemetry: Telemetry, indexer: Indexer) -> None:
+    stats = indexer.stats
+    observe_index(telemetry.meter, lambda: (stats.indexed, stats.failed), lambda: (stats.waiting, stats.lag_s))
 
 
 def _limits(settings: Settings) -> BatchLimits:

@@ -80,6 +80,8 @@ class Settings(BaseSettings):
     """How long open calls may take to finish when Luthien is stopped, in seconds; then they are ended."""
     record: bool = True
     """Whether calls are recorded at all; off only to measure what the record costs."""
+    index: bool = True
+    """Whether this process indexes calls for searches; off where others do."""
     receipt_deadline_ms: Annotated[float, Field(gt=0)] = 250.0
     """How long a call may wait for its record to be safe, in milliseconds, before it goes on without."""
     spool: bool = True

@@ -112,6 +112,7 @@ def row_as_dict(row: CallRow) -> dict[str, object]:
             "stored": row["records_stored"],
             "refused": row["records_refused"] or 0,
         },
+        "indexed": row["is_indexed"],
     }
 
 

@@ -14,7 +14,7 @@ from luthien.exchange import call_time_ms
 from luthien.record.source import RecordSource
 from luthien.store.call_filter import CallFilter
 from luthien.store.feed import Position, Tip
-from luthien.store.read import CallRow, RecordReader, StoredCall
+from luthien.store.read import CallRow, RecordReader, StoredCall, Unindexed
 
 _GRACE_MS = 60_000
 # How far another process's clock, or the database's, may be from ours.
@@ -91,6 +91,22 @@ class Lookup:
         """`host:pid` of the processes that said so. Raises StoreError."""
         found = await self._reader.processes(ids)
         return {process_id: f"{host}:{pid}" for process_id, (host, pid) in found.items()}
+
+    async def neighbours(self, wanted: CallFilter, call_id: UUID) -> tuple[UUID | None, UUID | None]:
+        """The next newer and the next older call that a filter lets through; None where there is none.
+
+        Raises StoreError.
+        """
+        return await self._reader.neighbours(wanted, call_id)
+
+    async def unindexed(self, wanted: CallFilter, before: UUID | None, since: UUID | None) -> Unindexed:
+        """How many calls of a list's range a search does not know yet. Raises StoreError.
+
+        Args:
+            before: where the list began; None for the newest.
+            since: the oldest call in it; None if the list has come to its end.
+        """
+        return await self._reader.unindexed(wanted, before, since)
 
     async def call(self, call_id: UUID) -> Found | Pending | None:
         """What is known of a call; None when there is no such call. Raises StoreError."""

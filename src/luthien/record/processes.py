@@ -77,6 +77,7 @@ def _tell_loss(conn: Connection, source: RecordSource, lost: Lost) -> None:
             started_at = _EPOCH + timedelta(milliseconds=call_time_ms(call_id))
             parameters = {"call_id": call_id, "started_at": started_at, "process_id": source.process_id}
             conn.execute(query("note_call"), parameters)
+            conn.execute(query("queue_call"), {"call_id": call_id})
             quarantine(conn, lost.record, lost.reason, "refused before the database; nothing of it was kept")
     except Exception as error:
         if not is_about_content(error):

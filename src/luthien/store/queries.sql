@@ -172,12 +172,15 @@ SET statement_timeout = '10s';
 SET TIME ZONE 'UTC'
 
 -- name: list_calls
--- Bounded on both sides, so that it does not touch every day there is (decision 9).
+-- Bounded on both sides, so that it does not touch every day there is (decision 9). Of a search, the calls that it
+-- found, which are looked at once more: what is indexed may be older than what is stored. What is null falls away when
+-- the statement is planned.
 SELECT
     listed.*,
     luthien_is_alive(process.seen_at, process.ended_at, pg_postmaster_start_time()) AS process_is_alive,
     process.saved_until AS process_saved_until, process.ended_how AS process_ended_how,
-    aside.records_set_aside, aside.is_end_set_aside
+    aside.records_set_aside, aside.is_end_set_aside,
+    NOT EXISTS (SELECT FROM conversation_unindexed WHERE conversation_unindexed.call_id = listed.call_id) AS is_indexed
 FROM (
     SELECT
         call_id, trace_id, session_id, gateway_key,
@@ -188,6 +191,20 @@ FROM (
         records_refused, stages_stored, records_tombstoned, records_not_crash_proof, parent_call_id
     FROM conversation_calls
     WHERE call_id >= %(since)s AND call_id < %(before)s
+        AND (%(ids)s::uuid[] IS NULL OR call_id = ANY(%(ids)s))
+        AND (%(session)s::text IS NULL OR session_id = %(session)s)
+        AND (%(model)s::text IS NULL OR model_requested = %(model)s OR model_used = %(model)s)
+        AND (%(provider)s::text IS NULL OR provider = %(provider)s)
+        AND (%(format)s::text IS NULL OR wire_format = %(format)s)
+        AND (%(key)s::text IS NULL OR gateway_key = %(key)s)
+        AND (%(policy)s::text IS NULL OR policies @> jsonb_build_array(jsonb_build_object('name', %(policy)s::text)))
+        AND (%(outcome)s::text IS NULL OR COALESCE(outcome, 'running') = %(outcome)s)
+        AND (%(changed)s::text IS NULL OR CASE %(changed)s
+            WHEN 'request' THEN request_changed
+            WHEN 'response' THEN response_changed
+            WHEN 'any' THEN request_changed OR response_changed
+            ELSE outcome IS NOT NULL AND (request_changed OR response_changed) IS NOT TRUE
+        END)
     ORDER BY call_id DESC
     LIMIT %(limit)s
 ) AS listed
@@ -204,12 +221,181 @@ CROSS JOIN LATERAL (
 ) AS aside
 ORDER BY listed.call_id DESC
 
+-- name: found_before
+-- The newest calls of a range that a filter may let through. Those that are not indexed as they are stored now are
+-- looked at themselves, unless only the index knows.
+SELECT call_id
+FROM (
+    (SELECT luthien_found(%(query)s::tsquery, %(since)s, %(before)s, true, %(limit)s) AS call_id)
+    UNION
+    (SELECT calls.call_id
+    FROM conversation_unindexed AS waiting
+    JOIN conversation_calls AS calls USING (call_id)
+    WHERE NOT %(needs_index)s
+        AND waiting.call_id >= %(since)s AND waiting.call_id < %(before)s
+        AND calls.call_id >= %(since)s AND calls.call_id < %(before)s
+        AND (%(session)s::text IS NULL OR calls.session_id = %(session)s)
+        AND (%(model)s::text IS NULL OR calls.model_requested = %(model)s OR calls.model_used = %(model)s)
+        AND (%(provider)s::text IS NULL OR calls.provider = %(provider)s)
+        AND (%(format)s::text IS NULL OR calls.wire_format = %(format)s)
+        AND (%(key)s::text IS NULL OR calls.gateway_key = %(key)s)
+        AND (%(policy)s::text IS NULL OR calls.policies @> jsonb_build_array(jsonb_build_object('name', %(policy)s::text)))
+        AND (%(outcome)s::text IS NULL OR COALESCE(calls.outcome, 'running') = %(outcome)s)
+        AND (%(changed)s::text IS NULL OR CASE %(changed)s
+            WHEN 'request' THEN calls.request_changed
+            WHEN 'response' THEN calls.response_changed
+            WHEN 'any' THEN calls.request_changed OR calls.response_changed
+            ELSE calls.outcome IS NOT NULL AND (calls.request_changed OR calls.response_changed) IS NOT TRUE
+        END)
+    ORDER BY waiting.call_id DESC
+    LIMIT %(limit)s)
+) AS found
+ORDER BY call_id DESC
+LIMIT %(limit)s
+
+-- name: found_after
+-- The same, the oldest of the range.
+SELECT call_id
+FROM (
+    (SELECT luthien_found(%(query)s::tsquery, %(since)s, %(before)s, false, %(limit)s) AS call_id)
+    UNION
+    (SELECT calls.call_id
+    FROM conversation_unindexed AS waiting
+    JOIN conversation_calls AS calls USING (call_id)
+    WHERE NOT %(needs_index)s
+        AND waiting.call_id >= %(since)s AND waiting.call_id < %(before)s
+        AND calls.call_id >= %(since)s AND calls.call_id < %(before)s
+        AND (%(session)s::text IS NULL OR calls.session_id = %(session)s)
+        AND (%(model)s::text IS NULL OR calls.model_requested = %(model)s OR calls.model_used = %(model)s)
+        AND (%(provider)s::text IS NULL OR calls.provider = %(provider)s)
+        AND (%(format)s::text IS NULL OR calls.wire_format = %(format)s)
+        AND (%(key)s::text IS NULL OR calls.gateway_key = %(key)s)
+        AND (%(policy)s::text IS NULL OR calls.policies @> jsonb_build_array(jsonb_build_object('name', %(policy)s::text)))
+        AND (%(outcome)s::text IS NULL OR COALESCE(calls.outcome, 'running') = %(outcome)s)
+        AND (%(changed)s::text IS NULL OR CASE %(changed)s
+            WHEN 'request' THEN calls.request_changed
+            WHEN 'response' THEN calls.response_changed
+            WHEN 'any' THEN calls.request_changed OR calls.response_changed
+            ELSE calls.outcome IS NOT NULL AND (calls.request_changed OR calls.response_changed) IS NOT TRUE
+        END)
+    ORDER BY waiting.call_id
+    LIMIT %(limit)s)
+) AS found
+ORDER BY call_id
+LIMIT %(limit)s
+
+-- name: next_older
+SELECT call_id FROM conversation_calls WHERE call_id >= %(since)s AND call_id < %(before)s
+ORDER BY call_id DESC LIMIT 1
+
+-- name: next_newer
+SELECT call_id FROM conversation_calls WHERE call_id >= %(since)s AND call_id < %(before)s
+ORDER BY call_id LIMIT 1
+
+-- name: count_unindexed
+-- No more than can be said.
+SELECT count(*)
+FROM (
+    SELECT FROM conversation_unindexed WHERE call_id >= %(since)s AND call_id < %(before)s LIMIT %(limit)s
+) AS waiting
+
+-- name: queue_for_index
+SELECT luthien_unindexed(array_agg(call_id ORDER BY call_id), array_agg(records_emitted IS NOT NULL ORDER BY call_id))
+FROM incoming_calls
+
+-- name: queue_call
+SELECT luthien_unindexed(ARRAY[%(call_id)s::uuid], ARRAY[false])
+
+-- name: claim_unindexed
+-- Nobody else gets these for a while; whoever dies over them leaves them to others. The newest first: they are
+-- what people look for.
+UPDATE conversation_unindexed AS claimed
+SET due_at = now() + make_interval(secs => %(lease_s)s), attempts = attempts + 1
+FROM (
+    SELECT call_id FROM conversation_unindexed
+    WHERE due_at <= now()
+    ORDER BY call_id DESC
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+) AS due
+WHERE claimed.call_id = due.call_id
+RETURNING claimed.call_id, claimed.changed_in, claimed.attempts
+
+-- name: settle_unindexed
+-- Nothing, if more of the call was stored meanwhile.
+DELETE FROM conversation_unindexed WHERE call_id = %(call_id)s AND changed_in = %(changed_in)s
+
+-- name: give_back_unindexed
+UPDATE conversation_unindexed SET due_at = now(), attempts = attempts - 1
+WHERE call_id = ANY(%(ids)s) AND attempts > 0
+
+-- name: index_events
+-- All records of a call, without payloads if these are more than so many bytes; the beginning of each, then.
+SELECT
+    call_id, sequence, event_type, recorded_at, trace_id, span_id,
+    CASE WHEN sum(octet_length(payload)) OVER () <= %(max_bytes)s THEN payload END AS payload,
+    payload_sha256, payload_bytes, payload_ref, wire_sha256, wire_bytes, attributes,
+    CASE WHEN sum(octet_length(payload)) OVER () > %(max_bytes)s
+        THEN substring(payload FROM 1 FOR %(beginning)s) END AS beginning
+FROM conversation_events
+WHERE call_id = %(call_id)s AND event_type <> 'response_timeline'
+ORDER BY sequence
+
+-- name: write_search
+INSERT INTO conversation_search (call_id, document, algo, indexed_at, capped, error)
+VALUES (%(call_id)s, array_to_tsvector(%(lexemes)s), %(algo)s, now(), %(capped)s, %(error)s)
+ON CONFLICT (call_id) DO UPDATE SET
+    document = EXCLUDED.document, algo = EXCLUDED.algo, indexed_at = EXCLUDED.indexed_at,
+    capped = EXCLUDED.capped, error = EXCLUDED.error
+
+-- name: forget_changes
+DELETE FROM conversation_changes WHERE call_id = %(call_id)s
+
+-- name: write_change
+INSERT INTO conversation_changes
+    (call_id, number, side, op_id, action, kind, part, before_ptr, after_ptr, policy, version)
+VALUES
+    (%(call_id)s, %(number)s, %(side)s, %(op_id)s, %(action)s, %(kind)s, %(part)s, %(before_ptr)s, %(after_ptr)s,
+    %(policy)s, %(version)s)
+
+-- name: forget_index
+-- Of a call that is not there any more.
+DELETE FROM conversation_search WHERE call_id = %(call_id)s
+
+-- name: sweep_calls
+-- A step of a walk over all calls: those without an index as this version makes it wait for one. Says how far it came.
+WITH step AS (
+    SELECT call_id FROM conversation_calls WHERE call_id < %(before)s AND call_id >= %(since)s
+    ORDER BY call_id DESC LIMIT %(limit)s
+), queued AS (
+    INSERT INTO conversation_unindexed (call_id)
+    SELECT call_id FROM step
+    WHERE %(anew)s OR NOT EXISTS (
+        SELECT FROM conversation_search AS known
+        WHERE known.call_id = step.call_id AND known.algo = %(algo)s
+            AND known.call_id < %(before)s AND known.call_id >= %(since)s
+    )
+    ORDER BY call_id
+    ON CONFLICT (call_id) DO NOTHING
+    RETURNING call_id
+)
+SELECT (SELECT count(*) FROM step), (SELECT call_id FROM step ORDER BY call_id LIMIT 1), (SELECT count(*) FROM queued)
+
+-- name: index_lag
+-- How many calls wait, no more than so many, and for how many seconds the one that is due for longest.
+SELECT count(*), COALESCE(extract(epoch FROM now() - min(due_at)), 0)::float8
+FROM (SELECT due_at FROM conversation_unindexed WHERE due_at <= now() LIMIT %(limit)s) AS waiting
+
+-- name: sweeping
+SELECT pg_try_advisory_xact_lock(%(key)s)
+
 -- name: get_call
 SELECT
     listed.*,
     luthien_is_alive(process.seen_at, process.ended_at, pg_postmaster_start_time()) AS process_is_alive,
     process.saved_until AS process_saved_until, process.ended_how AS process_ended_how,
-    aside.records_set_aside, aside.is_end_set_aside
+    aside.records_set_aside, aside.is_end_set_aside,
+    NOT EXISTS (SELECT FROM conversation_unindexed WHERE conversation_unindexed.call_id = listed.call_id) AS is_indexed
 FROM (
     SELECT
         call_id, trace_id, session_id, gateway_key,

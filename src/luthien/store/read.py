@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,26 +16,24 @@ from psycopg_pool import AsyncConnectionPool
 
 from luthien.errors import StoreError
 from luthien.exchange import StageRecord, call_time_ms
+from luthien.store import search
 from luthien.store.call_filter import CallFilter
 from luthien.store.deadline import AsyncWatchedConnection, WatchedConnection
 from luthien.store.feed import Position, Tip
 from luthien.store.migrate import pending
 from luthien.store.sql import query
+from luthien.store.windows import NEWEST, id_range
 
 CallRow = dict[str, Any]
 """One row of `conversation_calls`, by column, and what the database knows of the call's process, if it matters."""
 
-NEWEST = UUID(int=2**128 - 1)
-
-# A list looks into the last two days, then into the month before, then at everything (decision 9).
-_WINDOWS_MS = (2 * 86_400_000, 32 * 86_400_000)
-
+_MAX_COUNTED = 1_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _SILENCE_S = 10.0
 # How far the clock that ids are made with may be ahead of the one that times are taken from.
 _SKEW_MS = 60_000
-_NOT_MIGRATED = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn)
+_NOT_MIGRATED = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedFunction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +55,14 @@ class StoredCall:
     set_aside: list[SetAside] = field(default_factory=list)
     children: list[CallRow] = field(default_factory=list)
     """The calls in which its policies asked models: `call_id`, `model_requested`, `model_used`, `outcome`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unindexed:
+    """So many calls are not indexed as they are stored now; `or_more`: it was not counted further."""
+
+    calls: int
+    or_more: bool = False
 
 
 class _Connection(AsyncWatchedConnection):
@@ -110,13 +116,25 @@ class RecordReader:
         Raises:
             StoreError: the database is away.
         """
-        rows: list[CallRow] = []
-        for since, until in windows(before or NEWEST):
-            found = await self._rows("list_calls", {"since": since, "before": until, "limit": limit - len(rows)})
-            rows += found
-            if len(rows) >= limit:
-                break
-        return rows
+        async with self._connection() as conn:
+            return await search.calls(conn, wanted, before or NEWEST, limit)
+
+    async def neighbours(self, wanted: CallFilter, call_id: UUID) -> tuple[UUID | None, UUID | None]:
+        """The next newer and the next older call that a filter lets through. Raises as `calls` does."""
+        async with self._connection() as conn:
+            return await search.neighbours(conn, wanted, call_id)
+
+    async def unindexed(self, wanted: CallFilter, before: UUID | None, since: UUID | None) -> Unindexed:
+        """How many calls of a list's range a search does not know yet. Raises as `calls` does.
+
+        Args:
+            before: where the list began; None for the newest.
+            since: the oldest call in it; None if the list has come to its end.
+        """
+        first, behind = id_range(wanted)
+        bounds = {"since": max(first, since or first), "before": min(behind, before or behind)}
+        [row] = await self._rows("count_unindexed", {**bounds, "limit": _MAX_COUNTED + 1})
+        return Unindexed(min(row["count"], _MAX_COUNTED), row["count"] > _MAX_COUNTED)
 
     async def call(self, call_id: UUID) -> StoredCall | None:
         """All that is stored of a call; None when nothing is. Raises as `calls` does."""
@@ -127,7 +145,9 @@ class RecordReader:
         events = await self._rows("get_events", {"call_id": call_id})
         aside = await self._rows("get_set_aside", {"call_id": call_id})
         children = await self._rows("get_children", {"call_id": call_id, "until": _last_child(rows[0])})
-        return StoredCall(rows[0], [_record(event) for event in events], [_set_aside(row) for row in aside], children)
+        return StoredCall(
+            rows[0], [record_of(event) for event in events], [_set_aside(row) for row in aside], children
+        )
 
     async def tip(self) -> Tip:
         """Where the feed of changes is. Raises as `calls` does."""
@@ -157,29 +177,22 @@ class RecordReader:
         return await asyncio.to_thread(_pending_migrations, self._dsn)
 
     async def _rows(self, name: str, parameters: dict[str, Any]) -> list[CallRow]:
+        async with self._connection() as conn:
+            cursor = await conn.execute(query(name), parameters)
+            return await cursor.fetchall()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[_Connection]:
+        """A connection, and what can go wrong with it in words."""
         try:
             async with self._pool.connection() as conn:
-                cursor = await conn.execute(query(name), parameters)
-                return await cursor.fetchall()
+                yield conn
         except _NOT_MIGRATED as error:
             raise StoreError("the database has not the tables it should have: run `luthien migrate`") from error
+        except psycopg.errors.QueryCanceled as error:
+            raise StoreError("this search takes too long; narrow it by time") from error
         except psycopg.Error as error:
             raise StoreError("the database is away; calls are still served and recorded") from error
-
-
-def windows(before: UUID, now_ms: int | None = None) -> Iterator[tuple[UUID, UUID]]:
-    """The ranges of ids that a list before an id asks for one after the other, until it is full: all of the past.
-
-    Each is from its first id up to its second, which is not in it any more.
-    """
-    newest_ms = min(call_time_ms(before), time.time_ns() // 1_000_000 if now_ms is None else now_ms)
-    for window_ms in _WINDOWS_MS:
-        since = UUID(int=max(0, newest_ms - window_ms) << 80)
-        if since < before:
-            yield since, before
-        before = since
-    if before.int:
-        yield UUID(int=0), before
 
 
 def _last_child(row: CallRow) -> UUID:
@@ -205,7 +218,8 @@ def _set_aside(row: CallRow) -> SetAside:
     return SetAside(row["sequence"], row["event_type"] or "", row["reason"], row["error"] or "")
 
 
-def _record(event: CallRow) -> StageRecord:
+def record_of(event: CallRow) -> StageRecord:
+    """The record that a row of `conversation_events` is."""
     return StageRecord(
         call_id=event["call_id"],
         sequence=event["sequence"],

@@ -166,6 +166,7 @@ def _merge_calls(cursor: psycopg.Cursor[Any], records: Iterable[StageRecord]) ->
         for row in rows:
             copy.write_row([row.get(column) for column in CALL_COLUMNS])
     cursor.execute(query("merge_calls"))
+    cursor.execute(query("queue_for_index"))
 
 
 def _supersede(cursor: psycopg.Cursor[Any], records: Collection[StageRecord]) -> None:

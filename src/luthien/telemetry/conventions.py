@@ -224,6 +224,12 @@ RECORD_OLDEST: Final = _metric("luthien.record.oldest_unsaved_age", "Age of the 
 RECORD_RECEIPT_TIMEOUTS: Final = _metric(
     "luthien.record.receipt_timeouts", "Receipts that came too late to wait for", unit="{receipt}"
 )
+INDEX_INDEXED: Final = _metric("luthien.index.indexed", "Calls that were indexed", unit="{call}")
+INDEX_FAILED: Final = _metric(
+    "luthien.index.failed", "Calls of which only what filters ask for could be indexed", unit="{call}"
+)
+INDEX_WAITING: Final = _metric("luthien.index.waiting", "Calls that wait to be indexed", unit="{call}")
+INDEX_LAG: Final = _metric("luthien.index.lag", "How long the first of these has waited", unit="s")
 POLICY_DECISIONS: Final = _metric("luthien.policy.decisions", "Decisions by action", unit="{decision}")
 POLICY_DURATION: Final = _metric("luthien.policy.duration", "Time in a policy", unit="s")
 CONFIG_RELOADS: Final = _metric(

@@ -93,3 +93,28 @@ def observe_default_partitions(meter: Meter, rows: Callable[[], int | None]) -> 
             yield Observation(found)
 
     meter.create_observable_gauge(callbacks=[observe], **_convention(names.RECORD_DEFAULT_PARTITION))
+
+
+def observe_index(
+    meter: Meter, done: Callable[[], tuple[int, int]], behind: Callable[[], tuple[int | None, float | None]]
+) -> None:
+    """Publishes how many calls were indexed, how many failed, and how many wait for how long, once that is known."""
+
+    def indexed(_: CallbackOptions) -> Iterable[Observation]:
+        yield Observation(done()[0])
+
+    def failed(_: CallbackOptions) -> Iterable[Observation]:
+        yield Observation(done()[1])
+
+    def waiting(_: CallbackOptions) -> Iterable[Observation]:
+        if (calls := behind()[0]) is not None:
+            yield Observation(calls)
+
+    def lag(_: CallbackOptions) -> Iterable[Observation]:
+        if (age_s := behind()[1]) is not None:
+            yield Observation(age_s)
+
+    meter.create_observable_counter(callbacks=[indexed], **_convention(names.INDEX_INDEXED))
+    meter.create_observable_counter(callbacks=[failed], **_convention(names.INDEX_FAILED))
+    meter.create_observable_gauge(callbacks=[waiting], **_convention(names.INDEX_WAITING))
+    meter.create_observable_gauge(callbacks=[lag], **_convention(names.INDEX_LAG))

@@ -19,7 +19,6 @@ from psycopg.conninfo import make_conninfo
 from luthien.store import retention
 from luthien.store.migrate import migrate
 from luthien.store.partitions import PartitionKeeper, day_range
-from luthien.store.read import NEWEST
 from luthien.store.retention import (
     StoredDay,
     expired_days,
@@ -30,6 +29,7 @@ from luthien.store.retention import (
     strays,
 )
 from luthien.store.sql import query
+from luthien.store.windows import NEWEST
 from luthien.store.write import prepare, write_batch
 from tests.acceptance.commands import luthien
 from tests.records import call_at, whole_call

@@ -15,10 +15,12 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from luthien.exchange import Outcome, new_call_id
+from luthien.store.call_filter import EVERY_CALL
 from luthien.store.migrate import migrate
 from luthien.store.partitions import PartitionKeeper, day_range
-from luthien.store.read import windows
+from luthien.store.search import of_list
 from luthien.store.sql import query
+from luthien.store.windows import windows
 
 LAST_DAY = date(2026, 11, 22)
 DAYS = [LAST_DAY - timedelta(days=n) for n in range(7)]
@@ -138,7 +140,7 @@ class TestPlans:
     def list_calls(self, conn: psycopg.Connection[Any], before: UUID) -> list[list[dict[str, Any]]]:
         """The plans of the statements of one page, in the order in which they are asked."""
         return [
-            under_limit(plan(conn, query("list_calls"), since=since, before=until, limit=51))
+            under_limit(plan(conn, query("list_calls"), **of_list(EVERY_CALL, since, until, 51)))
             for since, until in windows(before, self.NOON_MS)
         ]
 
@@ -209,7 +211,7 @@ class TestPlans:
         """Each is looked up in the quarantine, in one partition; processes are few, and may be read whole."""
         before = day_range(DAYS[2])[0]
         since, until = next(iter(windows(before, self.NOON_MS)))
-        nodes = plan(week, query("list_calls"), analyze=True, since=since, before=until, limit=50)
+        nodes = plan(week, query("list_calls"), analyze=True, **of_list(EVERY_CALL, since, until, 50))
         assert touched(nodes) == touched(under_limit(nodes))
         assert not read_whole(nodes)
         assert not relations(nodes, "conversation_events")

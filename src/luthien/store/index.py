@@ -1,0 +1,182 @@
+"""Which calls are to be indexed, and what is written of them.
+
+`conversation_unindexed` has every call whose index is not of what is stored now: the writer puts it there in the
+transaction that stores something of it, and it is taken away in the one that writes its index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import dict_row
+
+from luthien.store.read import CallRow, StoredCall, record_of
+from luthien.store.sql import query
+from luthien.store.windows import NEWEST
+
+Connection = psycopg.Connection[Any]
+
+LEASE_S = 120.0
+"""How long a claim keeps others off; after that its owner counts as dead."""
+MAX_ATTEMPTS = 3
+_MAX_BEGINNING_BYTES = 256 * 1024
+_SWEEP_LOCK = 0x6C757468_696E6478
+_STEP = 2_000
+_MOST_WAITING = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A call to be indexed by us. `changed_in` is the last transaction that stored something of it."""
+
+    call_id: UUID
+    changed_in: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadCall:
+    """A call to be indexed. Without payloads, where these were too large: then `beginnings` has those of each."""
+
+    stored: StoredCall
+    is_whole: bool
+    beginnings: tuple[bytes, ...] = ()
+
+    @property
+    def row(self) -> CallRow:
+        return self.stored.row
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A row of `conversation_changes`: one place, and one policy that had a part in it."""
+
+    side: str
+    op_id: str
+    action: str
+    kind: str
+    part: str
+    before_ptr: str | None
+    after_ptr: str | None
+    policy: str | None
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is indexed of a call."""
+
+    algo: int
+    lexemes: tuple[str, ...]
+    changes: Sequence[Change] = ()
+    capped: tuple[str, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """A step of a sweep: how many calls it looked at, where it came to, and how many it queued."""
+
+    calls: int
+    reached: UUID | None
+    queued: int
+
+
+@dataclass(slots=True)
+class Sweep:
+    """A walk over all calls, newest first, in small steps; those that are not indexed by this version are queued."""
+
+    algo: int
+    anew: bool = False
+    since: UUID = field(default_factory=lambda: UUID(int=0))
+    before: UUID = NEWEST
+    is_over: bool = False
+
+    def step(self, conn: Connection) -> Swept:
+        """Nothing, while somebody else sweeps."""
+        with conn.transaction():
+            [(is_ours,)] = conn.execute(query("sweeping"), {"key": _SWEEP_LOCK})
+            if not is_ours:
+                return Swept(0, None, 0)
+            parameters = {"since": self.since, "before": self.before, "limit": _STEP}
+            asked = {**parameters, "algo": self.algo, "anew": self.anew}
+            swept = Swept(*conn.execute(query("sweep_calls"), asked).fetchone())  # type: ignore[misc]
+        if swept.reached is None:
+            self.is_over = True
+        else:
+            self.before = swept.reached
+        return swept
+
+
+def claim(conn: Connection, at_most: int) -> list[Claim]:
+    """Calls to be indexed, the newest first, which nobody else gets for `LEASE_S`."""
+    rows = conn.execute(query("claim_unindexed"), {"limit": at_most, "lease_s": LEASE_S})
+    return sorted((Claim(*row) for row in rows), key=lambda each: each.call_id, reverse=True)
+
+
+def give_back(conn: Connection, claims: Sequence[Claim]) -> None:
+    """For others, at once."""
+    if claims:
+        conn.execute(query("give_back_unindexed"), {"ids": [each.call_id for each in claims]})
+
+
+def read_call(conn: Connection, call_id: UUID, max_bytes: int) -> ReadCall | None:
+    """A call with at most so many bytes of payloads; None when it is not there any more."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(query("get_call"), {"call_id": call_id}).fetchone()
+        if row is None:
+            return None
+        asked = {"call_id": call_id, "max_bytes": max_bytes, "beginning": _MAX_BEGINNING_BYTES}
+        events = cursor.execute(query("index_events"), asked).fetchall()
+    beginnings = tuple(event["beginning"] for event in events if event["beginning"] is not None)
+    return ReadCall(StoredCall(row, [record_of(event) for event in events]), not beginnings, beginnings)
+
+
+def read_row(conn: Connection, call_id: UUID) -> CallRow | None:
+    """What lists know of a call."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query("get_call"), {"call_id": call_id}).fetchone()
+
+
+def write_entry(conn: Connection, claimed: Claim, entry: Entry) -> bool:
+    """Writes a call's index in the place of the one it had; false, and nothing, if it has changed meanwhile."""
+    call_id = claimed.call_id
+    with conn.transaction():
+        conn.execute(query("forget_changes"), {"call_id": call_id})
+        document = {
+            "lexemes": list(entry.lexemes),
+            "algo": entry.algo,
+            "capped": list(entry.capped),
+            "error": entry.error,
+        }
+        conn.execute(query("write_search"), {"call_id": call_id, **document})
+        with conn.cursor() as cursor:
+            rows = [{"call_id": call_id, "number": n, **asdict(each)} for n, each in enumerate(entry.changes)]
+            cursor.executemany(query("write_change"), rows)
+        if not _settle(conn, claimed):
+            raise psycopg.Rollback
+        return True
+    return False
+
+
+def forget(conn: Connection, claimed: Claim) -> None:
+    """Takes away what is left of a call that is not there any more."""
+    with conn.transaction():
+        for name in ("forget_changes", "forget_index"):
+            conn.execute(query(name), {"call_id": claimed.call_id})
+        _settle(conn, claimed)
+
+
+def lag(conn: Connection) -> tuple[int, float]:
+    """How many calls are due, counted no further than 10,000, and for how many seconds the first of them."""
+    [(waiting, age_s)] = conn.execute(query("index_lag"), {"limit": _MOST_WAITING})
+    return waiting, max(0.0, age_s)
+
+
+def _settle(conn: Connection, claimed: Claim) -> bool:
+    asked = {"call_id": claimed.call_id, "changed_in": claimed.changed_in}
+    return conn.execute(query("settle_unindexed"), asked).rowcount == 1

@@ -1,0 +1,145 @@
+"""What a text is made of for a search, the same for what is indexed and for what is asked. Pure.
+
+Words are runs of letters, digits and underscores, without regard to case, in one Unicode normal form; what stands
+between underscores is a word, too. Scripts that are written without spaces are cut into single characters and pairs.
+A long word counts by its beginning. Facets, which no text can spell, begin with "=".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from uuid import UUID
+
+from luthien.exchange import call_time_ms
+from luthien.store.call_filter import CallFilter
+
+MAX_WORD_CHARS = 64
+_MAX_FACET_BYTES = 512
+_MAX_ASKED = 64
+SLOT_MS = 1 << 20
+"""A call's time is a facet of this grain, about 17 minutes."""
+
+# Marks belong to their letters. What \w has not: combining marks, and vowel signs of the scripts of India.
+_WORD = re.compile(
+    r"[\w\u0300-\u036f\u0483-\u0489\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670"
+    r"\u0900-\u0963\u0966-\u0dff\u0e00-\u0e4e]+"
+)
+_DENSE = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
+)
+
+
+def words_of(text: str) -> Iterator[str]:
+    """The words of a text, each as often as it occurs."""
+    for word in _runs(text):
+        yield from _indexed(word)
+
+
+def asked_words(text: str) -> list[str]:
+    """The words that a document must have to hold this text; none if there is nothing to search for."""
+    asked = dict.fromkeys(word for run in _runs(text) for word in _asked(run))
+    return list(asked)[:_MAX_ASKED]
+
+
+def facet(name: str, value: str) -> str:
+    """The lexeme that says so of a call."""
+    whole = f"={name}:{_plain(value)}"
+    if len(whole.encode()) <= _MAX_FACET_BYTES:
+        return whole
+    return f"={name}#{hashlib.sha256(whole.encode()).hexdigest()}"
+
+
+def slot_facet(slot: int) -> str:
+    return f"=slot:{slot:x}"
+
+
+def slot_of(call_id: UUID) -> int:
+    return call_time_ms(call_id) // SLOT_MS
+
+
+def asked_facets(wanted: CallFilter) -> list[str]:
+    """What a call's document must have, beside words, to be let through by a filter."""
+    names = ("session", "model", "provider", "format", "key", "policy", "outcome", "changed", "changed_by", "part")
+    asked = [facet(name, str(value)) for name in names if (value := getattr(wanted, name)) is not None]
+    if wanted.changed_by is not None and wanted.part is not None:
+        asked.append(change_facet(wanted.changed_by, wanted.part))
+    return asked
+
+
+def change_facet(policy: str, part: str) -> str:
+    """That a policy changed such a part."""
+    return facet("change", f"{part} {policy}")
+
+
+def tsquery(wanted: CallFilter, slots: Iterable[int] = ()) -> str:
+    """What `luthien_found` is asked for: all of a filter's words and facets, and one of the slots, if there are any.
+
+    Empty, which matches nothing, when nothing is asked for.
+    """
+    words = asked_words(wanted.text) if wanted.text else []
+    if wanted.text and not words:
+        return ""
+    asked = [_quoted(lexeme) for lexeme in [*words, *asked_facets(wanted)]]
+    either = " | ".join(_quoted(slot_facet(slot)) for slot in slots)
+    if either:
+        asked.append(f"({either})")
+    return " & ".join(asked)
+
+
+def _quoted(lexeme: str) -> str:
+    doubled = lexeme.replace("\\", "\\\\").replace("'", "''")
+    return f"'{doubled}'"
+
+
+def _plain(text: str) -> str:
+    """What Postgres can hold and compare: NFC, no NUL, no lone surrogate."""
+    return unicodedata.normalize("NFC", text.replace("\0", "\ufffd").encode("utf-8", "replace").decode())
+
+
+def _runs(text: str) -> Iterator[str]:
+    # Case first: it may undo the normal form.
+    for match in _WORD.finditer(_plain(text.casefold())):
+        yield match[0]
+
+
+def _indexed(run: str) -> Iterator[str]:
+    if run.isascii():
+        yield run[:MAX_WORD_CHARS]
+        if "_" in run:
+            yield from (part[:MAX_WORD_CHARS] for part in run.split("_") if part)
+        return
+    for piece, is_dense in _pieces(run):
+        if is_dense:
+            yield from piece
+            yield from _pairs(piece)
+        else:
+            yield piece[:MAX_WORD_CHARS]
+            if "_" in piece:
+                yield from (part[:MAX_WORD_CHARS] for part in piece.split("_") if part)
+
+
+def _asked(run: str) -> Iterator[str]:
+    for piece, is_dense in _pieces(run):
+        if is_dense and len(piece) > 1:
+            yield from _pairs(piece)
+        elif piece.strip("_"):
+            yield piece[:MAX_WORD_CHARS]
+
+
+def _pieces(run: str) -> Iterator[tuple[str, bool]]:
+    """A run cut where its script becomes one without spaces, or ceases to be."""
+    end = 0
+    for match in _DENSE.finditer(run):
+        if match.start() > end:
+            yield run[end : match.start()], False
+        yield match[0], True
+        end = match.end()
+    if end < len(run):
+        yield run[end:], False
+
+
+def _pairs(piece: str) -> Iterator[str]:
+    return (piece[at : at + 2] for at in range(len(piece) - 1))

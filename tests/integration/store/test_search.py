@@ -1,0 +1,326 @@
+"""Lists by filter: what a filter says of each call, indexed or not, page by page, and its neighbours."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from luthien.debug.indexer import IndexStats, Pace, connected, index_some
+from luthien.errors import StoreError
+from luthien.exchange import EventType, StageRecord, call_time_ms
+from luthien.store.call_filter import EVERY_CALL, CallFilter, Part
+from luthien.store.read import RecordReader
+from luthien.store.sql import query
+from luthien.store.write import prepare, write_batch
+from tests.records import call_at, record
+
+DAY_S = 86_400.0
+HOSTILE = "o'br\\ien \" & | ! ( ) <-> :* = % ;--"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A call as a filter sees it."""
+
+    call_id: UUID
+    session: str
+    model: str
+    used: str
+    provider: str
+    format: str
+    key: str
+    policy: str
+    outcome: str
+    request_changed: bool
+    response_changed: bool
+    words: tuple[str, ...]
+
+    def passes(self, wanted: CallFilter) -> bool:
+        """What `CallFilter` promises, said once more."""
+        changed = self.request_changed or self.response_changed
+        sides = {
+            "request": self.request_changed,
+            "response": self.response_changed,
+            "any": changed,
+            "none": not changed and self.outcome != "running",
+        }
+        is_over = self.outcome != "running"
+        at = datetime.fromtimestamp(call_time_ms(self.call_id) / 1000, UTC)
+        return all(
+            (
+                wanted.id is None or self.call_id.hex.startswith(wanted.id),
+                wanted.session in (None, self.session),
+                wanted.model in (None, self.model, self.used),
+                wanted.provider in (None, self.provider),
+                wanted.format in (None, self.format),
+                wanted.key in (None, self.key),
+                wanted.policy is None or (is_over and wanted.policy == self.policy),
+                wanted.outcome in (None, self.outcome),
+                wanted.changed is None or sides[wanted.changed],
+                wanted.since is None or at >= wanted.since,
+                wanted.until is None or at < wanted.until,
+                wanted.text is None or set(wanted.text.lower().split()) <= set(self.words),
+                wanted.changed_by is None or (self.request_changed and wanted.changed_by == self.policy),
+                wanted.part is None or (self.request_changed and wanted.part == Part.MESSAGE),
+            )
+        )
+
+
+def made_calls(count: int) -> list[Made]:
+    """Calls of the last forty days, most of them of today; some of them still run."""
+    some = random.Random(12)
+    now = time.time()
+    calls = []
+    for number in range(count):
+        age_s = some.choice((some.random() * 600, some.random() * DAY_S, some.random() * 40 * DAY_S))
+        outcome = some.choice(("completed", "completed", "blocked", "upstream_error", "running"))
+        calls.append(
+            Made(
+                call_at(now - age_s),
+                some.choice(("one", "two", HOSTILE, "s" * 900)),
+                some.choice(("gpt-4o", "claude", "rare" if number % 20 == 0 else "gpt-4o")),
+                some.choice(("gpt-4o-2024", "claude")),
+                some.choice(("openai", "anthropic")),
+                some.choice(("openai_chat", "anthropic_messages")),
+                some.choice(("team-a", "Team-A")),
+                some.choice(("redact", HOSTILE)),
+                outcome,
+                some.random() < 0.3,
+                outcome != "running" and some.random() < 0.3,
+                ("common", some.choice(("apple", "pear")), f"word{number}"),
+            )
+        )
+    return sorted(calls, key=lambda each: each.call_id, reverse=True)
+
+
+def records_of(made: Made) -> Iterator[StageRecord]:
+    def body(*also: str) -> bytes:
+        return json.dumps({"messages": [{"role": "user", "content": " ".join([*made.words, *also])}]}).encode()
+
+    original, final = body(), body(*["added"] * made.request_changed)
+    decision = {
+        "luthien.policy.name": made.policy,
+        "luthien.policy.version": "1",
+        "luthien.policy.side": "request",
+        "luthien.policy.action": "modify",
+        "luthien.policy.changed": made.request_changed,
+    }
+    stages: list[tuple[EventType, bytes | None, dict[str, Any]]] = [
+        (
+            EventType.REQUEST_ORIGINAL,
+            original,
+            {
+                "luthien.wire_format": made.format,
+                "gen_ai.request.model": made.model,
+                "gen_ai.conversation.id": made.session,
+                "luthien.gateway_key": made.key,
+            },
+        ),
+        (EventType.POLICY_DECISION, None, decision),
+        (
+            EventType.REQUEST_FINAL,
+            final,
+            {"gen_ai.provider.name": made.provider, "luthien.changed": made.request_changed},
+        ),
+        (EventType.RESPONSE_ORIGINAL, b"{}", {"gen_ai.response.model": made.used}),
+    ]
+    if made.outcome != "running":
+        stages += [
+            (EventType.RESPONSE_FINAL, b"{}", {"luthien.changed": made.response_changed}),
+            (
+                EventType.CALL_OUTCOME,
+                None,
+                {
+                    "luthien.outcome": made.outcome,
+                    "luthien.policies": (f"{made.policy}@1",),
+                    "luthien.records.emitted": 6,
+                },
+            ),
+        ]
+    for sequence, (event_type, payload, attributes) in enumerate(stages):
+        yield record(made.call_id, sequence, event_type, payload, attributes=attributes)
+
+
+def store(dsn: str, *calls: Made) -> None:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        prepare(conn)
+        write_batch(conn, [each for call in calls for each in records_of(call)])
+
+
+def index_everything(dsn: str, *, also_running: bool = True) -> IndexStats:
+    stats = IndexStats()
+    with connected(dsn) as conn:
+        if also_running:
+            conn.execute("UPDATE conversation_unindexed SET due_at = now()")
+        while index_some(conn, Pace(1.0, time.sleep), stats):
+            pass
+    return stats
+
+
+@pytest.fixture
+async def reader(record_database: str) -> AsyncIterator[RecordReader]:
+    reader = RecordReader(record_database)
+    await reader.open()
+    yield reader
+    await reader.close()
+
+
+def filters(calls: list[Made]) -> list[CallFilter]:
+    """Each value of each field, and some of everything at once."""
+    some = random.Random(5)
+    one = some.choice(calls)
+    half = datetime.fromtimestamp(call_time_ms(calls[len(calls) // 2].call_id) / 1000, UTC)
+    values: dict[str, list[Any]] = {
+        "id": [one.call_id.hex, one.call_id.hex[:9], one.call_id.hex[:5], "0", "f"],
+        "session": ["one", HOSTILE, "s" * 900, "nobody's"],
+        "model": ["gpt-4o", "claude", "rare", "gpt"],
+        "provider": ["openai"],
+        "format": ["anthropic_messages"],
+        "key": ["team-a", "Team-A", "TEAM-A"],
+        "policy": ["redact", HOSTILE],
+        "outcome": ["completed", "blocked", "running", "rejected"],
+        "changed": ["request", "response", "any", "none"],
+        "since": [half, half + timedelta(days=99)],
+        "until": [half, half - timedelta(days=99)],
+    }
+    indexed: dict[str, list[Any]] = {
+        "text": ["common", "COMMON apple", "word7", "apple pear", "absent", "comm"],
+        "changed_by": ["redact", HOSTILE, "nobody"],
+        "part": [Part.MESSAGE, Part.SYSTEM],
+    }
+    alone = [CallFilter(**{name: value}) for name in values | indexed for value in (values | indexed)[name]]
+    several = []
+    for _ in range(60):
+        names = some.sample(sorted(values | indexed), some.randint(2, 4))
+        several.append(CallFilter(**{name: some.choice((values | indexed)[name]) for name in names}))
+    return [EVERY_CALL, *alone, *several]
+
+
+class TestAFilter:
+    @pytest.mark.parametrize("indexed", ["all", "half", "none"])
+    async def test_lets_through_what_it_says_newest_first_page_by_page(
+        self, record_database: str, reader: RecordReader, indexed: str
+    ) -> None:
+        """Whatever is indexed; but for text and changes, which only indexed calls have."""
+        calls = made_calls(240)
+        known = {"all": calls, "half": calls[::2], "none": []}[indexed]
+        store(record_database, *known)
+        if known:
+            assert index_everything(record_database).failed == 0
+        store(record_database, *(call for call in calls if call not in known))
+        for wanted in filters(calls):
+            among = known if wanted.needs_index else calls
+            expected = [call.call_id for call in among if call.passes(wanted)]
+            listed: list[UUID] = []
+            before: UUID | None = None
+            while rows := await reader.calls(wanted, before, 30):
+                listed += [row["call_id"] for row in rows]
+                before = listed[-1]
+                if len(rows) < 30:
+                    break
+            assert listed == expected, wanted
+
+    async def test_knows_the_neighbours_of_every_call(self, record_database: str, reader: RecordReader) -> None:
+        calls = made_calls(120)
+        store(record_database, *calls[::2])
+        index_everything(record_database)
+        store(record_database, *calls[1::2])
+        for wanted in (EVERY_CALL, CallFilter(model="rare"), CallFilter(outcome="blocked", provider="openai")):
+            passing = [call.call_id for call in calls if call.passes(wanted)]
+            assert passing
+            for newer, here, older in _triples(passing):
+                assert await reader.neighbours(wanted, here) == (newer, older), wanted
+
+    async def test_knows_the_neighbours_of_a_call_that_it_does_not_let_through(
+        self, record_database: str, reader: RecordReader
+    ) -> None:
+        calls = made_calls(60)
+        store(record_database, *calls)
+        index_everything(record_database)
+        wanted = CallFilter(text="apple")
+        for call in calls:
+            newer = [each.call_id for each in calls if each.passes(wanted) and each.call_id > call.call_id]
+            older = [each.call_id for each in calls if each.passes(wanted) and each.call_id < call.call_id]
+            expected = newer[-1] if newer else None, older[0] if older else None
+            assert await reader.neighbours(wanted, call.call_id) == expected
+
+    async def test_is_of_what_is_stored_not_of_what_was_once_indexed(
+        self, record_database: str, reader: RecordReader
+    ) -> None:
+        """A call that ran when it was indexed, and is over now, is found as what it has become."""
+        running = replace(made_calls(1)[0], outcome="running", response_changed=False)
+        store(record_database, running)
+        index_everything(record_database)
+        assert await reader.calls(CallFilter(outcome="running"), None, 9)
+        store(record_database, replace(running, outcome="blocked"))
+        for _ in range(2):
+            assert not await reader.calls(CallFilter(outcome="running"), None, 9)
+            [row] = await reader.calls(CallFilter(outcome="blocked"), None, 9)
+            assert row["call_id"] == running.call_id
+            index_everything(record_database)
+
+    async def test_that_takes_too_long_is_said_to_in_words(
+        self, record_database: str, reader: RecordReader
+    ) -> None:
+        async with reader._pool.connection() as conn:
+            await conn.execute("SET statement_timeout = '50ms'")
+        async with await psycopg.AsyncConnection.connect(record_database) as other:
+            await other.execute("LOCK TABLE conversation_unindexed IN ACCESS EXCLUSIVE MODE")
+            with pytest.raises(StoreError, match="narrow it by time"):
+                await reader.calls(CallFilter(text="word"), None, 9)
+
+    def test_is_planned_without_a_payload_or_a_day_that_is_read_whole(self, record_database: str) -> None:
+        """Of a search that the statistics promise to be everywhere, too."""
+        store(record_database, *made_calls(200))
+        index_everything(record_database)
+        with psycopg.connect(record_database, autocommit=True) as conn:
+            conn.execute("ANALYZE")
+            for name in ("found_before", "found_after", "list_calls"):
+                assert "payload" not in query(name)  # type: ignore[operator]
+            conn.execute("LOAD 'auto_explain'")
+            conn.execute("SET auto_explain.log_min_duration = 0")
+            conn.execute("SET auto_explain.log_nested_statements = on")
+            conn.execute("SET client_min_messages = log")
+            plans: list[str] = []
+            conn.add_notice_handler(lambda notice: plans.append(notice.message_primary or ""))
+            whole = (UUID(int=0), UUID(int=2**128 - 1))
+            conn.execute("SELECT luthien_found('''common'''::tsquery, %s, %s, true, 50)", whole)
+        [plan] = [plan for plan in plans if "Limit" in plan and "conversation_search" in plan]
+        assert "Bitmap Index Scan" in plan
+        assert "Seq Scan" not in plan
+
+
+class TestWhatIsNotIndexed:
+    async def test_is_counted_in_the_range_of_a_list(self, record_database: str, reader: RecordReader) -> None:
+        calls = made_calls(30)
+        store(record_database, *calls[10:])
+        index_everything(record_database)
+        store(record_database, *calls[:10])
+        assert (await reader.unindexed(EVERY_CALL, None, None)).calls == 10
+        assert (await reader.unindexed(EVERY_CALL, None, calls[3].call_id)).calls == 4
+        assert (await reader.unindexed(EVERY_CALL, calls[3].call_id, None)).calls == 6
+        assert (await reader.unindexed(CallFilter(id=calls[5].call_id.hex), None, None)).calls == 1
+
+    async def test_is_said_of_each_call(self, record_database: str, reader: RecordReader) -> None:
+        calls = made_calls(2)
+        store(record_database, calls[1])
+        index_everything(record_database)
+        store(record_database, calls[0])
+        assert [row["is_indexed"] for row in await reader.calls(EVERY_CALL, None, 9)] == [False, True]
+        found = await reader.call(calls[1].call_id)
+        assert found is not None
+        assert found.row["is_indexed"] is True
+
+
+def _triples(passing: list[UUID]) -> Iterator[tuple[UUID | None, UUID, UUID | None]]:
+    around: list[UUID | None] = [None, *passing, None]
+    return zip(around, passing, around[2:], strict=False)
