@@ -45,7 +45,7 @@ def _is_changed(wanted: CallFilter, row: CallRow) -> bool:
         case "any":
             return request or response
         case "none":
-            return not (request or response)
+            return row["outcome"] is not None and not (request or response)
 
 
 def _is_in_time(wanted: CallFilter, row: CallRow) -> bool:

@@ -443,7 +443,8 @@ SELECT
     listed.*,
     luthien_is_alive(process.seen_at, process.ended_at, pg_postmaster_start_time()) AS process_is_alive,
     process.saved_until AS process_saved_until, process.ended_how AS process_ended_how,
-    aside.records_set_aside, aside.is_end_set_aside
+    aside.records_set_aside, aside.is_end_set_aside,
+    NOT EXISTS (SELECT FROM conversation_unindexed WHERE conversation_unindexed.call_id = listed.call_id) AS is_indexed
 FROM (
     SELECT
         call_id, trace_id, session_id, gateway_key,

@@ -268,9 +268,7 @@ class TestAFilter:
             assert row["call_id"] == running.call_id
             index_everything(record_database)
 
-    async def test_that_takes_too_long_is_said_to_in_words(
-        self, record_database: str, reader: RecordReader
-    ) -> None:
+    async def test_that_takes_too_long_is_said_to_in_words(self, record_database: str, reader: RecordReader) -> None:
         async with reader._pool.connection() as conn:
             await conn.execute("SET statement_timeout = '50ms'")
         async with await psycopg.AsyncConnection.connect(record_database) as other:

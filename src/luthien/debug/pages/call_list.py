@@ -51,11 +51,15 @@ def add_call_list(router: APIRouter, lookup: Callable[[], Lookup]) -> None:
         if wants_json(request):
             following = f"/debug/calls.json?{query_of(wanted, before=older, limit=limit)}" if older else None
             return json_response({"calls": [_as_listed(each) for each in listed], "next": following})
+        unindexed = None
+        if wanted.needs_index:
+            unindexed = await lookup().unindexed(wanted, before, older)
         values = {
             **list_values(_BASE, wanted, items),
             **_pages(wanted, before, older, limit, steps),
             "calls": listed,
             "error": None,
+            "unindexed": unindexed,
             "suggested": suggestions(listed),
             "live": tip and address("/debug/events", wanted, after=tip.position, rows="list"),
             "now": datetime.now(UTC),
