@@ -38,7 +38,7 @@ KEEP_ALIVE_S = 15.0
 PAGE = 200
 
 # Commits that come in quick succession are read at once.
-_PAUSE_S = 0.1
+_PAUSE_S = 0.2
 _RETRY_S = 1.0
 _PROCESSES = 1000
 
