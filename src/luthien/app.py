@@ -20,6 +20,7 @@ from luthien.debug.live import Feed
 from luthien.debug.lookup import Lookup
 from luthien.debug.routes import debug_router
 from luthien.debug.signin import SignIn
+from luthien.debug.tempo import Tempo
 from luthien.errors import ConfigError
 from luthien.gateway.boundary import Boundary, link_caller
 from luthien.gateway.configuration import Configuration, load_configuration
@@ -92,6 +93,7 @@ class App:
         self._dsn = settings.database_url.get_secret_value()
         self._running: Running | None = None
         self._sign_in = SignIn(settings.debug_token)
+        self._tempo = Tempo(settings)
         self.api = FastAPI(
             title="Luthien",
             version=__version__,
@@ -103,7 +105,11 @@ class App:
             redirect_slashes=False,
         )
         self.api.include_router(health_router(lambda: self._now.lookup, self._configuration_state))
-        self.api.include_router(debug_router(self._sign_in, lambda: self._now.lookup, lambda: self._now.feed))
+        self.api.include_router(
+            debug_router(
+                self._sign_in, lambda: self._now.lookup, lambda: self._now.feed, self._tempo, self._upstream_url
+            )
+        )
         self.asgi: ASGIApp = Boundary(
             self.api, settings.trusted_networks, lambda headers: self._now.live.current.keyring.trusts(headers)
         )
@@ -113,6 +119,9 @@ class App:
         if self._running is None:
             raise RuntimeError("the app is not running")
         return self._running
+
+    def _upstream_url(self, provider: str) -> str:
+        return self._now.live.current.config.upstream_url(provider)
 
     def _configuration_state(self) -> dict[str, object]:
         """`is_behind` says that the file on the disk has mistakes, so that this version is older."""
@@ -162,6 +171,7 @@ class App:
             reader = RecordReader(self._dsn)
             await reader.open()
             stack.push_async_callback(reader.close)
+            stack.push_async_callback(self._tempo.close)
 
             instruments = _instruments(telemetry, settings, source)
             orchestrator = Orchestrator(

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from luthien import __version__
 from luthien.app import App, build_app, configuration_of
+from luthien.calls.command import calls
 from luthien.debug.signin import new_token
 from luthien.doctor.examination import examined, known_dsn
 from luthien.doctor.finding import Finding, Level
@@ -42,6 +43,7 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+cli.add_typer(calls)
 
 
 @cli.command()

@@ -108,6 +108,14 @@ class Settings(BaseSettings):
     """How long a record may wait for others to be written with, in milliseconds."""
     keep: Annotated[timedelta | None, BeforeValidator(_whole_days)] = None
     """How long calls are kept, as `30d`; older days are dropped. Without it nothing ever is."""
+    tempo_url: str | None = None
+    """Where Tempo answers, for the spans on a call's page. Without it Grafana is asked, if that is set."""
+    grafana_url: str | None = None
+    """The Grafana that pages link to, and through which Tempo is asked unless its own address is set."""
+    grafana_token: SecretStr | None = None
+    """A service account's token for that; without it, Grafana is asked as anybody."""
+    tempo_datasource: str = "tempo"
+    """The uid of Grafana's data source for Tempo."""
     log_level: str = "INFO"
     """The lowest level that is logged: DEBUG, INFO, WARNING, ERROR."""
     log_format: Annotated[str, Field(pattern="^(json|text)$")] = "json"
@@ -154,6 +162,14 @@ class Settings(BaseSettings):
         default=None, validation_alias=AliasChoices("OTEL_TRACES_SAMPLER_ARG", "traces_sampler_arg")
     )
     service_name: str = Field(default="luthien", validation_alias=AliasChoices("OTEL_SERVICE_NAME", "service_name"))
+
+    @field_validator("tempo_url", "grafana_url")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        # Pages link there: nothing but a web address may become a link.
+        if value is not None and not re.match(r"https?://[^/\s]", value):
+            raise ValueError("must be an address that begins with http:// or https://")
+        return value
 
     @field_validator("trusted_networks", mode="before")
     @classmethod

@@ -34,6 +34,8 @@ def call_as_dict(call: CallView) -> dict[str, object]:
                 "duration_ms": decision.duration_ms,
                 "count": decision.count,
                 "details": decision.details,
+                "sequence": decision.sequence,
+                "ops": decision.ops,
             }
             for decision in call.decisions
         ],
@@ -61,6 +63,7 @@ def diffs_as_dict(call: CallView) -> dict[str, object]:
         "capped": [name.value for name, stage in call.stages.items() if stage.is_capped],
         "request": call.request.as_dict() if call.request else None,
         "response": call.response.as_dict() if call.response else None,
+        "shadow": [shadow.as_dict() for shadow in call.shadows],
     }
 
 

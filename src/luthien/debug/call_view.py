@@ -8,14 +8,18 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from luthien.debug.blame import blame, ops_of
 from luthien.debug.completeness import Completeness, Evidence, State
 from luthien.debug.diff import diff_payloads
 from luthien.debug.losses import UNREADABLE, Records
 from luthien.debug.ops import Diff
 from luthien.debug.partial import Partial, partial_of
+from luthien.debug.shadows import ShadowView, shadows_of
+from luthien.debug.steps import steps_of
 from luthien.debug.timeline import Lanes, lanes_of
 from luthien.debug.values import dumps, parse
 from luthien.debug.verdict import Basis, Decision, StageState, verdict_sentence
+from luthien.debug.waterfall import Waterfall, waterfall_of
 from luthien.exchange import STAGES, EventType, Side, StageRecord
 from luthien.store.read import CallRow, StoredCall
 
@@ -55,6 +59,15 @@ class StageView:
         return [str(each) for each in found] if isinstance(found, (list, tuple)) else []
 
     @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers that were recorded with it."""
+        if self.record is None:
+            return []
+        get = self.record.attributes.get
+        kept = _details(get("luthien.request.headers") or get("luthien.response.headers"))
+        return [(name, str(value)) for name, value in sorted(kept.items())]
+
+    @property
     def note(self) -> str | None:
         """What is to be known of a stage that is not whole before it is read."""
         if self.partial is None:
@@ -76,7 +89,7 @@ class StageView:
 
 @dataclass(frozen=True, slots=True)
 class PolicyView:
-    """One policy's recorded decision."""
+    """One policy's recorded decision. `ops` are the operations of its side's diff in which it had a part."""
 
     policy: str
     version: str
@@ -88,6 +101,8 @@ class PolicyView:
     duration_ms: float
     count: int
     details: Mapping[str, Any]
+    sequence: int = 0
+    ops: tuple[str, ...] = ()
 
     @property
     def told(self) -> str:
@@ -130,38 +145,62 @@ class CallView:
     """The calls in which its policies asked models."""
     lanes: Lanes | None = None
     """When the frames of a stream came and went."""
+    waterfall: Waterfall | None = None
     group: str | None = None
     """The group whose policies looked at it, if it was not the default one."""
     configuration: str | None = None
     """The version of the configuration that it went by."""
+    shadows: Sequence[ShadowView] = ()
+    """What policies in shadow would have made of what they saw, in the order of their decisions."""
+    redacted: Sequence[Side] = ()
+    """The sides that differed on the wire, but only where credentials are masked in the record."""
 
     def is_written_otherwise(self, side: str) -> bool:
         """Whether other bytes passed than came, although both add up to the same."""
-        came, passed = (self.stages[EventType(f"{side}_{state}")].record for state in ("original", "final"))
-        if came is None or passed is None:
-            return False
-        return came.payload_sha256 == passed.payload_sha256 and came.wire_sha256 != passed.wire_sha256
+        return _is_written_otherwise(self.stages, side)
+
+
+def _is_written_otherwise(stages: Mapping[EventType, StageView], side: str) -> bool:
+    came, passed = (stages[EventType(f"{side}_{state}")].record for state in ("original", "final"))
+    if came is None or passed is None:
+        return False
+    return came.payload_sha256 == passed.payload_sha256 and came.wire_sha256 != passed.wire_sha256
 
 
 def view_call(call: StoredCall, evidence: Evidence) -> CallView:
     """Compares the stages of a call and says in a sentence what came of it, and how much of it is there."""
     records = Records(call)
     completeness = records.completeness(evidence)
-    stages = {name: _stage(name, records, completeness.state) for name in STAGES}
+    stages = _stages(records, completeness.state)
+    lanes = lanes_of(call.records)
     request = _compare(stages[EventType.REQUEST_ORIGINAL], stages[EventType.REQUEST_FINAL])
     response = _compare(stages[EventType.RESPONSE_ORIGINAL], stages[EventType.RESPONSE_FINAL])
-    decisions = [_decision(each) for each in call.records if each.event_type == EventType.POLICY_DECISION]
+    steps = {side: steps_of(records, side) for side in Side}
+    request = None if request is None else blame(request, steps[Side.REQUEST])
+    response = None if response is None else blame(response, steps[Side.RESPONSE])
+    diffs = {Side.REQUEST.value: request, Side.RESPONSE.value: response}
+    decisions = [_decision(each, diffs) for each in call.records if each.event_type == EventType.POLICY_DECISION]
     row = call.row
     states = {name: stage.state for name, stage in stages.items()}
     named = sum(state in ("missing", "partial") for state in states.values())
     lost = sum(loss.records for loss in completeness.losses) - named
+    redacted = _redacted(row, stages, request, response)
     sentence = verdict_sentence(
         request,
         response,
         before=_document(stages[EventType.REQUEST_ORIGINAL]),
         after=_document(stages[EventType.REQUEST_FINAL]),
-        decisions=[Decision(each.policy, each.side, each.action, each.changed, each.shadow) for each in decisions],
-        basis=Basis(states, max(0, lost), _redacted(row, stages, request, response), completeness.state),
+        decisions=[
+            Decision(each.policy, each.side, each.action, each.changed, each.shadow, each.sequence)
+            for each in decisions
+        ],
+        basis=Basis(
+            states,
+            max(0, lost),
+            redacted,
+            completeness.state,
+            [side for side in Side if _is_written_otherwise(stages, side)],
+        ),
     )
     endpoint = _endpoint(stages[EventType.REQUEST_ORIGINAL].record)
     return CallView(
@@ -175,10 +214,30 @@ def view_call(call: StoredCall, evidence: Evidence) -> CallView:
         request,
         response,
         call.children,
-        lanes_of(call.records),
+        lanes,
+        waterfall_of(
+            call.records,
+            row,
+            call.children,
+            lanes,
+            is_running=completeness.state is State.PENDING,
+            all_there=records.are_all_there,
+        ),
         group=_said(call.records, "luthien.policy.group"),
         configuration=_said(call.records, "luthien.config.version"),
+        redacted=redacted,
+        shadows=[shadow for side in Side for shadow in shadows_of(steps[side])],
     )
+
+
+def view_stages(call: StoredCall, evidence: Evidence) -> dict[EventType, StageView]:
+    """The stages of a call without what was made of them."""
+    records = Records(call)
+    return _stages(records, records.completeness(evidence).state)
+
+
+def _stages(records: Records, state: State) -> dict[EventType, StageView]:
+    return {name: _stage(name, records, state) for name in STAGES}
 
 
 def _said(records: Sequence[StageRecord], attribute: str) -> str | None:
@@ -257,12 +316,13 @@ def _redacted(
     return sides
 
 
-def _decision(record: StageRecord) -> PolicyView:
+def _decision(record: StageRecord, diffs: Mapping[str, Diff | None]) -> PolicyView:
     get = record.attributes.get
+    side = str(get("luthien.policy.side", ""))
     return PolicyView(
         policy=str(get("luthien.policy.name", "")),
         version=str(get("luthien.policy.version", "")),
-        side=str(get("luthien.policy.side", "")),
+        side=side,
         action=str(get("luthien.policy.action", "")),
         shadow=get("luthien.policy.shadow") is True,
         reason=str(get("luthien.policy.reason", "")),
@@ -270,6 +330,8 @@ def _decision(record: StageRecord) -> PolicyView:
         duration_ms=float(get("luthien.policy.duration", 0.0)),
         count=int(get("luthien.policy.count", 0)),
         details=_details(get("luthien.policy.details")),
+        sequence=record.sequence,
+        ops=ops_of(diffs.get(side), record.sequence),
     )
 
 

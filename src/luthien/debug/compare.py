@@ -7,91 +7,56 @@ then compared on its own, so the two pointers of an operation may well differ in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
-from typing import Any, TypeAlias
+from itertools import islice
+from typing import Any
 
 import dictdiffer
 
-from luthien.debug.ops import MAX_DEPTH, Kind, Op
-from luthien.debug.values import (
-    Json,
-    Number,
-    Repeated,
-    canonical,
-    has_inexact_number,
-    is_same,
-    is_same_number,
-    pointer,
-    repeats,
-)
-from luthien.debug.words import Budget, Segments, diff_words
+from luthien.debug.align import Pairing, out_of_order
+from luthien.debug.changes import added, changed, moved, removed
+from luthien.debug.ops import MAX_DEPTH, Flag, Op
+from luthien.debug.values import Json, Numbers, Repeated, count_marks, is_same, parse, pointer, repeats
+from luthien.debug.words import Budget
 
 MAX_OPS = 10_000
 """A part of a document that would bring a diff above this is reported as changed whole."""
 MAX_ENCODING_OPS = 100
 """Objects whose keys came in another order, beyond these, share one operation."""
+MAX_INSIDE = 4
+"""How deep JSON within strings within JSON is looked into."""
 
-Pairing: TypeAlias = Callable[[str, Sequence[Json], Sequence[Json]], Iterable[tuple[int | None, int | None]]]
-"""Says which elements of two lists belong together, given the pointer of the first: pairs of an index before
-and an index after, None where there is no partner. Indices ascend on both sides."""
-
-
-def by_position(_ptr: str, before: Sequence[Json], after: Sequence[Json]) -> Iterator[tuple[int | None, int | None]]:
-    """The pairing of the first element with the first, the second with the second, and so on."""
-    return zip_longest(range(len(before)), range(len(after)))
+_CONTAINER = re.compile(r"\s*[\[{]")
 
 
-def compare(before: Json, after: Json, budget: Budget, pairing: Pairing = by_position) -> tuple[Op, ...]:
-    """The operations, in the order in which `ops.apply` carries them out, named r1, r2, and so on."""
-    comparison = _Comparison(budget, pairing)
+@dataclass(slots=True)
+class Work:
+    """What all comparisons of one diff share. `values` is how many values of JSON in strings may still be read."""
+
+    pairing: Pairing
+    numbers: Numbers
+    values: int
+    words: Budget = field(default_factory=Budget)
+    ops_inside: int = 0
+
+
+def compare(before: Json, after: Json, work: Work) -> tuple[tuple[Op, ...], bool]:
+    """The operations, named r1, r2, and so on; and whether a budget made them coarser than they could be."""
+    return _compare(before, after, work, "r", 0)
+
+
+def _compare(before: Json, after: Json, work: Work, name: str, level: int) -> tuple[tuple[Op, ...], bool]:
+    comparison = _Comparison(work, level)
     comparison.run(_Pair("", "", before, after, 0))
-    ops = (*comparison.changes, *reversed(comparison.removes), *comparison.adds)
-    return tuple(replace(op, id=f"r{number}") for number, op in enumerate(ops, 1))
+    ops = (*comparison.changes, *reversed(comparison.removes), *comparison.moves, *comparison.adds)
+    named = tuple(_named(op, f"{name}{number}") for number, op in enumerate(ops, 1))
+    return named, comparison.is_coarse or any(op.degraded for op in ops)
 
 
-def kind_of(value: Json) -> Kind:
-    """The sort of one value."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case str():
-            return "text"
-        case Number():
-            return "number"
-        case list():
-            return "array"
-        case dict():
-            return "object"
-
-
-def added(ptr: str, value: Json) -> Op:
-    """The operation that adds a value, its id still to be given."""
-    text: Segments = (("+", canonical(value)),) if has_inexact_number(value) else ()
-    return Op("", "add", kind_of(value), None, ptr, None, value, text)
-
-
-def removed(ptr: str, value: Json) -> Op:
-    """The operation that removes a value, its id still to be given."""
-    text: Segments = (("-", canonical(value)),) if has_inexact_number(value) else ()
-    return Op("", "remove", kind_of(value), ptr, None, value, None, text)
-
-
-def changed(before_ptr: str, after_ptr: str, before: Json, after: Json, budget: Budget) -> Op:
-    """The operation that puts one value in the place of another, whole; its id still to be given."""
-    kind: Kind = kind_of(before) if kind_of(before) == kind_of(after) else "type"
-    degraded = kind in ("object", "array")
-    text: Segments = ()
-    if isinstance(before, str) and isinstance(after, str):
-        text, degraded = diff_words(before, after, budget)
-    elif any(isinstance(value, Number) or has_inexact_number(value) for value in (before, after)):
-        text = (("-", canonical(before)), ("+", canonical(after)))
-    if isinstance(before, Number) and isinstance(after, Number) and is_same_number(before, after):
-        kind = "encoding"
-    return Op("", "change", kind, before_ptr, after_ptr, before, after, text, degraded=degraded)
+def _named(op: Op, name: str) -> Op:
+    return replace(op, id=name, inside=tuple(_named(each, f"{name}{each.id}") for each in op.inside))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +78,13 @@ class _Pair:
         ptrs = pointer(self.before_ptr, *path), pointer(self.after_ptr, *path)
         return _Pair(*ptrs, before, after, self.depth + len(path))
 
+    def element(self, i: int, j: int) -> _Pair:
+        """The pair of one element before and one after."""
+        before: Any = self.before
+        after: Any = self.after
+        ptrs = pointer(self.before_ptr, i), pointer(self.after_ptr, j)
+        return _Pair(*ptrs, before[i], after[j], self.depth + 1)
+
 
 @dataclass(slots=True)
 class _Contents:
@@ -126,10 +98,11 @@ class _Contents:
     differing: set[tuple[str | int, ...]] = field(default_factory=set)
     removes: list[Op] = field(default_factory=list)
     adds: list[Op] = field(default_factory=list)
+    moves: list[Op] = field(default_factory=list)
 
     @property
     def count(self) -> int:
-        return len(self.unequal) + len(self.removes) + len(self.adds)
+        return len(self.unequal) + len(self.removes) + len(self.adds) + len(self.moves)
 
 
 class _Leaf:
@@ -158,25 +131,37 @@ class _Fields(dict[str, "_Fields | _Leaf"]):
         return self
 
 
-def _veiled(fields: dict[str, Json], levels: int) -> _Fields:
-    """An object and the objects directly within it, down to so many levels; all else is leaves."""
-    return _Fields(
-        (key, _veiled(value, levels - 1) if levels > 1 and isinstance(value, dict) else _Leaf(value))
-        for key, value in fields.items()
-    )
+def _veiled(before: dict[str, Json], after: dict[str, Json], levels: int) -> tuple[_Fields, _Fields]:
+    """What differs of two objects and those directly within them, down to so many levels; all else is leaves."""
+    old, new = _Fields(), _Fields()
+    for key, value in before.items():
+        if key not in after:
+            old[key] = _Leaf(value)
+            continue
+        other = after[key]
+        if is_same(value, other):
+            continue
+        if levels > 1 and isinstance(value, dict) and isinstance(other, dict):
+            old[key], new[key] = _veiled(value, other, levels - 1)
+        else:
+            old[key], new[key] = _Leaf(value), _Leaf(other)
+    new.update((key, _Leaf(value)) for key, value in after.items() if key not in before)
+    return old, new
 
 
 class _Comparison:
     """The operations found so far, and the pairs still to be looked into."""
 
-    def __init__(self, budget: Budget, pairing: Pairing) -> None:
+    def __init__(self, work: Work, level: int) -> None:
         self.changes: list[Op] = []
         self.removes: list[Op] = []
         self.adds: list[Op] = []
+        self.moves: list[Op] = []
+        self.is_coarse = False
         self._pending: list[_Pair] = []
         self._encoding_ops = 0
-        self._budget = budget
-        self._pairing = pairing
+        self._work = work
+        self._level = level
 
     def run(self, root: _Pair) -> None:
         if is_same(root.before, root.after):
@@ -186,18 +171,50 @@ class _Comparison:
         while self._pending:
             self._look_into(self._pending.pop())
 
+    @property
+    def _found(self) -> int:
+        ops = len(self.changes) + len(self.removes) + len(self.adds) + len(self.moves)
+        return ops + len(self._pending) + self._work.ops_inside
+
     def _look_into(self, pair: _Pair) -> None:
         contents = self._contents(pair)
-        found = len(self.changes) + len(self.removes) + len(self.adds) + len(self._pending)
-        if contents is None or found + contents.count > MAX_OPS:
-            whole = changed(pair.before_ptr, pair.after_ptr, pair.before, pair.after, self._budget)
-            self.changes.append(whole)
+        if contents is None or self._found + contents.count > MAX_OPS:
+            self.changes.append(self._changed(pair))
             return
         self.removes += contents.removes
         self.adds += contents.adds
+        self.moves += contents.moves
         self._pending += reversed(contents.unequal)
         for same in contents.equal:
             self._compare_keys(same, contents.differing)
+
+    def _changed(self, pair: _Pair) -> Op:
+        op = changed(pair.before_ptr, pair.after_ptr, pair.before, pair.after, self._work.words)
+        if not isinstance(pair.before, str) or not isinstance(pair.after, str) or self._level >= MAX_INSIDE:
+            return op
+        return self._with_inside(op, pair.before, pair.after)
+
+    def _with_inside(self, op: Op, before: str, after: str) -> Op:
+        """A changed string with what changed in its JSON, if both are some."""
+        if _CONTAINER.match(before) is None or _CONTAINER.match(after) is None:
+            return op
+        old, new = self._read(before), self._read(after)
+        if old is None or new is None:
+            return op if self._work.values >= 0 else replace(op, degraded=True)
+        inside, is_coarse = _compare(old, new, self._work, ".", self._level + 1)
+        self._work.ops_inside += len(inside)
+        flags: tuple[Flag, ...] = ("encoding_only", *op.flags) if is_same(old, new) else op.flags
+        return replace(op, inside=inside, flags=flags, degraded=op.degraded or is_coarse)
+
+    def _read(self, text: str) -> Json:
+        """The value of a string that is JSON; None if it is not, or there is too much of that."""
+        self._work.values -= count_marks(text.encode("utf-8", "surrogatepass"), self._work.values)
+        if self._work.values < 0:
+            return None
+        try:
+            return parse(text, self._work.numbers)
+        except (ValueError, RecursionError):
+            return None
 
     def _contents(self, pair: _Pair) -> _Contents | None:
         """None for two values that are not containers of one sort, or lie too deep."""
@@ -209,18 +226,18 @@ class _Comparison:
         return None
 
     def _fields(self, pair: _Pair, before: dict[str, Json], after: dict[str, Json]) -> _Contents:
-        levels = MAX_DEPTH - pair.depth
         contents = _Contents(equal=[pair])
-        for action, path, detail in dictdiffer.diff(
-            _veiled(before, levels), _veiled(after, levels), dot_notation=False
-        ):
+        old, new = _veiled(before, after, MAX_DEPTH - pair.depth)
+        for action, path, detail in dictdiffer.diff(old, new, dot_notation=False):
+            if contents.count > MAX_OPS:
+                break
             if action == "change":
                 contents.unequal.append(pair.at(*path))
                 contents.differing.add(tuple(path))
                 continue
             parent = pair.at(*path)
             values: Any = parent.after if action == "add" else parent.before
-            for key, _ in detail:
+            for key, _ in islice(detail, MAX_OPS + 1):
                 if action == "add":
                     contents.adds.append(added(pointer(parent.after_ptr, key), values[key]))
                 else:
@@ -229,20 +246,24 @@ class _Comparison:
 
     def _elements(self, pair: _Pair, before: list[Json], after: list[Json]) -> _Contents:
         contents = _Contents()
-        for i, j in self._pairing(pair.before_ptr, before, after):
-            if i is None and j is not None:
-                contents.adds.append(added(pointer(pair.after_ptr, j), after[j]))
-            elif j is None and i is not None:
-                contents.removes.append(removed(pointer(pair.before_ptr, i), before[i]))
-            elif i is not None and j is not None:
-                same = is_same(before[i], after[j])
-                if same and not isinstance(before[i], dict | list):
-                    continue
-                ptrs = pointer(pair.before_ptr, i), pointer(pair.after_ptr, j)
-                element = _Pair(*ptrs, before[i], after[j], pair.depth + 1)
-                (contents.equal if same else contents.unequal).append(element)
+        alignment = self._work.pairing(pair.before_ptr, before, after)
+        self.is_coarse, coarse = self.is_coarse or alignment.degraded, alignment.degraded
+        strays = out_of_order(alignment.pairs)
+        for i, j in alignment.pairs:
             if contents.count > MAX_OPS:
                 break
+            if j is None and i is not None:
+                contents.removes.append(removed(pointer(pair.before_ptr, i), before[i], degraded=coarse))
+            elif i is None and j is not None:
+                contents.adds.append(added(pointer(pair.after_ptr, j), after[j], degraded=coarse))
+            elif i is not None and j is not None:
+                element = pair.element(i, j)
+                if i in strays:
+                    ptrs = element.before_ptr, element.after_ptr
+                    contents.moves.append(moved(*ptrs, element.before, element.after, degraded=coarse))
+                same = is_same(element.before, element.after)
+                if not same or isinstance(element.before, dict | list):
+                    (contents.equal if same else contents.unequal).append(element)
         return contents
 
     def _compare_keys(self, pair: _Pair, differing: set[tuple[str | int, ...]]) -> None:

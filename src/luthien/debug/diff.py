@@ -12,23 +12,24 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from luthien.debug.compare import Pairing, added, by_position, compare, removed
+from luthien.debug.align import Aligner, Pairing
+from luthien.debug.changes import added, removed
+from luthien.debug.compare import Work, compare
 from luthien.debug.ops import Diff, Op, Summary, apply
-from luthien.debug.values import Json, Number, Numbers, count_scalars, has_at_most, parse
-from luthien.debug.words import Budget
+from luthien.debug.values import Json, Number, Numbers, count_marks, count_scalars, parse
 
-__all__ = ["ALGO", "Diff", "Op", "Pairing", "Summary", "apply", "by_position", "diff_payloads"]
+__all__ = ["ALGO", "Diff", "Op", "Pairing", "Summary", "apply", "diff_payloads"]
 
-ALGO = "dictdiffer-by-position/1"
+ALGO = "aligned-dictdiffer/1"
 """Names how a diff was made; it changes whenever the same payloads get another diff than before."""
-MAX_COMMAS = 1_000_000
-"""A JSON payload with more values than about this is compared as text: each costs some 100 bytes to hold."""
+MAX_VALUES = 300_000
+"""A JSON payload with more values than about this is compared as text, in which it takes less time and memory."""
 
 _CONTAINER = re.compile(rb"\s*[\[{]")
 
 
-def diff_payloads(before: bytes | None, after: bytes | None, *, pairing: Pairing = by_position) -> Diff:
-    """What differs between two payloads, None being one that is absent.
+def diff_payloads(before: bytes | None, after: bytes | None, *, pairing: Pairing | None = None) -> Diff:
+    """What differs between two payloads, None being one that is absent; lists are paired by an `Aligner`.
 
     There are no operations if, and only if, both are the same bytes, or both are absent. Whether something
     that is absent should have been there is not for a diff to say: ask that before calling it "no change".
@@ -45,12 +46,12 @@ def diff_payloads(before: bytes | None, after: bytes | None, *, pairing: Pairing
     if old.form != new.form:
         degraded = old.degraded or new.degraded
         old, new = _Document(_decode(before), "text", degraded), _Document(_decode(after), "text", degraded)
-    ops = compare(old.value, new.value, Budget(), pairing)
+    ops, is_coarse = compare(old.value, new.value, Work(pairing or Aligner(), numbers, MAX_VALUES))
     same = count_scalars(old.value) - sum(
-        count_scalars(op.before) for op in ops if op.op != "add" and op.touches_value
+        count_scalars(op.before) for op in ops if op.op in ("change", "remove") and op.touches_value
     )
     ops = ops or (Op("r1", "change", "encoding", "", "", _describe(before), _describe(after)),)
-    return _sum_up(ops, same=same, degraded=old.degraded or new.degraded)
+    return _sum_up(ops, same=same, degraded=old.degraded or new.degraded or is_coarse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def _read(payload: bytes, numbers: Numbers | None = None) -> _Document:
         text = _decode(payload)
     except UnicodeDecodeError:
         return _Document(_describe(payload), "bytes")
-    if _CONTAINER.match(payload) and not has_at_most(payload, MAX_COMMAS):
+    if _CONTAINER.match(payload) and count_marks(payload, MAX_VALUES) > MAX_VALUES:
         return _Document(text, "text", degraded=True)
     try:
         return _Document(parse(text, numbers), "json")
@@ -96,5 +97,5 @@ def _diff_absent(before: bytes | None, after: bytes | None) -> Diff:
 
 def _sum_up(ops: tuple[Op, ...], *, same: int = 0, degraded: bool = False) -> Diff:
     times = Counter(op.op for op in ops)
-    summary = Summary(same, added=times["add"], removed=times["remove"], changed=times["change"])
+    summary = Summary(same, times["add"], times["remove"], times["change"], times["move"])
     return Diff(ALGO, summary, degraded or any(op.degraded for op in ops), ops)

@@ -34,6 +34,27 @@ class Records:
         self.are_all_there = emitted is not None and len(self._by_sequence) >= emitted
         """Whether a stage that is not among them was never reached."""
 
+    @property
+    def outcome(self) -> str | None:
+        """How the call ended, if that is known."""
+        outcome: str | None = self._call.row["outcome"]
+        return outcome
+
+    @property
+    def policies(self) -> list[tuple[str, str]]:
+        """Name and version of each policy of the call's chain, in order; empty when that is not known."""
+        return [(str(each["name"]), str(each["version"])) for each in self._call.row["policies"] or ()]
+
+    @property
+    def missing(self) -> list[int]:
+        """The numbers of the records that are not there, the first hundred."""
+        return [*islice(self._missing(), _MAX_NAMED)]
+
+    def kind_aside(self, sequence: int) -> str | None:
+        """The kind of a record that is not there; None when nobody told."""
+        aside = self._aside.get(sequence)
+        return aside.event_type if aside is not None and aside.event_type else None
+
     def of_stage(self, name: EventType) -> StageRecord | None:
         return next((each for each in self._call.records if each.event_type == name), None)
 
@@ -76,7 +97,7 @@ class Records:
         return completeness_of(
             replace(evidence, unreadable=damaged),
             self._losses([(flaw, each.event_type) for each, flaw in flaws]),
-            [*islice(self._missing(), _MAX_NAMED)],
+            self.missing,
             dict(crash_proof),
             self._call.row["process_ended_how"],
         )

@@ -7,13 +7,15 @@ that, and not a null value, is what "absent" looks like. The whole document is t
 What a diff means: every `change` happens while each index still is one of the document before; then all that is
 removed, and all that moves within its list, is taken out, innermost and last in its list first; then all that is
 added, or moved, is put in, outermost and first in its list first, so that each index is one of the document after.
-A `move` stays within one list; what changes inside the element that moves has operations of its own.
+A `move` stays within one list; what changes inside the element that moves has operations of its own. Which element
+of one list belongs to which of the other, and where any value went, is for `places.Places` to say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from typing import Literal, TypeAlias
 
 from luthien.debug.values import Json, Number, canonical, dumps, is_deeper, tokens
@@ -40,8 +42,30 @@ Kind: TypeAlias = Literal["text", "number", "boolean", "null", "object", "array"
 
 
 Flag: TypeAlias = Literal["encoding_only", "normalization_only", "whitespace_only"]
-"""What is true of a changed value besides: another spelling of the same content (a string that became a list of one
-text part), the same text in another Unicode normal form, or the same but for white space."""
+"""What is true of a changed value besides.
+
+- `encoding_only`: another spelling of the same content: a string that became a list of one part with that text
+  (kind `type`, and of course another value), or JSON in a string, written differently.
+- `normalization_only`: the same text in another Unicode normal form.
+- `whitespace_only`: the same text but for white space.
+"""
+
+
+def kind_of(value: Json) -> Kind:
+    """The sort of one value."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case str():
+            return "text"
+        case Number():
+            return "number"
+        case list():
+            return "array"
+        case dict():
+            return "object"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +83,20 @@ class Op:
     """One difference.
 
     `id` is unique and stable within its diff. `text` of a changed string is its word-level diff: "=" and "-"
-    together are exactly `before`, "=" and "+" exactly `after`. Where a number is concerned that a reader
-    might round (always for a changed number), `text` holds the JSON text of the values instead; otherwise it
-    is empty. `degraded` says that a budget made this operation coarser than it could be.
+    together are exactly `before`, "=" and "+" exactly `after`. Of a string that became a list of one text part, or
+    the other way (kind `type`), it is the diff of the two texts, empty where they are the same. Where a number is
+    concerned that a reader might round (always for a changed number), `text` holds the JSON text of the values
+    instead; otherwise it is empty. `degraded` says that a budget made this operation coarser than it could be.
 
-    `inside` is what differs between two strings that are JSON: operations whose pointers begin at the value of the
-    string. `by` names every policy step that had a part in it, in order; `policy`, `version` and `reason` are those
-    of the last. Where several changed one string, `authors` has the place in `by` for each segment of `text`.
+    Of a `move`, `before` and `after` are the element with all that it holds; only if they differ have operations
+    of their own something to say about what is in it.
+
+    `inside` is what differs between two strings that are JSON objects or arrays: operations whose pointers begin at
+    the value of the string, and whose ids begin with that of this operation. It is empty if that value is the same,
+    but for operations on the order of keys and the like.
+
+    `by` names every policy step that had a part in it, in order; `policy`, `version` and `reason` are those of the
+    last. Where several changed one string, `authors` has the place in `by` for each segment of `text`.
     """
 
     id: str
@@ -123,8 +154,8 @@ class Summary:
     `added`, `removed`, `changed` and `moved` count operations, so a message that was added is one addition
     however many fields it has; an operation of kind `encoding` counts as a change, and all four are 0 only if
     the payloads are the same bytes. `same` counts scalars: strings, numbers, booleans and nulls that are at
-    the same place on both sides and equal (a payload that is not JSON is one string). Seen from the other
-    side, `added` and `removed` trade places and the rest stays.
+    the same place on both sides, or in an element that moved, and equal (a payload that is not JSON is one string).
+    Seen from the other side, `added` and `removed` trade places and the rest stays.
     """
 
     same: int = 0
@@ -172,49 +203,77 @@ class Diff:
 
 
 def apply(ops: Iterable[Op], before: Json) -> Json:
-    """The document after, made from the parsed document before; neither is modified.
+    """The document after, made from the parsed document before; neither is modified. In what order `ops` are, is one.
 
     Operations that leave the value as it is, on keys and white space, are skipped. Those of kind `bytes` do
     not carry their payload and cannot be applied.
     """
-    root: list[Json] = [before]
+    document = _Copy(before)
+    out: list[tuple[list[tuple[int, str]], Op]] = []
+    put: list[tuple[list[tuple[int, str]], Op]] = []
     for op in ops:
-        if not op.touches_value:
-            continue
-        ptr = op.after_ptr if op.op == "add" else op.before_ptr
-        *path, last = ["0", *tokens(ptr or "")]
-        container: list[Json] | dict[str, Json] = root
-        for token in path:
-            container = _own(container, token)
-        _carry_out(op, container, last)
-    return root[0] if root else None
+        if op.op == "change" and op.touches_value:
+            document.change(op.before_ptr or "", op.after)
+        if op.op in ("remove", "move"):
+            out.append((_place(op.before_ptr), op))
+        if op.op in ("add", "move"):
+            put.append((_place(op.after_ptr), op))
+    moved: dict[int, Json] = {}
+    for _, op in sorted(out, key=itemgetter(0), reverse=True):
+        moved[id(op)] = document.take_out(op.before_ptr or "")
+    for _, op in sorted(put, key=itemgetter(0)):
+        document.put_in(op.after_ptr or "", op.after if op.op == "add" else moved[id(op)])
+    return document.root[0] if document.root else None
 
 
-def _own(container: list[Json] | dict[str, Json], token: str) -> list[Json] | dict[str, Json]:
-    """The container at `token`, replaced by a copy of its own so that the original stays as it is."""
-    child = container[int(token)] if isinstance(container, list) else container[token]
-    if isinstance(child, list):
-        copy: list[Json] | dict[str, Json] = list(child)
-    elif isinstance(child, dict):
-        copy = dict(child)
-    else:
-        raise KeyError(f"nothing is inside {token!r}")
-    if isinstance(container, list):
-        container[int(token)] = copy
-    else:
-        container[token] = copy
-    return copy
+def _place(ptr: str | None) -> list[tuple[int, str]]:
+    """Sorts pointers of one document: a container before what it holds, the elements of a list by their index."""
+    return [(len(token), token) for token in tokens(ptr or "")]
 
 
-def _carry_out(op: Op, container: list[Json] | dict[str, Json], token: str) -> None:
-    if isinstance(container, dict):
-        if op.op == "remove":
-            del container[token]
+class _Copy:
+    """A document that is modified, while the original stays as it is: what is on the way to a change is copied."""
+
+    def __init__(self, document: Json) -> None:
+        self.root: list[Json] = [document]
+        self._own: dict[int, Json] = {id(self.root): self.root}
+
+    def change(self, ptr: str, value: Json) -> None:
+        container, token = self._find(ptr)
+        if isinstance(container, list):
+            container[int(token)] = value
         else:
-            container[token] = op.after
-    elif op.op == "add":
-        container.insert(int(token), op.after)
-    elif op.op == "remove":
-        del container[int(token)]
-    else:
-        container[int(token)] = op.after
+            container[token] = value
+
+    def take_out(self, ptr: str) -> Json:
+        container, token = self._find(ptr)
+        return container.pop(int(token)) if isinstance(container, list) else container.pop(token)
+
+    def put_in(self, ptr: str, value: Json) -> None:
+        container, token = self._find(ptr)
+        if isinstance(container, list):
+            container.insert(int(token), value)
+        else:
+            container[token] = value
+
+    def _find(self, ptr: str) -> tuple[list[Json] | dict[str, Json], str]:
+        """The container that a pointer leads into, made our own, and the key or index there."""
+        *path, last = ["0", *tokens(ptr)]
+        container: list[Json] | dict[str, Json] = self.root
+        for token in path:
+            container = self._owned(container, token)
+        return container, last
+
+    def _owned(self, container: list[Json] | dict[str, Json], token: str) -> list[Json] | dict[str, Json]:
+        child = container[int(token)] if isinstance(container, list) else container[token]
+        if not isinstance(child, list | dict):
+            raise KeyError(f"nothing is inside {token!r}")
+        if id(child) in self._own:
+            return child
+        copy: list[Json] | dict[str, Json] = list(child) if isinstance(child, list) else dict(child)
+        self._own[id(copy)] = copy
+        if isinstance(container, list):
+            container[int(token)] = copy
+        else:
+            container[token] = copy
+        return copy

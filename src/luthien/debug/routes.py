@@ -6,21 +6,39 @@ from collections.abc import Callable
 
 from fastapi import APIRouter
 
+from luthien.config import PUBLIC_UPSTREAMS
 from luthien.debug.live import Feed
 from luthien.debug.lookup import Lookup
 from luthien.debug.pages.call import add_call
 from luthien.debug.pages.call_list import add_call_list
 from luthien.debug.pages.entry import add_entry
+from luthien.debug.pages.exports import UpstreamUrl, add_exports
 from luthien.debug.pages.live import add_live
+from luthien.debug.pages.stages import add_stages
+from luthien.debug.pages.trace import add_trace
 from luthien.debug.signin import SignIn
+from luthien.debug.tempo import Tempo
 from luthien.debug.web import guarded_by
 
 
-def debug_router(sign_in: SignIn, lookup: Callable[[], Lookup], feed: Callable[[], Feed]) -> APIRouter:
-    """The pages; `lookup` and `feed` are asked for at each request, since they exist only while the app runs."""
+def debug_router(
+    sign_in: SignIn,
+    lookup: Callable[[], Lookup],
+    feed: Callable[[], Feed],
+    tempo: Tempo,
+    upstream_url: UpstreamUrl = PUBLIC_UPSTREAMS.__getitem__,
+) -> APIRouter:
+    """The pages; `lookup` and `feed` are asked for at each request, since they exist only while the app runs.
+
+    Args:
+        upstream_url: where a provider is, for commands that ask it again.
+    """
     router = APIRouter(route_class=guarded_by(sign_in))
     add_entry(router, sign_in)
     add_call_list(router, lookup)
     add_live(router, lookup, feed)
-    add_call(router, lookup)
+    add_exports(router, lookup, upstream_url)
+    add_stages(router, lookup)
+    add_trace(router, lookup, tempo)
+    add_call(router, lookup, tempo)
     return router

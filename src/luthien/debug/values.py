@@ -22,7 +22,9 @@ from typing import NamedTuple, TypeAlias
 Json: TypeAlias = "bool | str | Number | list[Json] | dict[str, Json] | None"
 
 _LITERAL = re.compile(r"(-?)(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?")
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_SURE_CHARS = 15
+_MARKS = (b",", b"[", b"{")
 _CONSTANTS = ("NaN", "Infinity", "-Infinity")
 
 
@@ -73,9 +75,13 @@ def repeats(value: Mapping[str, Json]) -> list[Json]:
     return [[key, item] for key, item in value.pairs if times[key] > 1]
 
 
-def has_at_most(payload: bytes, limit: int) -> bool:
-    """Whether a JSON payload has at most `limit` commas outside its strings, known without parsing it."""
-    return payload.count(b",") <= limit or _STRING.sub(b"", payload).count(b",") <= limit
+def count_marks(payload: bytes, enough: int) -> int:
+    """How many commas and opening brackets a JSON payload has, without parsing it: about as many as values.
+
+    Those in strings are left out if there would be more than `enough` otherwise.
+    """
+    count = sum(payload.count(mark) for mark in _MARKS)
+    return count if count <= enough else sum(map(_STRING.sub(b"", payload).count, _MARKS))
 
 
 def count_scalars(value: Json) -> int:
@@ -125,9 +131,10 @@ def is_same_number(before: Number, after: Number) -> bool:
 
 def fits_double(number: Number) -> bool:
     """Whether a reader that makes a double of every number, as JavaScript does, still has this one exactly."""
-    if len(number.text) <= 15 and number.text.isdecimal():
-        return True
-    as_double = float(number.text)
+    text = number.text
+    if len(text) <= _SURE_CHARS and "e" not in text and "E" not in text:
+        return text not in _CONSTANTS
+    as_double = float(text)
     return math.isfinite(as_double) and _exact(repr(as_double)) == _exact(number.text)
 
 

@@ -6,31 +6,29 @@ into one that says so.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Literal, NamedTuple, TypeAlias
 
 from luthien.debug.completeness import State
 from luthien.debug.ops import Diff, Op
 from luthien.debug.phrases import counted, listed
-from luthien.debug.values import tokens
+from luthien.debug.steps import GATEWAY, names_of
+from luthien.debug.told import set_apart, told_of_request
 from luthien.exchange import STAGES, EventType, Side
 
 StageState: TypeAlias = Literal["recorded", "not_reached", "gateway_generated", "missing", "partial", "awaited"]
 
-_LISTS = {"messages": "message", "input": "input item", "tools": "tool"}
-_FIELDS = {"system": "the system prompt", "instructions": "the instructions", "input": "the input"}
-_VERBS = {"change": "changed", "add": "added", "remove": "removed"}
 _INTERRUPTED = "the process ended before the call did"
 _UNFINISHED = {State.PENDING: "the record is not all there yet", State.INTERRUPTED: _INTERRUPTED}
-_NAMED_FIELDS = 3
-_NAME_CHARS = 40
 
 
 class Decision(NamedTuple):
     """What one policy decided on one side, as recorded. `action`: allow, modify, annotate, block or error.
 
-    In shadow it was not carried out.
+    In shadow it was not carried out. `sequence` is that of its record.
     """
 
     policy: str
@@ -38,6 +36,7 @@ class Decision(NamedTuple):
     action: str
     changed: bool
     shadow: bool = False
+    sequence: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +44,15 @@ class Basis:
     """What the sentence rests on. A stage that `states` does not name is missing.
 
     `lost_records` counts what is lost besides those stages. `redacted` are the sides whose payloads
-    differed on the wire although, after redaction, they may not differ in the record.
+    differed on the wire although, after redaction, they may not differ in the record; `rewritten` those of which
+    other bytes passed that add up to the same.
     """
 
     states: Mapping[EventType, StageState]
     lost_records: int = 0
     redacted: Collection[Side] = ()
     record: State = State.COMPLETE
+    rewritten: Collection[Side] = ()
 
 
 def verdict_sentence(
@@ -74,6 +75,7 @@ def verdict_sentence(
     return "; ".join(
         [
             sentence,
+            *_in_vain(enforced, request, response, basis),
             *_broken(enforced, basis),
             *_remarks(enforced),
             *_would_have(decision for decision in decisions if decision.shadow),
@@ -106,6 +108,34 @@ def _enforced(
     return "no policy changed this call"
 
 
+def _in_vain(decisions: Sequence[Decision], request: Diff | None, response: Diff | None, basis: Basis) -> list[str]:
+    """The policies that say they changed a side, and of which nothing is left on it, or never was."""
+    diffs = {Side.REQUEST: request, Side.RESPONSE: response}
+    told: list[str] = []
+    if any(diff is not None and diff.ops for diff in diffs.values()):
+        for side, diff in diffs.items():
+            names = _undone(decisions, side, diff) if diff and side not in (*basis.redacted, *basis.rewritten) else []
+            told += [f"nothing is left of what {listed(names)} changed in the {side}"] if names else []
+    for side in Side:
+        idle = [each for each in decisions if each.side == side and each.action == "modify" and not each.changed]
+        names = list(dict.fromkeys(each.policy for each in idle))
+        told += [f"{listed(names)} gave on the {side} as it was, and said otherwise"] if names else []
+    return told
+
+
+def _undone(decisions: Iterable[Decision], side: Side, diff: Diff) -> list[str]:
+    """The policies that had no part in any operation, where it is certain who had one."""
+    if any(op.policy is None and op.reason != GATEWAY for op in diff.ops):
+        return []
+    blamed = {each.decision for op in diff.ops for each in op.by}
+    undone = [
+        each.policy
+        for each in decisions
+        if each.side == side and each.changed and each.sequence is not None and each.sequence not in blamed
+    ]
+    return list(dict.fromkeys(undone))
+
+
 def _broken(decisions: Iterable[Decision], basis: Basis) -> list[str]:
     """The policies that broke on a side of which the record has all that went on."""
     finals = {Side.REQUEST: EventType.REQUEST_FINAL, Side.RESPONSE: EventType.RESPONSE_FINAL}
@@ -129,7 +159,7 @@ def _remarks(decisions: Iterable[Decision]) -> list[str]:
 def _would_have(decisions: Iterable[Decision]) -> list[str]:
     """What each policy in shadow would have done to each side, if anything."""
     told: dict[tuple[str, str], dict[str, None]] = {}
-    for policy, side, action, changed, _ in decisions:
+    for policy, side, action, changed, *_ in decisions:
         verb = {"block": "blocked", "error": "broken on"}.get(action, "changed" if changed else "")
         if verb:
             told.setdefault((policy, verb), {})[f"the {side}"] = None
@@ -189,9 +219,16 @@ class _Teller:
             return None
         if not diff.ops:
             return "request: changed, content redacted" if Side.REQUEST in self.basis.redacted else None
-        subject = _names(self.decisions, {Side.REQUEST}) or "an unrecorded step"
         ops = [op for op in diff.ops if op.touches_value]
-        return f"{subject} {_told(ops, before, after) if ops else 'changed only how the request is written'}"
+        if not ops:
+            [(subject, _), *_] = _by_subject(diff.ops, self._claim(Side.REQUEST))
+            return f"{subject} changed only how the request is written"
+        makers = _by_subject(ops, self._claim(Side.REQUEST))
+        return set_apart([f"{who} {told_of_request(theirs, ops, before)}" for who, theirs in makers])
+
+    def _claim(self, side: Side) -> str:
+        """Who is told to have changed a side where it cannot be said by whom which change was made."""
+        return _names(self.decisions, {side}) or "an unrecorded step"
 
     def tell_response(self, diff: Diff | None) -> str | None:
         stopped = self._stopped(Side.RESPONSE)
@@ -211,11 +248,14 @@ class _Teller:
             return "response: changed, content redacted" if hidden else None
         names = _names(self.decisions, {Side.RESPONSE})
         told_before = _names(self.decisions, {Side.REQUEST})
-        by = f" by {names}" if names and names != told_before else ""
         ops = [op for op in diff.ops if op.touches_value]
+        makers = _by_subject(ops or diff.ops, names)
+        is_told = len(makers) > 1 or makers[0][0] not in ("", told_before)
+        by = f" by {makers[0][0]}" if is_told else ""
         if not ops:
             return f"response: changed only in how it is written{by}"
-        return f"response: {counted(len(ops), 'change')}{by}"
+        more = [f"{len(theirs)} by {who or 'an unrecorded step'}" for who, theirs in makers[1:]]
+        return f"response: {listed([counted(len(makers[0][1]), 'change') + by, *more])}"
 
     def _stopped(self, side: Side) -> str | None:
         """That a policy blocked this side, or broke on it and nothing went on."""
@@ -228,92 +268,25 @@ class _Teller:
         return None
 
 
-def _told(ops: Sequence[Op], before: object, after: object) -> str:
-    """What happened to a request, in the words of its wire format: "changed 1 of 2 messages and added 1"."""
-    fields: dict[str, dict[str, None]] = {"change": {}, "add": {}, "remove": {}}
-    within: dict[str, list[Op]] = {}
+def _by_subject(ops: Iterable[Op], claim: str) -> list[tuple[str, list[Op]]]:
+    """Operations by those that made them, in the order of the chain; `claim` names them where it is not known."""
+    makers: dict[tuple[int, str], list[Op]] = {}
+    ops = list(ops)
+    is_known = any(op.policy is not None for op in ops)
     for op in ops:
-        path = _path(op)
-        if not path:
-            return f"{_VERBS[op.op]} the whole request"
-        if len(path) == 1:
-            fields[op.op][_label(path[0])] = None
-        elif path[0] in _LISTS and _length(before, path[0]) is not None:
-            within.setdefault(path[0], []).append(op)
+        if op.policy is not None:
+            place, who = op.by[0].decision, listed(names_of(op.by))
+        elif op.reason == GATEWAY:
+            place, who = sys.maxsize, "the gateway"
         else:
-            fields["change"][_label(path[0])] = None
-    parts = {action: _sorted(labels) for action, labels in fields.items()}
-    for name, inner in within.items():
-        changed, added, removed = _touched(inner)
-        noun, bare = _LISTS[name], len(within) == 1 and bool(changed)
-        if changed:
-            parts["change"].append(f"{len(changed)} of {counted(_length(before, name) or 0, noun)}")
-        if added:
-            parts["add"].append(str(len(added)) if bare else counted(len(added), noun))
-        if removed:
-            parts["remove"].append(str(len(removed)) if bare else counted(len(removed), noun))
-    return _clauses([f"{_VERBS[action]} {listed(labels)}" for action, labels in parts.items() if labels])
-
-
-def _touched(ops: Iterable[Op]) -> tuple[set[int], set[int], set[int]]:
-    """Which elements of a list were changed, added (indices after) and removed (indices before).
-
-    A changed element counts once, whether its operations name it by its index before or, as additions within
-    it do, after.
-    """
-    added, removed, changed, grown = set[int](), set[int](), set[int](), set[int]()
-    for op in ops:
-        path = _path(op)
-        if op.op == "add":
-            (added if len(path) == 2 else grown).add(int(path[1]))
-        elif op.op == "remove" and len(path) == 2:
-            removed.add(int(path[1]))
-        else:
-            changed.add(int(path[1]))
-    return changed | {_index_before(index, added, removed) for index in grown}, added, removed
-
-
-def _index_before(index: int, added: set[int], removed: set[int]) -> int:
-    """The index that an element had before others were removed and added."""
-    kept = index - sum(other < index for other in added)
-    for other in sorted(removed):
-        kept += other <= kept
-    return kept
-
-
-def _path(op: Op) -> list[str]:
-    return tokens((op.after_ptr if op.before_ptr is None else op.before_ptr) or "")
-
-
-def _length(document: object, name: str) -> int | None:
-    elements = document.get(name) if isinstance(document, Mapping) else None
-    return len(elements) if isinstance(elements, list) else None
-
-
-def _label(name: str) -> str:
-    if name in _FIELDS:
-        return _FIELDS[name]
-    if name in _LISTS:
-        return f"the {_LISTS[name]}s"
-    return name if len(name) <= _NAME_CHARS else f"{name[:_NAME_CHARS]}…"
-
-
-def _sorted(labels: Iterable[str]) -> list[str]:
-    """The system prompt first, and no more names of other fields than a sentence bears."""
-    known = [label for label in labels if label.startswith("the ")]
-    others = [label for label in labels if not label.startswith("the ")]
-    if len(others) > _NAMED_FIELDS:
-        others = [counted(len(others), "other field" if known else "field")]
-    return known + others
+            place, who = sys.maxsize, "an unknown step" if is_known else claim
+        makers.setdefault((place, who), []).append(op)
+    told: dict[str, list[Op]] = {}
+    for (_, who), theirs in sorted(makers.items(), key=itemgetter(0)):
+        told.setdefault(who, []).extend(theirs)
+    return [*told.items()]
 
 
 def _names(decisions: Iterable[Decision], sides: Collection[Side]) -> str:
     """The policies that say they changed something there, each once, in order."""
     return listed(list(dict.fromkeys(d.policy for d in decisions if d.changed and d.side in sides)))
-
-
-def _clauses(clauses: Sequence[str]) -> str:
-    """Clauses joined so that an "and" within one is not taken for the one between them."""
-    if len(clauses) == 2 and " and " in clauses[0]:
-        return f"{clauses[0]}, and {clauses[1]}"
-    return listed(clauses)

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from luthien.debug.completeness import reason_in_words
-from luthien.debug.shown import duration, pretty, size, visible
+from luthien.debug.shown import duration, plain, pretty, size, visible
 from luthien.debug.signin import SignIn
 from luthien.errors import StoreError
 
@@ -32,7 +32,9 @@ _HEADERS = {
 templates = Environment(
     loader=PackageLoader("luthien.debug"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
 )
-templates.filters.update(reason=reason_in_words, visible=visible, pretty=pretty, size=size, duration=duration)
+templates.filters.update(
+    reason=reason_in_words, visible=visible, plain=plain, pretty=pretty, size=size, duration=duration
+)
 
 
 def guarded_by(sign_in: SignIn) -> type[APIRoute]:

@@ -1,9 +1,9 @@
 """The word-level diff of two strings, whose work is bounded by counting steps rather than by a clock.
 
 What both strings begin and end with is set aside first, at the speed of memory. The middle is cut into words
-and compared with Myers' greedy algorithm (doi:10.1007/BF01840446), which is fast exactly when there is little
-to show. If that costs more than its share, lines are compared first, and words only within those replaced;
-what is still too much is one replaced block. The same strings always give the same answer.
+and compared by `edits`, which is fast exactly when there is little to show. If that costs more than its share, lines
+are compared first, and words only within those replaced; what is still too much is one replaced block. The same
+strings always give the same answer.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import re
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import Literal, TypeAlias
+from unicodedata import normalize
+
+from luthien.debug.edits import codes_of, equal_runs
 
 Tag: TypeAlias = Literal["=", "-", "+"]
 Segments: TypeAlias = tuple[tuple[Tag, str], ...]
@@ -22,14 +25,17 @@ STEPS_PER_PASS = 400_000
 """What one pass over a string, by words or by lines, may cost; bounds its memory too, to some 20 MB."""
 MAX_WORD_CHARS = 400_000
 """The longest string that is cut into words, in characters."""
+CHARS_PER_STEP = 2
+"""How many characters are cut, or looked through, in the time of a step."""
 MAX_LINES = 100_000
 """How many lines a string may have to be cut into lines."""
 SNAP_CHARS = 64
 """How far a boundary moves so as not to cut a word; a longer word is cut."""
 
-# A word takes one following space along; scripts that write no spaces go by character.
-_UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORDS = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+ ?|\s+|[^\w\s]")
+UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+"""Scripts that write no spaces, whose words are single characters; as a part of a regular expression's class."""
+# A word takes one following space along.
+_WORDS = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+ ?|\s+|[^\w\s]")
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 _TAGS: tuple[Tag, ...] = ("=", "-", "+")
 _CHUNK = 1 << 16
@@ -52,6 +58,22 @@ def diff_words(before: str, after: str, budget: Budget) -> tuple[Segments, bool]
     old, new = before[head : len(before) - tail], after[head : len(after) - tail]
     middle, degraded = _diff_middle(old, new, budget)
     return _merge([("=", before[:head]), *middle, ("=", before[len(before) - tail :])]), degraded
+
+
+def spelling(before: str, after: str, budget: Budget) -> tuple[Literal["normalization_only", "whitespace_only"], ...]:
+    """What alone two different strings differ in, if it is the Unicode normal form, or white space.
+
+    What they begin and end with may be left out of that, since equivalent strings stay so beside equal ones. Nothing
+    is said of strings that differ in too many characters to look at.
+    """
+    head, tail = _common_ends(before, after)
+    old, new = before[head : len(before) - tail], after[head : len(after) - tail]
+    budget.steps -= (len(old) + len(new)) // CHARS_PER_STEP
+    if max(len(old), len(new)) > MAX_WORD_CHARS or budget.steps < 0:
+        return ()
+    if not (old.isascii() and new.isascii()) and normalize("NFD", old) == normalize("NFD", new):
+        return ("normalization_only",)
+    return ("whitespace_only",) if "".join(old.split()) == "".join(new.split()) else ()
 
 
 def _diff_middle(old: str, new: str, budget: Budget) -> tuple[list[tuple[Tag, str]], bool]:
@@ -84,59 +106,22 @@ def _diff_as(pattern: re.Pattern[str], old: str, new: str, budget: Budget) -> li
         too_big = max(old.count("\n"), new.count("\n")) > MAX_LINES
     if too_big or budget.steps <= 0:
         return None
+    budget.steps -= (len(old) + len(new)) // CHARS_PER_STEP
     return _diff_tokens(pattern.findall(old), pattern.findall(new), budget)
 
 
 def _diff_tokens(old: list[str], new: list[str], budget: Budget) -> list[tuple[Tag, str]] | None:
-    codes: dict[str, int] = {}
-    before = [codes.setdefault(token, len(codes)) for token in old]
-    after = [codes.setdefault(token, len(codes)) for token in new]
-    rounds = _furthest_points(before, after, budget)
-    if rounds is None:
+    runs, steps = equal_runs(*codes_of(old, new), min(budget.steps, STEPS_PER_PASS))
+    budget.steps -= steps
+    if runs is None:
         return None
-    x, y, script = len(old), len(new), list[tuple[Tag, str]]()
-    for low, starts in reversed(rounds):
-        start = starts[(x - y - low) // 2]
-        inserted = start < 0
-        start = ~start if inserted else start
-        script += (("=", token) for token in reversed(old[start:x]))
-        x, y = start, y - (x - start)
-        if inserted:
-            y -= 1
-            script.append(("+", new[y]))
-        elif x > 0:
-            x -= 1
-            script.append(("-", old[x]))
-    return script[::-1]
-
-
-def _furthest_points(before: list[int], after: list[int], budget: Budget) -> list[tuple[int, list[int]]] | None:
-    """Myers' forward pass, one entry an edit; None if it costs more than there is.
-
-    An entry is the lowest diagonal of its round and, for every second diagonal from there, the x at which its
-    run of equal tokens starts: the complement of it (`~x`) if an insertion led there, not a deletion.
-    """
-    n, m = len(before), len(after)
-    allowed = left = min(budget.steps, STEPS_PER_PASS)
-    lowest, ends, rounds = 1, list[int](), list[tuple[int, list[int]]]()
-    for distance in range(n + m + 1):
-        previous = [-1, *ends, -1]
-        shift = 0 if -distance + 2 * max(0, distance - m) < lowest else 1
-        lowest, highest = -distance + 2 * max(0, distance - m), distance - 2 * max(0, distance - n)
-        ends, starts = list[int](), list[int]()
-        rounds.append((lowest, starts))
-        for i, k in enumerate(range(lowest, highest + 1, 2), shift):
-            inserted = previous[i] < previous[i + 1]
-            x = start = previous[i + 1] if inserted else previous[i] + 1
-            while x < n and x - k < m and before[x] == after[x - k]:
-                x += 1
-            ends.append(x)
-            starts.append(~start if inserted else start)
-            left -= 1 + x - start
-            if left < 0 or (x >= n and k == n - m):
-                budget.steps -= allowed - max(left, 0)
-                return rounds if left >= 0 else None
-    raise AssertionError("the last diagonal is reached by the last round")
+    x, y, script = 0, 0, list[tuple[Tag, str]]()
+    for old_start, new_start, length in [*runs, (len(old), len(new), 0)]:
+        script.append(("-", "".join(old[x:old_start])))
+        script.append(("+", "".join(new[y:new_start])))
+        x, y = old_start + length, new_start + length
+        script.append(("=", "".join(old[old_start:x])))
+    return script
 
 
 def _merge(segments: Iterable[tuple[Tag, str]]) -> Segments:

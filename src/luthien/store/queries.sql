@@ -436,9 +436,19 @@ FROM (
     LIMIT %(limit)s
 ) AS changed
 
--- name: feed_changes
+-- name: feed_next
 -- In the order in which they were written, and only those before which nothing can come any more. Of all days: a spool
 -- that is adopted late brings old calls.
+SELECT stored_xid, call_id
+FROM conversation_calls
+WHERE (stored_xid, call_id) > (%(xid)s::text::xid8, %(call_id)s)
+    AND stored_xid < pg_snapshot_xmin(pg_current_snapshot())
+ORDER BY stored_xid, call_id
+LIMIT %(limit)s
+
+-- name: feed_changes
+-- Those that feed_next has found, unless they have changed since: then they come later. Bounded like a list, so that not
+-- every day there is takes part in the plan.
 SELECT
     listed.*,
     luthien_is_alive(process.seen_at, process.ended_at, pg_postmaster_start_time()) AS process_is_alive,
@@ -456,9 +466,8 @@ FROM (
         stored_xid
     FROM conversation_calls
     WHERE (stored_xid, call_id) > (%(xid)s::text::xid8, %(call_id)s)
-        AND stored_xid < pg_snapshot_xmin(pg_current_snapshot())
-    ORDER BY stored_xid, call_id
-    LIMIT %(limit)s
+        AND (stored_xid, call_id) <= (%(last_xid)s::text::xid8, %(last_id)s)
+        AND call_id >= %(since)s AND call_id <= %(until)s
 ) AS listed
 LEFT JOIN conversation_processes AS process
     ON process.process_id = listed.process_id
@@ -469,6 +478,7 @@ LEFT JOIN LATERAL (
         COALESCE(bool_or(event_type = 'call_outcome'), false) AS is_end_set_aside
     FROM conversation_quarantine
     WHERE conversation_quarantine.call_id = listed.call_id
+        AND conversation_quarantine.call_id >= %(since)s AND conversation_quarantine.call_id <= %(until)s
 ) AS aside ON true
 ORDER BY listed.stored_xid, listed.call_id
 
@@ -480,7 +490,7 @@ SELECT process_id, host, pid FROM conversation_processes WHERE process_id = ANY(
 
 -- name: get_children
 -- They began while their parent ran, so only the days of that are looked into.
-SELECT call_id, model_requested, model_used, outcome
+SELECT call_id, model_requested, model_used, outcome, duration_ms
 FROM conversation_calls
 WHERE parent_call_id = %(call_id)s AND call_id > %(call_id)s AND call_id < %(until)s
 ORDER BY call_id

@@ -54,7 +54,7 @@ class StoredCall:
     records: list[StageRecord]
     set_aside: list[SetAside] = field(default_factory=list)
     children: list[CallRow] = field(default_factory=list)
-    """The calls in which its policies asked models: `call_id`, `model_requested`, `model_used`, `outcome`."""
+    """The calls in which its policies asked models: `call_id`, models, `outcome` and `duration_ms`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +157,16 @@ class RecordReader:
     async def changes(self, after: Position, limit: int) -> list[CallRow]:
         """The calls that changed after a position, as they are now, in the order of their last changes.
 
-        Each has its `stored_xid` besides. Raises as `calls` does.
+        Each has its `stored_xid` besides. There may be more, also when these are fewer than `limit`. Raises as `calls`
+        does.
         """
-        return await self._rows("feed_changes", {"xid": str(after.xid), "call_id": after.call_id, "limit": limit})
+        start = {"xid": str(after.xid), "call_id": after.call_id}
+        found = await self._rows("feed_next", {**start, "limit": limit})
+        if not found:
+            return []
+        ids, last = [row["call_id"] for row in found], found[-1]
+        bounds = {"since": min(ids), "until": max(ids), "last_xid": last["stored_xid"], "last_id": last["call_id"]}
+        return await self._rows("feed_changes", {**start, **bounds})
 
     async def missed(self, after: Position, limit: int) -> int:
         """How many calls changed after a position, counted up to `limit`. Raises as `calls` does."""

@@ -349,7 +349,7 @@ class TestTheMonitor:
             expect(state).to_have_text("Live")
             page.context.set_offline(True)
             for connection in [*gateway.server.server_state.connections]:
-                connection.loop.call_soon_threadsafe(connection.transport.abort)  # type: ignore[union-attr]
+                connection.loop.call_soon_threadsafe(connection.transport.abort)
             expect(state).to_have_text("Not connected; trying again")
             expect(page.locator("tr.gap")).to_contain_text("The connection broke")
             store(record_database, *whole_call())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -62,8 +64,6 @@ class TestTheFeed:
         provider.will(hold)
         with following(gateway.url) as feed, ExitStack() as stack:
             client = stack.enter_context(httpx.Client(timeout=30))
-            import threading
-
             thread = threading.Thread(
                 target=client.post, args=(gateway.url + OPENAI,), kwargs={"json": openai_request()}
             )
@@ -78,7 +78,7 @@ class TestTheFeed:
         assert last["completeness"]["state"] == "complete"
         listed = gateway.get("/debug/calls.json").json()["calls"][0]
         assert {name: last[name] for name in listed} == listed, "a row is told as it is listed"
-        assert last["process"] is None or last["process"].endswith(str(__import__("os").getpid()))
+        assert last["process"] is None or last["process"].endswith(str(os.getpid()))
 
     def test_has_the_calls_of_every_process(
         self, gateway: Gateway, record_database: str, provider: ScriptedProvider
@@ -262,12 +262,6 @@ class TestTheDatabase:
             assert eventually(lambda: conn.execute(count).fetchone(), lambda row: row == (0,)) == (0,)
 
 
-@pytest.fixture
-def small_buffers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(protocol, "STALL_S", 0.5)
-    return
-
-
 def slow_reader(gateway: Gateway) -> socket.socket:
     """Somebody who asks for the feed and does not read it."""
     client = socket.socket()
@@ -326,9 +320,9 @@ class TestAServerThatStops:
             connections = gateway.server.server_state.connections
             for _ in range(40):
                 stored(record_database, 500)
-                if eventually(lambda: any(getattr(each, "_stall", None) for each in connections), bool):
+                if any(getattr(each, "_stall", None) for each in connections):
                     break
-            assert any(getattr(each, "_stall", None) for each in connections)
+            assert eventually(lambda: any(getattr(each, "_stall", None) for each in connections), bool)
         slow.close()
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,49 +13,11 @@ from hypothesis import strategies as st
 
 from luthien.debug import compare
 from luthien.debug import diff as diff_module
-from luthien.debug.diff import Diff, Op, Pairing, Summary, apply, diff_payloads
+from luthien.debug.align import Alignment, Pairing
+from luthien.debug.diff import Diff, Op, Summary, apply, diff_payloads
 from luthien.debug.ops import MAX_DEPTH
 from luthien.debug.values import Json, Number, canonical, count_scalars, parse, pointer, tokens
-
-NUMBERS = st.one_of(
-    st.integers(),
-    st.integers(min_value=2**53 - 3, max_value=2**53 + 3),
-    st.floats(),
-    st.sampled_from([0, 1, 0.0, -0.0, 1.0, 10**400, -(10**400)]),
-)
-KEYS = st.one_of(st.sampled_from(["", "a", "b", "0", "1", "/", "~", "a/b", "a.b", "~1"]), st.text(max_size=4))
-SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=12), st.sampled_from(["1", "a b c", "a x c"]))
-VALUES = st.recursive(
-    SCALARS,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
-    max_leaves=16,
-)
-
-
-@st.composite
-def edited(draw: st.DrawFn, value: Any) -> Any:
-    """A value much like another: here and there something is replaced, left out or put in."""
-    fate = draw(st.integers(0, 5))
-    if fate == 0:
-        return draw(VALUES)
-    if isinstance(value, dict):
-        keys = draw(st.permutations(list(value))) if fate == 1 else list(value)
-        kept = {key: draw(edited(value[key])) for key in keys if draw(st.integers(0, 4))}
-        return kept | draw(st.dictionaries(KEYS, SCALARS, max_size=1))
-    if isinstance(value, list):
-        kept_items = [draw(edited(item)) for item in value if draw(st.integers(0, 4))]
-        return draw(st.permutations(kept_items)) if fate == 1 else kept_items + draw(st.lists(SCALARS, max_size=1))
-    return value
-
-
-PAIRS = st.one_of(
-    st.tuples(VALUES, VALUES),
-    VALUES.flatmap(lambda value: st.tuples(st.just(value), edited(value))),
-)
-
-
-def encoded(value: Any) -> bytes:
-    return json.dumps(value).encode()
+from tests.unit.debug.json_values import PAIRS, encoded, resolve
 
 
 def diff(before: Any, after: Any) -> Diff:
@@ -69,42 +30,18 @@ def only_op(before: bytes | None, after: bytes | None) -> Op:
     return found.ops[0]
 
 
-def resolve(document: Json, ptr: str | None) -> Any:
-    assert ptr is not None
-    value: Any = document
-    for token in tokens(ptr):
-        value = value[int(token)] if isinstance(value, list) else value[token]
-    return value
-
-
-def by_content(_ptr: str, before: Sequence[Json], after: Sequence[Json]) -> Iterable[tuple[int | None, int | None]]:
-    """A pairing that keeps equal elements together."""
-    old, new = [canonical(item) for item in before], [canonical(item) for item in after]
-    for tag, i1, i2, j1, j2 in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        both = min(i2 - i1, j2 - j1) if tag in ("equal", "replace") else 0
-        yield from zip(range(i1, i1 + both), range(j1, j1 + both), strict=True)
-        yield from ((i, None) for i in range(i1 + both, i2))
-        yield from ((None, j) for j in range(j1 + both, j2))
-
-
 @st.composite
 def pairings(draw: st.DrawFn) -> Pairing:
-    """A pairing of no rhyme or reason but that indices ascend."""
+    """A pairing of no rhyme or reason."""
     chance = random.Random(draw(st.integers()))
 
-    def pairing(_ptr: str, before: Sequence[Json], after: Sequence[Json]) -> Iterable[tuple[int | None, int | None]]:
-        i = j = 0
-        while i < len(before) or j < len(after):
-            what = chance.randrange(3)
-            if what == 0 and i < len(before) and j < len(after):
-                yield i, j
-                i, j = i + 1, j + 1
-            elif (what == 1 or j == len(after)) and i < len(before):
-                yield i, None
-                i += 1
-            elif j < len(after):
-                yield None, j
-                j += 1
+    def pairing(_ptr: str, before: Sequence[Json], after: Sequence[Json]) -> Alignment:
+        both = chance.randint(0, min(len(before), len(after)))
+        rows, columns = chance.sample(range(len(before)), both), chance.sample(range(len(after)), both)
+        pairs: list[tuple[int | None, int | None]] = [*zip(rows, columns, strict=True)]
+        pairs += ((i, None) for i in range(len(before)) if i not in rows)
+        pairs += ((None, j) for j in range(len(after)) if j not in columns)
+        return Alignment(pairs)
 
     return pairing
 
@@ -274,7 +211,7 @@ class TestPointers:
 
 
 class TestLists:
-    def test_elements_are_compared_by_position(self) -> None:
+    def test_scalars_of_one_sort_are_compared_in_order(self) -> None:
         found = diff([1, 2, 3, 4], [1, 5])
         assert [(op.op, op.before_ptr, op.after_ptr) for op in found.ops] == [
             ("change", "/1", "/1"),
@@ -295,24 +232,20 @@ class TestLists:
 
     def test_what_is_within_an_element_goes_before_the_elements_around_it(self) -> None:
         before, after = [0, {"a": [1, 2]}, 3], [{"a": [2]}]
-        pairing = {"": [(0, None), (1, 0), (2, None)], "/1/a": [(0, None), (1, 0)]}
-        found = diff_payloads(encoded(before), encoded(after), pairing=lambda ptr, _b, _a: pairing[ptr])
+        pairing: dict[str, list[tuple[int | None, int | None]]] = {
+            "": [(0, None), (1, 0), (2, None)],
+            "/1/a": [(0, None), (1, 0)],
+        }
+        found = diff_payloads(encoded(before), encoded(after), pairing=lambda ptr, _b, _a: Alignment(pairing[ptr]))
         assert [op.before_ptr for op in found.ops] == ["/1/a/0", "/2", "/0"]
         assert apply(found.ops, parse(json.dumps(before))) == parse(json.dumps(after))
-
-    def test_a_pairing_decides_which_elements_belong_together(self) -> None:
-        before = [{"role": "user", "content": f"message {n}"} for n in range(5)]
-        after = [{"role": "system", "content": "new"}, *before]
-        found = diff_payloads(encoded(before), encoded(after), pairing=by_content)
-        assert [(op.op, op.after_ptr) for op in found.ops] == [("add", "/0")]
-        assert found.summary == Summary(same=10, added=1)
 
     def test_paired_elements_have_a_pointer_into_each_document(self) -> None:
         before, after = [1, {"a": [1]}], [{"a": [1, 2]}]
         found = diff_payloads(
             encoded(before),
             encoded(after),
-            pairing=lambda ptr, b, a: [(0, None), (1, 0)] if not ptr else [(0, 0), (None, 1)],
+            pairing=lambda ptr, b, a: Alignment([(0, None), (1, 0)] if not ptr else [(0, 0), (None, 1)]),
         )
         assert [(op.op, op.before_ptr, op.after_ptr) for op in found.ops] == [
             ("remove", "/0", None),
@@ -444,18 +377,18 @@ class TestNotJson:
 
 class TestBudgets:
     def test_a_payload_of_too_many_values_is_compared_as_text(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(diff_module, "MAX_COMMAS", 3)
-        found = diff_payloads(b"[1,2,3,4,5]", b"[1,2,3,4,6]")
+        monkeypatch.setattr(diff_module, "MAX_VALUES", 3)
+        found = diff_payloads(b"[1,2,3,4]", b"[1,2,3,5]")
         assert found.degraded
         assert (found.ops[0].kind, found.ops[0].before_ptr) == ("text", "")
 
     def test_commas_within_strings_are_not_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(diff_module, "MAX_COMMAS", 3)
+        monkeypatch.setattr(diff_module, "MAX_VALUES", 3)
         assert not diff_payloads(b'{"a":"1,2,\\",3,4,5\\\\"}', b'{"a":"1,2,\\",3,4,6"}').degraded
 
     def test_a_part_with_too_many_differences_is_changed_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(compare, "MAX_OPS", 10)
-        before, after = {"a": list(range(50)), "b": 1}, {"a": list(range(1, 51)), "b": 2}
+        before, after = {"a": list(range(50)), "b": 1}, {"a": list(range(50, 100)), "b": 2}
         found = diff(before, after)
         assert [(op.kind, op.before_ptr, op.degraded) for op in found.ops] == [
             ("array", "/a", True),

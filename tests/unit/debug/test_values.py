@@ -14,10 +14,10 @@ from luthien.debug.values import (
     Number,
     Repeated,
     canonical,
+    count_marks,
     count_scalars,
     dumps,
     fits_double,
-    has_at_most,
     has_inexact_number,
     is_deeper,
     is_same,
@@ -96,7 +96,19 @@ def test_numbers_cannot_be_written_by_accident() -> None:
         json.dumps(parse("[1]"))
 
 
-@pytest.mark.parametrize(("payload", "commas"), [(b"[1,2]", 1), (b'["a,b","\\\\",",",1]', 3), (b'"unended,,', 2)])
-def test_commas_are_counted_outside_strings(payload: bytes, commas: int) -> None:
-    assert has_at_most(payload, commas)
-    assert not has_at_most(payload, commas - 1)
+@pytest.mark.parametrize(
+    ("payload", "outside", "all_marks"),
+    [
+        (b"[1,2]", 2, 2),
+        (b'["a,b","\\\\",",",1]', 4, 6),
+        (b'{"a":[{}]}', 3, 3),
+        (b'["unended,,', 1, 3),
+        (b'"' + b'\\"' * 200_000 + b",[", 0, 2),
+    ],
+)
+def test_commas_and_brackets_are_counted_outside_strings_if_there_are_many(
+    payload: bytes, outside: int, all_marks: int
+) -> None:
+    assert count_marks(payload, all_marks) == all_marks
+    assert count_marks(payload, all_marks - 1) == outside or outside == all_marks
+    assert count_marks(payload, 0) == outside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -10,8 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthien.debug.align import Alignment
+from luthien.debug.blame import blame
 from luthien.debug.completeness import State
 from luthien.debug.diff import diff_payloads
+from luthien.debug.ops import Blame, Diff
+from luthien.debug.steps import GATEWAY, Steps, Stretch
 from luthien.debug.verdict import Basis, Decision, StageState, verdict_sentence
 from luthien.exchange import STAGES, EventType, Side
 
@@ -90,7 +95,7 @@ class TestCompleteCalls:
 
     def test_a_message_with_several_changes_counts_once(self) -> None:
         assert tell(
-            {"model": "m", "messages": [{"role": "x", "content": "y", "name": "z"}, CHAT["messages"][1]]}
+            {"model": "m", "messages": [{"role": "user", "content": "y", "name": "z"}, CHAT["messages"][1]]}
         ) == ("replace_text changed 1 of 2 messages; response: no change")
 
     def test_a_message_changed_and_one_added(self) -> None:
@@ -107,7 +112,9 @@ class TestCompleteCalls:
         after = chat("first", "second", "stays!", "also")
         after["messages"][2]["name"] = "new"
         sentence = tell(
-            after, before=before, pairing=lambda ptr, b, a: [(0, None), (None, 0), (None, 1), (1, 2), (2, 3)]
+            after,
+            before=before,
+            pairing=lambda ptr, b, a: Alignment([(0, None), (None, 0), (None, 1), (1, 2), (2, 3)]),
         )
         assert sentence.startswith("replace_text changed 1 of 3 messages, added 2 and removed 1;")
 
@@ -220,6 +227,87 @@ class TestStoppedCalls:
             response_final="gateway_generated",
         )
         assert tell(states=states) == "the request was turned away before it was read"
+
+
+class TestBlamedChanges:
+    """What is known of who made each operation is said of each policy on its own."""
+
+    def tell(self, *documents: Any, replies: Collection[Any] = (), steps: Mapping[str, Steps] | None = None) -> str:
+        """The sentence when policies a, b, c made each the next of these requests, and of these responses."""
+        diffs: list[Diff | None] = []
+        decisions: list[Decision] = []
+        for side, made in ((Side.REQUEST, documents), (Side.RESPONSE, (REPLY, *replies))):
+            payloads = [json.dumps(each).encode() for each in made]
+            stretches: list[Stretch] = []
+            for before, after in itertools.pairwise(payloads):
+                number = len(decisions)
+                who = Blame("abcdef"[len(stretches)], "1", "", number)
+                stretches.append(Stretch(before, after, (who,)))
+                decisions.append(Decision(who.policy, side.value, "modify", before != after, sequence=number))
+            chain = Steps(side, tuple(each for each in stretches if each.before != each.after))
+            chain = (steps or {}).get(side.value, chain)
+            diffs.append(blame(diff_payloads(payloads[0], payloads[-1]), chain))
+        return verdict_sentence(
+            diffs[0], diffs[1], before=documents[0], after=documents[-1], decisions=decisions, basis=Basis(WHOLE)
+        )
+
+    def test_each_policy_has_its_own_count(self) -> None:
+        first, second, third = chat("one", "two", "x"), chat("ONE", "TWO", "x"), chat("ONE", "TWO", "x", "four")
+        assert self.tell(first, second, third) == (
+            "a changed 2 of 3 messages and b added 1 message; response: no change"
+        )
+
+    def test_an_element_that_a_policy_changed_behind_one_that_another_added(self) -> None:
+        first, second = chat("one", "two"), chat("zero", "one", "two")
+        third = {**second, "messages": [*second["messages"][:2], {**second["messages"][2], "name": "n"}]}
+        assert self.tell(first, second, third).startswith("a added 1 message and b changed 1 of 2 messages;")
+
+    def test_one_that_was_made_by_two(self) -> None:
+        first, second, third = chat("one two", x=1), chat("1 two", x=1), chat("1 2", x=2)
+        assert self.tell(first, second, third).startswith("a and b changed 1 of 1 message, and b changed x;")
+
+    def test_responses(self) -> None:
+        second = {"id": "s", "choices": [{"message": {"content": "hello there"}}]}
+        third = {"id": "s", "choices": [{"message": {"content": "bye"}}], "x": 1}
+        assert self.tell(CHAT, replies=[second, third]) == ("request: no change; response: 1 change by a and 2 by b")
+
+    def test_a_moved_message(self) -> None:
+        first, second = chat("one", "two", "three", "four"), chat("two", "three", "four", "one")
+        assert self.tell(first, second).startswith("a moved 1 message;")
+
+    def test_a_policy_of_which_nothing_is_left(self) -> None:
+        first, second, third = chat("one", x=1), chat("one", x=2), chat("two", x=1)
+        assert self.tell(first, second, third) == (
+            "b changed 1 of 1 message; response: no change; nothing is left of what a changed in the request"
+        )
+        assert (
+            self.tell(first, second, first) == "no change in the end, although a and b changed something on the way"
+        )
+
+    def test_a_policy_that_only_said_so(self) -> None:
+        assert self.tell(CHAT, CHAT, chat("one", "TWO")) == (
+            "b changed 1 of 2 messages; response: no change; a gave on the request as it was, and said otherwise"
+        )
+
+    def test_what_is_not_known_is_told_as_such(self) -> None:
+        first, second, third = (json.dumps(each).encode() for each in (chat("one"), chat("ONE"), chat("ONE", x=1)))
+        a, b, c = (Blame(name, "1", "", number) for number, name in enumerate("abc"))
+        gap = Stretch(first, second, (a, b), why="lost")
+        known = Steps(Side.REQUEST, (gap, Stretch(second, third, (c,))))
+        documents = [json.loads(each) for each in (first, first, second, third)]
+        assert self.tell(*documents, steps={"request": known}).startswith(
+            "c added x and an unknown step changed 1 of 1 message;"
+        )
+        unknown = Steps(Side.REQUEST, (Stretch(first, third, (a, b), why="lost"),))
+        assert self.tell(*documents, steps={"request": unknown}).startswith("b and c changed 1 of 1 message")
+        assert "nothing is left" not in self.tell(*documents, steps={"request": unknown})
+
+    def test_how_the_gateway_ended_a_stream_is_no_policys_doing(self) -> None:
+        before, after = (json.dumps(each).encode() for each in (REPLY, {**REPLY, "error": {"code": "x"}}))
+        ended = Steps(Side.RESPONSE, (Stretch(before, after, (), why=GATEWAY),), is_cut=True)
+        assert self.tell(CHAT, replies=[{**REPLY, "error": {"code": "x"}}], steps={"response": ended}).startswith(
+            "request: no change; response: 1 change by the gateway"
+        )
 
 
 class TestIncompleteRecords:

@@ -1,25 +1,59 @@
-"""The page of one call, its JSON twins, and the bytes of its stages."""
+"""The page of one call, and its JSON twins."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
+from starlette.datastructures import QueryParams
 
 from luthien.debug.call_json import call_as_dict, diffs_as_dict, timeline_as_dict
-from luthien.debug.call_view import CallView, stage_named, view_call
+from luthien.debug.call_view import CallView, view_call
 from luthien.debug.completeness import NOTHING_YET, State
+from luthien.debug.drawing import LanesDrawing, WaterfallDrawing, draw_lanes, draw_waterfall
+from luthien.debug.filters import NAMES, FilterError, query_of, read_filter
 from luthien.debug.lookup import Found, Lookup, Pending
+from luthien.debug.shadows import ShadowView
+from luthien.debug.shown_diff import DiffOptions, ShownDiff, show_diff
+from luthien.debug.tempo import Tempo
 from luthien.debug.values import dumps
 from luthien.debug.web import json_response, not_yet, page, wants_json
-from luthien.exchange import STAGES
+from luthien.exchange import EventType, Side
+from luthien.store.call_filter import EVERY_CALL, CallFilter
+
+INLINE_BYTES = 16_384
+"""Payloads of more are fetched when somebody opens them."""
 
 
-def add_call(router: APIRouter, lookup: Callable[[], Lookup]) -> None:
-    """All that is under a call's own address."""
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where a call's page leads to. Addresses, the filter of the list that it was come from in their queries."""
+
+    back: str
+    previous: str | None
+    following: str | None
+    trace: str | None
+    """The trace in Grafana."""
+    asks_tempo: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What is worked out for a call's page beside its view."""
+
+    diffs: list[ShownDiff]
+    shadows: dict[int, tuple[ShadowView, ShownDiff | None]]
+    """What is to be told of those in shadow, by the sequences of their decisions."""
+    lanes: LanesDrawing | None
+    waterfall: WaterfallDrawing | None
+
+
+def add_call(router: APIRouter, lookup: Callable[[], Lookup], tempo: Tempo) -> None:
+    """The page, diff.json and timeline.json."""
 
     @router.get("/debug/calls/{call_id}/diff.json")
     async def diff(call_id: str) -> Response:
@@ -29,42 +63,122 @@ def add_call(router: APIRouter, lookup: Callable[[], Lookup]) -> None:
     async def timeline(call_id: str) -> Response:
         return await _with_view(lookup(), call_id, timeline_as_dict)
 
-    @router.get("/debug/calls/{call_id}/stages/{stage}/raw")
-    async def raw(call_id: str, stage: str) -> Response:
-        found, name = await find_call(lookup(), call_id), stage_named(STAGES, stage)
-        if not isinstance(found, Found) or name is None:
-            return unknown_call(call_id, found is not None and name is not None)
-        view = await asyncio.to_thread(view_call, found.call, found.evidence)
-        shown = view.stages[name]
-        payload = shown.raw
-        if payload is None:
-            return json_response({"error": f"{name} is {shown.state}"}, status=404)
-        kind = "capped.bin" if shown.is_capped else "bin" if shown.partial is None else "partial.sse"
-        headers = {"content-disposition": f'attachment; filename="{view.call_id}-{name}.{kind}"'}
-        if shown.note is not None:
-            headers["luthien-note"] = shown.note
-        return Response(payload, media_type="application/octet-stream", headers=headers)
-
     @router.get("/debug/calls/{call_id}")
     async def call(request: Request, call_id: str) -> Response:
         plain_id = call_id.removesuffix(".json")
         if plain_id != call_id or wants_json(request):
             return await _with_view(lookup(), plain_id, call_as_dict)
+        wanted = _filter_of(request.query_params)
         found = await find_call(lookup(), plain_id)
         if found is None:
-            return page("message.html", {"title": "No such call", "text": plain_id}, status=404)
+            return page("no_call.html", {"call_id": plain_id, "back": _back(wanted)}, status=404)
         if not isinstance(found, Found):
             return not_yet(page("pending.html", {"call_id": plain_id}, status=202))
+        around = await _surroundings(lookup(), wanted, found, tempo)
         view = await asyncio.to_thread(view_call, found.call, found.evidence)
         is_pending = view.completeness.state is State.PENDING
-        html = await asyncio.to_thread(
-            page, "call.html", {"view": view, "row": view.row}, status=202 if is_pending else 200
-        )
+        options = DiffOptions.from_query(request.query_params)
+        html = await asyncio.to_thread(_render, view, around, options, 202 if is_pending else 200)
         return not_yet(html) if is_pending else html
 
     @router.get("/v2/debug/request/{call_id}")
     async def seed_name(call_id: UUID) -> Response:
         return RedirectResponse(f"/debug/calls/{call_id}", status_code=308)
+
+
+def _render(view: CallView, around: Surroundings, options: DiffOptions, status: int) -> Response:
+    drawn = Drawn(
+        [_shown_diff(view, side, options) for side in ("request", "response")],
+        {each.decision: (each, _shown_shadow(each, options)) for each in view.shadows if _does_something(each)},
+        None if view.lanes is None else draw_lanes(view.lanes),
+        None if view.waterfall is None else draw_waterfall(view.waterfall),
+    )
+    values = {"view": view, "row": view.row, "around": around, "drawn": drawn, "inline_bytes": INLINE_BYTES}
+    return page("call.html", values, status=status)
+
+
+def _shown_diff(view: CallView, side: str, options: DiffOptions) -> ShownDiff:
+    before, after = (view.stages[EventType(f"{side}_{state}")] for state in ("original", "final"))
+    diff = view.request if side == "request" else view.response
+    stages = f"/debug/calls/{view.call_id}/stages"
+    state = view.completeness.state
+    notes: list[str] = []
+    unchanged = "No change."
+    if diff is None:
+        notes = ["See the stages below."]
+    elif state is not State.COMPLETE:
+        unchanged = f"The two recorded payloads are the same, but the record is {state.value}."
+    elif before.is_capped:
+        unchanged = "No change: the hashes of all bytes are the same. Only the beginning is recorded."
+    elif view.is_written_otherwise(side):
+        unchanged = "No change in what it says, but in how the stream is written."
+    return show_diff(
+        side,
+        before.payload,
+        after.payload,
+        diff,
+        options,
+        labels=("as it came", "as it went on"),
+        raw=(
+            f"{stages}/{before.name}/raw" if before.raw is not None else None,
+            f"{stages}/{after.name}/raw" if after.raw is not None else None,
+        ),
+        notes=notes,
+        unchanged=unchanged,
+        redacted=Side(side) in view.redacted,
+    )
+
+
+def _does_something(shadow: ShadowView) -> bool:
+    return shadow.why is not None or (shadow.diff is not None and bool(shadow.diff.ops))
+
+
+def _shown_shadow(shadow: ShadowView, options: DiffOptions) -> ShownDiff | None:
+    if shadow.diff is None:
+        return None
+    return show_diff(
+        f"shadow-{shadow.decision}",
+        shadow.before,
+        shadow.after,
+        shadow.diff,
+        options,
+        title=f"{shadow.policy} on the {shadow.side}, in shadow",
+        labels=("as it saw it", "as it would have given it on"),
+        unchanged="It would have changed nothing.",
+    )
+
+
+def _filter_of(query: QueryParams) -> CallFilter:
+    """The filter of the list that somebody came from; none, if it cannot be read."""
+    try:
+        return read_filter((name, value) for name, value in query.multi_items() if name in NAMES)
+    except FilterError:
+        return EVERY_CALL
+
+
+def _back(wanted: CallFilter) -> str:
+    return _with_query("/debug/calls", wanted)
+
+
+def _with_query(path: str, wanted: CallFilter) -> str:
+    query = query_of(wanted)
+    return f"{path}?{query}" if query else path
+
+
+async def _surroundings(lookup: Lookup, wanted: CallFilter, found: Found, tempo: Tempo) -> Surroundings:
+    row = found.call.row
+    times = row["started_at"].timestamp(), None if row["ended_at"] is None else row["ended_at"].timestamp()
+    previous, following = (
+        None if each is None else _with_query(f"/debug/calls/{each}", wanted)
+        for each in await lookup.neighbours(wanted, row["call_id"])
+    )
+    return Surroundings(
+        _back(wanted),
+        previous,
+        following,
+        tempo.link(row["call_id"], row["trace_id"], *times),
+        tempo.is_configured,
+    )
 
 
 async def find_call(lookup: Lookup, call_id: str) -> Found | Pending | None:

@@ -16,9 +16,11 @@
 
 const OFF = "luthien.keys.off";
 const CLICKED = {
-  u: "[data-up]", "[": "[data-prev]", "]": "[data-next]", c: "[data-copy]", s: "[data-side]", w: "[data-whitespace]",
+  u: "[data-up]", "[": "[data-prev]", "]": "[data-next]", c: "[data-copy-id]", s: "[data-side]", w: "[data-whitespace]",
 };
+const CHANGES = "[data-op]";
 const STOPS = "[data-row], [data-block], [data-op]";
+const CURRENT = "[aria-current=true]:is([data-row], [data-block], [data-op])";
 const GO_MS = 1500;
 let goUntil = 0;
 
@@ -60,20 +62,20 @@ function step(selector, by) {
   const here = place(all);
   let next;
   if (here >= 0) next = here + by;
-  else if (document.querySelector("[aria-current=true]") && selector !== STOPS) next = beside(all, by);
+  else if (document.querySelector(CURRENT) && selector !== STOPS) next = beside(all, by);
   else next = by > 0 ? 0 : all.length - 1;
   goTo(all[Math.min(Math.max(next, 0), all.length - 1)]);
 }
 
 function beside(all, by) {
-  const current = document.querySelector("[aria-current=true]");
+  const current = document.querySelector(CURRENT);
   const after = all.findIndex((each) => current.compareDocumentPosition(each) & Node.DOCUMENT_POSITION_FOLLOWING);
   if (by > 0) return after < 0 ? all.length - 1 : after;
   return (after < 0 ? all.length : after) - 1;
 }
 
 function goTo(stop) {
-  for (const old of document.querySelectorAll("[aria-current=true]")) old.removeAttribute("aria-current");
+  for (const old of document.querySelectorAll(CURRENT)) old.removeAttribute("aria-current");
   stop.setAttribute("aria-current", "true");
   for (let fold = stop.closest("details:not([open])"); fold; fold = fold.parentElement.closest("details:not([open])"))
     if (fold !== stop) fold.open = true; else break;
@@ -84,7 +86,7 @@ function goTo(stop) {
 }
 
 function open() {
-  const row = document.activeElement?.closest(STOPS) ?? document.querySelector("[aria-current=true]");
+  const row = document.activeElement?.closest(STOPS) ?? document.querySelector(CURRENT);
   if (!row) return;
   const fold = row.matches("details") ? row : null;
   if (fold) fold.open = !fold.open;
@@ -119,8 +121,8 @@ function press(key) {
   switch (key) {
     case "j": step(STOPS, 1); return true;
     case "k": step(STOPS, -1); return true;
-    case "n": step("[data-op]", 1); return true;
-    case "p": step("[data-op]", -1); return true;
+    case "n": step(CHANGES, 1); return true;
+    case "p": step(CHANGES, -1); return true;
     case "o": open(); return true;
     case "/": search(); return true;
     case "g": goUntil = performance.now() + GO_MS; return true;

@@ -2,3 +2,4 @@
 import "./keys.js";
 import "./live.js";
 import "./call.js";
+import "./exports.js";

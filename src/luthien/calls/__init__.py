@@ -1,0 +1,1 @@
+"""The record in the terminal: `luthien calls list|show|diff|export`."""

@@ -1,0 +1,380 @@
+"""Two documents walked as one: what is unchanged is folded, and every operation stands where it belongs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import quote
+
+from luthien.debug.diff_index import ABSENT, Absent, Entry, Maybe, OpIndex, entries
+from luthien.debug.diff_leaf import Leaves
+from luthien.debug.diff_options import DiffOptions
+from luthien.debug.diff_room import BLOCK_CHARS, FIELD_CHARS, OP_CHARS, Room
+from luthien.debug.diff_rows import Block, Field, Fold, Item, Mark, OpNote
+from luthien.debug.diff_titles import detail_of, noun
+from luthien.debug.op_notes import WORDS, notes_of
+from luthien.debug.ops import Op
+from luthien.debug.phrases import counted
+from luthien.debug.values import Json, parse, pointer
+
+_MAX_BLOCK_DEPTH = 8
+_MAX_DEPTH = 70
+_MAX_LABEL_CHARS = 120
+_FEW_FIELDS, _SHORT_CHARS = 2, 100
+_NAMED_FIELDS = 5
+_LONG_KEYS = frozenset({"system", "instructions", "input", "prompt", "error"})
+_MARKS: dict[str, Mark] = {"add": "added", "remove": "removed", "change": "changed", "move": "moved"}
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """A place in both documents, or in one. `mark` is "changed" while it is to be found out what happened to it.
+
+    `depth` counts blocks, `level` containers.
+    """
+
+    key: str
+    label: str
+    before: Maybe
+    after: Maybe
+    before_ptr: str | None
+    after_ptr: str | None
+    mark: Mark = "changed"
+    depth: int = 0
+    level: int = 0
+
+    @property
+    def value(self) -> Json:
+        """What there is now, or was."""
+        if not isinstance(self.after, Absent):
+            return self.after
+        return None if isinstance(self.before, Absent) else self.before
+
+    @property
+    def pointers(self) -> tuple[str | None, str | None]:
+        return self.before_ptr, self.after_ptr
+
+    @property
+    def is_container(self) -> bool:
+        """Whether there is something in it, on either side."""
+        return isinstance(self.value, (dict, list)) and bool(self.before or self.after)
+
+    def at(self, entry: Entry, label: str) -> Here:
+        """The place of an entry of a container."""
+        before: Any = self.before
+        after: Any = self.after
+        old: Maybe = ABSENT if entry.before is None else before[entry.before]
+        new: Maybe = ABSENT if entry.after is None else after[entry.after]
+        before_ptr = None if entry.before is None else pointer(self.before_ptr or "", entry.before)
+        after_ptr = None if entry.after is None else pointer(self.after_ptr or "", entry.after)
+        key = str(entry.before if entry.after is None else entry.after)
+        return Here(key, label, old, new, before_ptr, after_ptr, self.mark, self.depth, self.level + 1)
+
+
+class Walk:
+    """Makes the rows of two documents, or of the JSON in two strings; `scope` begins all anchors."""
+
+    def __init__(self, scope: str, op_scope: str, ops: Sequence[Op], room: Room, options: DiffOptions) -> None:
+        self.places: dict[str, str] = {}
+        self._scope = scope
+        self._op_scope = op_scope
+        self._index = OpIndex(ops)
+        self._room = room
+        self._options = options
+        self._leaves = Leaves(room, options)
+
+    def run(self, before: Maybe, after: Maybe) -> list[Item]:
+        """All rows; no operation is missing, even if it were about a place that there is not."""
+        root = Here("", "", before, after, None if before is ABSENT else "", None if after is ABSENT else "")
+        items = self._document(root)
+        return items + [self._stray(op) for op in self._index.ops if op.id not in self.places]
+
+    def run_inside(self, before: Json, after: Json, depth: int, level: int) -> list[Item]:
+        """The rows of the JSON in a string."""
+        return self._rows(Here("", "", before, after, "", "", depth=depth, level=level))
+
+    def _document(self, root: Here) -> list[Item]:
+        """The root of an object: its plain fields in one block, then each part of its own."""
+        root, ops, op = self._look(root)
+        if root.mark == "same":
+            root = replace(root, mark="changed")
+        if op is not None or not isinstance(root.value, dict) or not root.is_container:
+            return [self._field_of_op(root, op)] if op is not None else self._opened(root, ops)
+        plain, parts = list[Here](), list[Here]()
+        for entry in self._entries(root):
+            here = self._child(root, entry)
+            is_plain = not isinstance(here.value, (dict, list)) and here.key not in _LONG_KEYS
+            (plain if is_plain else parts).append(here)
+        items: list[Item] = [Field("the whole document", root.mark, root.pointers, ops=ops)] if ops else []
+        items += self._emptied(root)
+        if plain:
+            title = "model and parameters" if {"messages", "input"} & root.value.keys() else "fields"
+            mark: Mark = root.mark
+            if mark == "changed":
+                mark = "changed" if any(self._index.touches(*here.pointers) for here in plain) else "same"
+            self._room.take(BLOCK_CHARS)
+            rows = tuple(self._children(replace(root, depth=1), plain))
+            items.append(Block(f"{self._scope}-fields", title, "", mark, (None, None), rows))
+        return items + self._children(root, parts, is_top=True)
+
+    def _opened(self, here: Here, ops: tuple[OpNote, ...]) -> list[Item]:
+        head: list[Item] = [Field("the whole document", here.mark, here.pointers, ops=ops)] if ops else []
+        return head + self._contents(here)
+
+    def _look(self, here: Here) -> tuple[Here, tuple[OpNote, ...], Op | None]:
+        """What happened here: the place with its mark, notes about it, and the operation that made another value."""
+        self._room.reach(self._anchor(here))
+        if here.mark != "changed":
+            return here, (), None
+        index, notes, whole = self._index, list[OpNote](), None
+        found: list[Op | None] = []
+        if here.before_ptr is None:
+            found = [index.adds.get(here.after_ptr)]
+            here = replace(here, mark="added")
+        elif here.after_ptr is None:
+            found = [index.removes.get(here.before_ptr)]
+            here = replace(here, mark="removed")
+        else:
+            found = [index.arrivals.get(here.after_ptr), *index.changes(*here.pointers)]
+            if not index.touches(*here.pointers):
+                here = replace(here, mark="same")
+        for op in found:
+            if op is None:
+                continue
+            if op.op == "change" and (op.touches_value or not self._goes_inside(here)):
+                whole = op
+            else:
+                notes.append(self._note(op))
+        return here, tuple(notes), whole
+
+    def _goes_inside(self, here: Here) -> bool:
+        return isinstance(here.value, (dict, list)) and here.level < _MAX_DEPTH
+
+    def _rows(self, here: Here) -> list[Item]:
+        """The rows of one value, within the block that it is in."""
+        here, ops, op = self._look(here)
+        if op is not None:
+            field = self._field_of_op(here, op)
+            return [replace(field, ops=(*ops, *field.ops))]
+        if self._departed(here):
+            return [self._stub(here)]
+        if self._is_leaf(here) or not self._goes_inside(here):
+            return [replace(self._leaf(here), ops=ops)]
+        self._room.take(FIELD_CHARS if ops else 0)
+        head: list[Item] = [Field(here.label, here.mark, here.pointers, ops=ops)] if ops and here.label else []
+        if ops and not here.label:
+            head = [Field("all of it", here.mark, here.pointers, ops=ops)]
+        return head + self._contents(here)
+
+    def _contents(self, here: Here) -> list[Item]:
+        if self._is_leaf(here):
+            return [self._leaf(here)]
+        return self._emptied(here) + self._children(here, [self._child(here, entry) for entry in self._entries(here)])
+
+    def _is_leaf(self, here: Here) -> bool:
+        if here.mark == "changed" and isinstance(here.value, (dict, list)):
+            return not here.is_container
+        return self._leaves.is_leaf(here.value, here.mark)
+
+    def _emptied(self, here: Here) -> list[Item]:
+        """That a side has an empty list or object where the other has one with something in it."""
+        if here.mark != "changed" or bool(here.before) == bool(here.after):
+            return []
+        if here.before:
+            return [self._leaf(replace(here, label=here.label or "now empty", before_ptr=None, mark="added"))]
+        gone = replace(here, label=here.label or "was empty", after=here.before, after_ptr=None, mark="removed")
+        return [self._leaf(gone)]
+
+    def _entries(self, here: Here) -> Iterator[Entry]:
+        if here.mark == "same":
+            return self._same_entries(here.value)
+        return entries(self._index, here.before, here.after, *here.pointers)
+
+    @staticmethod
+    def _same_entries(value: Json) -> Iterator[Entry]:
+        keys: Iterable[str | int] = value if isinstance(value, dict) else ()
+        if isinstance(value, list):
+            keys = range(len(value))
+        return (Entry(key, key) for key in keys)
+
+    def _child(self, here: Here, entry: Entry) -> Here:
+        key = str(entry.before if entry.after is None else entry.after)
+        shown = key if len(key) <= _MAX_LABEL_CHARS else key[:_MAX_LABEL_CHARS] + "…"
+        if isinstance(here.value, list):
+            label = f"{here.label} {shown}" if here.label else shown
+        else:
+            label = f"{here.label}.{shown}" if here.label else shown or '""'
+        return here.at(entry, label)
+
+    def _children(self, here: Here, children: Sequence[Here], *, is_top: bool = False) -> list[Item]:
+        """The rows of what a container holds: runs of what is unchanged folded, and what has no room any more."""
+        items, run, number = list[Item](), list[Here](), 0
+        while number < len(children):
+            child = children[number]
+            if here.mark == "changed" and self._is_same(child):
+                if is_top and isinstance(child.value, list) and child.value:
+                    items += self._fold(here, run, is_top=is_top)
+                    items += self._fold(child, self._list_of(child))
+                    run = []
+                else:
+                    run.append(child)
+                number += 1
+                continue
+            items += self._fold(here, run, is_top=is_top)
+            run = []
+            if self._room.is_empty and not self._room.leads_to(self._anchor(child)):
+                end = self._next_asked_for(children, number)
+                items.append(self._left_out(here, children[number:end]))
+                number = end
+                continue
+            items += self._one(here, child, is_top=is_top)
+            number += 1
+        return items + self._fold(here, run, is_top=is_top)
+
+    def _list_of(self, here: Here) -> list[Here]:
+        here = replace(here, mark="same")
+        return [self._child(here, entry) for entry in self._same_entries(here.value)]
+
+    def _next_asked_for(self, children: Sequence[Here], start: int) -> int:
+        rest = range(start + 1, len(children))
+        return next((n for n in rest if self._room.leads_to(self._anchor(children[n]))), len(children))
+
+    def _is_same(self, here: Here) -> bool:
+        is_paired = here.before_ptr is not None and here.after_ptr is not None
+        return is_paired and not self._index.touches(*here.pointers)
+
+    def _one(self, parent: Here, here: Here, *, is_top: bool) -> list[Item]:
+        is_part = (
+            isinstance(parent.value, list) or (is_top and isinstance(here.value, dict)) or here.key in _LONG_KEYS
+        )
+        is_list_at_top = is_top and isinstance(here.value, list) and not self._is_replaced(here)
+        wants_block = (here.is_container and is_part) or (is_top and here.key in _LONG_KEYS)
+        if not wants_block or is_list_at_top or here.depth >= _MAX_BLOCK_DEPTH:
+            return self._rows(here)
+        return [self._block(here)]
+
+    def _is_replaced(self, here: Here) -> bool:
+        return any(op.touches_value for op in self._index.changes(*here.pointers))
+
+    def _block(self, here: Here) -> Item:
+        self._room.take(BLOCK_CHARS)
+        if self._departed(here):
+            return self._stub(here)
+        here, ops, op = self._look(here)
+        inner = replace(here, label="", depth=here.depth + 1)
+        if op is not None:
+            items: list[Item] = [self._field_of_op(inner, op)]
+        elif here.is_container:
+            items = self._contents(inner)
+        else:
+            items = [self._leaf(inner)]
+        mark: Mark = "moved" if any(note.op.op == "move" for note in ops) else here.mark
+        detail = detail_of(here.value)
+        return Block(self._anchor(here), here.label, detail, mark, here.pointers, tuple(items), ops)
+
+    def _departed(self, here: Here) -> bool:
+        return here.after_ptr is None and here.before_ptr in self._index.departures and here.mark != "same"
+
+    def _stub(self, here: Here) -> Block:
+        """The place that something has left."""
+        op = self._index.departures[here.before_ptr]
+        address = self.places.get(op.id) or f"#{self._op_anchor(op)}"
+        words = f"moved to {_in_words(op.after_ptr)}"
+        detail = detail_of(here.value)
+        return Block(self._anchor(here), here.label, detail, "moved", here.pointers, link=(address, words))
+
+    def _op_anchor(self, op: Op) -> str:
+        return self._op_scope + op.id.rpartition(".")[2]
+
+    def _field_of_op(self, here: Here, op: Op) -> Field:
+        note = self._note(op)
+        anchor = note.anchor
+        if op.inside and isinstance(op.before, str) and isinstance(op.after, str):
+            inner = Walk(anchor, f"{anchor}.", op.inside, self._room, self._options)
+            items = inner.run_inside(parse(op.before), parse(op.after), here.depth, here.level + 1)
+            items += [inner._stray(each) for each in op.inside if each.id not in inner.places]
+            return Field(here.label, "changed", here.pointers, (), (note,), ("JSON in a string",), items=tuple(items))
+        lines, chips, is_literal = self._leaves.changed(op, anchor)
+        self._room.take(FIELD_CHARS)
+        return Field(here.label, _MARKS[op.op], here.pointers, lines, (note,), chips, is_literal)
+
+    def _leaf(self, here: Here) -> Field:
+        self._room.take(FIELD_CHARS)
+        lines, chips, is_literal = self._leaves.plain(here.value, here.mark, self._anchor(here))
+        return Field(here.label, here.mark, here.pointers, lines, (), chips, is_literal)
+
+    def _note(self, op: Op) -> OpNote:
+        anchor = self._op_anchor(op)
+        self.places[op.id] = f"#{anchor}"
+        self._room.take(OP_CHARS * (1 + len(op.by)))
+        link = None
+        if op.op == "move":
+            link = (f"#{self._anchor_of(op.before_ptr, None)}", f"from {_in_words(op.before_ptr)}")
+        return OpNote(op, anchor, WORDS[op.op], notes_of(op), link)
+
+    def _stray(self, op: Op) -> Field:
+        """An operation about a place that the walk did not come by."""
+        label = (op.before_ptr if op.after_ptr is None else op.after_ptr) or "the whole document"
+        return self._field_of_op(Here("", label, None, None, op.before_ptr, op.after_ptr), op)
+
+    def _anchor(self, here: Here) -> str:
+        return self._anchor_of(*here.pointers)
+
+    def _anchor_of(self, before_ptr: str | None, after_ptr: str | None) -> str:
+        if after_ptr is None:
+            return f"{self._scope}-before" + quote(before_ptr or "", "/~", errors="surrogatepass")
+        return self._scope + quote(after_ptr, "/~", errors="surrogatepass")
+
+    def _left_out(self, parent: Here, rest: Sequence[Here]) -> Fold:
+        """What has no room on the page, and the way to it; the operations in it are now to be found there."""
+        found, anchor = 0, self._anchor(rest[0])
+        for op in self._index.at_or_in([here.pointers for here in rest]):
+            if op.id not in self.places:
+                page, _, _ = self._room.link(self._anchor_of(op.before_ptr, op.after_ptr)).partition("#")
+                self.places[op.id] = f"{page}#{self._op_anchor(op)}"
+                found += 1
+        label = counted(len(rest), f"more {noun(parent.key) if isinstance(parent.value, list) else 'field'}")
+        label += f", with {counted(found, 'change')}" if found else ""
+        return Fold(f"{anchor}@rest", label, link=self._room.link(anchor), ops=found)
+
+    def _fold(self, parent: Here, run: Sequence[Here], *, is_top: bool = False) -> list[Item]:
+        """A run of what is unchanged; a few short fields are simply shown."""
+        run = [replace(here, mark="same") for here in run]
+        if not run:
+            return []
+        room, is_list = self._room, isinstance(parent.value, list)
+        if len(run) <= _FEW_FIELDS and not is_list and not is_top and all(_is_short(here.value) for here in run):
+            return [item for here in run for item in self._rows(here)]
+        anchor = f"{self._anchor(run[0])}@same"
+        label = counted(len(run), f"unchanged {noun(parent.key) if is_list else 'field'}")
+        if not is_list:
+            names = [here.key[: _NAMED_FIELDS * 8] for here in run[:_NAMED_FIELDS]]
+            label += ": " + ", ".join(names) + (", …" if len(run) > len(names) else "")
+        is_open = room.is_asked_for(anchor) or any(room.leads_to(self._anchor(here)) for here in self._asked(run))
+        if is_open:
+            room.reach(anchor)
+            return [Fold(anchor, label, tuple(self._same(parent, run, is_top=is_top)), is_open=True)]
+        if not room.has_folded(self._leaves.weight([here.value for here in run])):
+            return [Fold(anchor, label, link=room.link(anchor))]
+        with room.in_fold():
+            items = tuple(self._same(parent, run, is_top=is_top))
+        return [Fold(anchor, label, items)]
+
+    def _asked(self, run: Sequence[Here]) -> Sequence[Here]:
+        return run if self._options.unfold else ()
+
+    def _same(self, parent: Here, run: Sequence[Here], *, is_top: bool) -> list[Item]:
+        return self._children(replace(parent, mark="same"), run, is_top=is_top)
+
+
+def _is_short(value: Json) -> bool:
+    if isinstance(value, str):
+        return len(value) <= _SHORT_CHARS and "\n" not in value
+    return not isinstance(value, (dict, list)) or not value
+
+
+def _in_words(ptr: str | None) -> str:
+    """ "messages 3" for /messages/3."""
+    *_, container, index = ("", *(ptr or "").split("/"))
+    return f"{container} {index}".strip()

@@ -1,0 +1,72 @@
+"""The forms in which one call can be had, by the names that addresses and the command line use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from luthien.debug.call_view import CallView, view_call
+from luthien.debug.export.curl import as_curl
+from luthien.debug.export.fixture import as_fixture, text_of
+from luthien.debug.export.har import as_har
+from luthien.debug.export.parties import Addresses, NotInRecord, Party, asked
+from luthien.debug.export.pytest_case import as_pytest
+from luthien.debug.export.whole import as_export
+from luthien.debug.lookup import Found
+from luthien.debug.values import dumps
+from luthien.store.read import StoredCall
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One form: how its file is called behind the call's id, what it is, and who makes its text."""
+
+    title: str
+    ending: str
+    media_type: str
+    make: Callable[[CallView, StoredCall, Addresses], str]
+
+
+FORMS: dict[str, Form] = {
+    "json": Form("JSON", ".json", "application/json", lambda view, call, _: dumps(as_export(view, call)) + "\n"),
+    "har": Form("HAR", ".har", "application/json", lambda view, _, where: dumps(as_har(view, where)) + "\n"),
+    "curl": Form(
+        "curl, to the gateway",
+        ".sh",
+        "text/plain; charset=utf-8",
+        lambda view, _, where: as_curl(asked(view, Party.CLIENT, where)),
+    ),
+    "curl-provider": Form(
+        "curl, to the provider",
+        "-provider.sh",
+        "text/plain; charset=utf-8",
+        lambda view, _, where: as_curl(asked(view, Party.PROVIDER, where)),
+    ),
+    "pytest": Form("pytest", ".py", "text/plain; charset=utf-8", lambda view, _call, _where: as_pytest(view)),
+    "fixture": Form(
+        "policy fixture", ".case.json", "application/json", lambda view, _call, _where: text_of(as_fixture(view))
+    ),
+}
+
+
+def file_name(name: str, view: CallView) -> str:
+    """What a download is called: a test is found by pytest, which wants a module's name."""
+    return f"test_call_{view.call_id.hex}.py" if name == "pytest" else f"{view.call_id}{FORMS[name].ending}"
+
+
+def export_call(name: str, found: Found, addresses: Addresses) -> tuple[str, str]:
+    """A call in the form of that name, and what its file is called. Raises NotInRecord."""
+    view = view_call(found.call, found.evidence)
+    return FORMS[name].make(view, found.call, addresses), file_name(name, view)
+
+
+def all_texts(found: Found, addresses: Addresses, names: tuple[str, ...]) -> dict[str, str | NotInRecord]:
+    """A call in several forms, each as text, or why it cannot be had in that."""
+    view = view_call(found.call, found.evidence)
+    texts: dict[str, str | NotInRecord] = {}
+    for name in names:
+        try:
+            texts[name] = FORMS[name].make(view, found.call, addresses)
+        except NotInRecord as missing:
+            texts[name] = missing
+    return texts

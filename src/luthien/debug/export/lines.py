@@ -1,0 +1,68 @@
+"""Calls as NDJSON: one a line, newest first. Never more than one page of rows, and one call, at a time in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+from luthien.debug.call_json import row_as_dict
+from luthien.debug.call_view import view_call
+from luthien.debug.export.whole import stages_as_dict
+from luthien.debug.lookup import Found, Listed, Lookup
+from luthien.debug.values import dumps
+from luthien.errors import StoreError
+from luthien.store.call_filter import CallFilter
+
+_log = logging.getLogger(__name__)
+
+_ROWS = 200
+
+
+async def as_lines(
+    lookup: Lookup, wanted: CallFilter, before: UUID | None, limit: int, *, payloads: bool
+) -> AsyncIterator[str]:
+    """The lines, some at a time, each with its end. An error on the way is the last of them: `{"error": …}`.
+
+    That has the id of the last call before it as `after`: asked for what is before that, it goes on there.
+    """
+    try:
+        while limit > 0:
+            listed = await lookup.calls(wanted, before, min(limit, _ROWS))
+            if payloads:
+                for each in listed:
+                    yield await _whole(lookup, each)
+                    before = each.row["call_id"]
+            elif listed:
+                yield await asyncio.to_thread(_rows, listed)
+                before = listed[-1].row["call_id"]
+            limit -= len(listed)
+            if len(listed) < _ROWS:
+                return
+    except Exception as error:  # noqa: BLE001 - the status has been sent: whoever reads this is told in a line
+        _log.warning("an export of calls broke: %s", type(error).__name__)
+        said = str(error) if isinstance(error, StoreError) else f"the export failed ({type(error).__name__})"
+        yield dumps({"error": said, "after": None if before is None else str(before)}) + "\n"
+
+
+async def _whole(lookup: Lookup, listed: Listed) -> str:
+    """A call with its stages; without them, if it went away meanwhile."""
+    found = await lookup.call(listed.row["call_id"])
+    return await asyncio.to_thread(_line, listed, found if isinstance(found, Found) else None)
+
+
+def _line(listed: Listed, found: Found | None) -> str:
+    told = _listed(listed)
+    if found is not None:
+        view = view_call(found.call, found.evidence)
+        told |= {"verdict": view.verdict, "stages": stages_as_dict(view)}
+    return dumps(told) + "\n"
+
+
+def _rows(listed: list[Listed]) -> str:
+    return "".join(f"{dumps(_listed(each))}\n" for each in listed)
+
+
+def _listed(listed: Listed) -> dict[str, object]:
+    return {**row_as_dict(listed.row), "completeness": listed.completeness.as_dict()}

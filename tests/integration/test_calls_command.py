@@ -1,0 +1,339 @@
+"""`luthien calls` as people and scripts run it: a process of its own, a real database, a real terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthien.calls.options import HELP, option_of
+from luthien.debug.filters import NAMES
+from tests.playbook import DEADLINE_S, Gateway, ScriptedProvider, answers, running_gateway
+from tests.wire import openai_request, openai_response
+
+CHAT = "/v1/chat/completions"
+ESCAPE = "\x1b]0;owned\x07\x1b[2J\r\u202e\u200b\x9b31m\0"
+FALCON: dict[str, Any] = {
+    "policy": "replace_text",
+    "config": {"rules": [{"find": "Nightingale", "replace": "Falcon", "in": ["request", "response"]}]},
+}
+
+
+@dataclass
+class Terminal:
+    """Somebody's shell, with a database in its environment."""
+
+    dsn: str
+    home: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+        """With its output in a pipe."""
+        return subprocess.run(
+            self._command(words),
+            capture_output=True,
+            timeout=60,
+            env=self._environment(environment),
+            cwd=self.home,
+            check=False,
+        )
+
+    def see(self, *words: str, columns: int = 120, **environment: str) -> tuple[int, str]:
+        """With its output in a terminal: the status, and what the terminal was given."""
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        told = self._environment({"TERM": "xterm"} | environment)
+        with subprocess.Popen(
+            self._command(words), stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=told, cwd=self.home
+        ) as process:
+            os.close(theirs)
+            seen, ends = b"", time.monotonic() + DEADLINE_S
+            while time.monotonic() < ends and select.select([ours], [], [], DEADLINE_S)[0]:
+                try:
+                    read = os.read(ours, 65536)
+                except OSError:  # how Linux says that the other end is closed
+                    break
+                seen += read
+                if not read:
+                    break
+            status = process.wait(DEADLINE_S)
+        os.close(ours)
+        return status, seen.decode().replace("\r\n", "\n")
+
+    @staticmethod
+    def _command(words: tuple[str, ...]) -> list[str]:
+        return [sys.executable, "-m", "luthien", "calls", *words]
+
+    def _environment(self, more: dict[str, str]) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME") if name in os.environ}
+        told = {**kept, "LANG": "C.UTF-8", "DATABASE_URL": self.dsn} | self.environment | more
+        return {name: value for name, value in told.items() if value}
+
+
+@pytest.fixture
+def terminal(record_database: str, tmp_path: Path) -> Terminal:
+    return Terminal(record_database, tmp_path)
+
+
+@pytest.fixture
+def changing(record_database: str, provider: ScriptedProvider) -> Iterator[Gateway]:
+    with running_gateway(record_database, provider.url, [FALCON]) as gateway:
+        yield gateway
+
+
+def made(gateway: Gateway, provider: ScriptedProvider, text: str, answer: str = "Hi", **fields: Any) -> str:
+    provider.will(answers(openai_response(answer)))
+    call_id = str(gateway.post(CHAT, openai_request(text, **fields)).headers["luthien-call-id"])
+    gateway.call(call_id)
+    return call_id
+
+
+def test_piped_it_is_json_and_in_a_terminal_words(
+    terminal: Terminal, changing: Gateway, provider: ScriptedProvider
+) -> None:
+    first, second = (made(changing, provider, text) for text in ("plain", "a Nightingale"))
+    piped = terminal.run("list")
+    assert piped.returncode == 0, piped.stderr
+    assert [json.loads(line)["call_id"] for line in piped.stdout.splitlines()] == [second, first]
+    status, seen = terminal.see("list")
+    assert status == 0
+    assert "STARTED" in seen
+    assert seen.index(second) < seen.index(first)
+    assert "\x1b[32mcompleted" in seen
+    assert json.loads(terminal.see("list", "--json", "--limit", "1")[1])["call_id"] == second
+    words = terminal.run("list", "--words", "--limit", "1").stdout.decode()
+    assert f"older ones: --before {second}" in words
+    assert "\x1b" not in words
+    assert json.loads(terminal.run("list", "--before", second).stdout)["call_id"] == first
+
+
+def test_colour_is_as_the_environment_wants_it(
+    terminal: Terminal, changing: Gateway, provider: ScriptedProvider
+) -> None:
+    made(changing, provider, "a Nightingale")
+    diff = ("diff", "@")
+    assert "\x1b[" in terminal.see(*diff)[1]
+    assert "\x1b[" not in terminal.see(*diff, NO_COLOR="1")[1]
+    assert "\x1b[" not in terminal.see(*diff, TERM="dumb")[1]
+    assert "\x1b[" in terminal.see(*diff, TERM="dumb", FORCE_COLOR="1")[1]
+    assert b"\x1b[" in terminal.run(*diff, "--words", FORCE_COLOR="1").stdout
+    assert b"\x1b[" not in terminal.run(*diff, "--words", FORCE_COLOR="1", NO_COLOR="1").stdout
+    for words in (("list",), ("show", "last")):
+        assert "\x1b[" not in terminal.see(*words, NO_COLOR="1")[1]
+
+
+def test_a_call_is_told_as_its_page_tells_it(
+    terminal: Terminal, changing: Gateway, provider: ScriptedProvider
+) -> None:
+    call_id = made(changing, provider, "a Nightingale")
+    status, seen = terminal.see("show", call_id, NO_COLOR="1")
+    assert status == 0
+    for told in (
+        f"Call {call_id}  completed 200",
+        "replace_text changed 1 of 1 message; response: no change",
+        "complete: ",
+        "openai.chat_completions",
+        "modify",
+        "request_original",
+        "recorded",
+    ):
+        assert told in seen
+    assert json.loads(terminal.run("show", call_id).stdout) == changing.call(call_id)
+    assert json.loads(terminal.run("diff", call_id).stdout) == changing.diff(call_id)
+    assert terminal.run("show", call_id, "--stage", "request_final").stdout == provider.turns[0].body
+    assert "a Falcon" in terminal.see("show", call_id, "--stage", "request_final")[1]
+
+
+def test_the_diff_names_what_changed_and_who_did_it(
+    terminal: Terminal, changing: Gateway, provider: ScriptedProvider
+) -> None:
+    """The status is that of diff(1): 0 for no change, 1 for one, and more for trouble."""
+    same = made(changing, provider, "plain")
+    changed = made(changing, provider, "\n".join([*map(str, range(20)), "a Nightingale sang", *map(str, range(20))]))
+    status, seen = terminal.see("diff", changed, NO_COLOR="1")
+    assert status == 1
+    assert "@@ /messages/0/content  change text  replace_text @@" in seen
+    assert "~ a [-Nightingale-]{+Falcon+} sang" in seen
+    assert "18 lines the same" in seen
+    assert "response: no change" in seen
+    assert terminal.see("diff", same)[0] == 0
+    assert terminal.run("diff", changed).returncode == 1
+    assert terminal.run("diff", same).returncode == 0
+    assert terminal.run("diff", "ffffffff").returncode == 3
+
+
+@pytest.mark.parametrize("command", ["list", "show", "diff", "stage", "export"])
+def test_nothing_that_a_terminal_acts_on_reaches_it(
+    terminal: Terminal, changing: Gateway, provider: ScriptedProvider, command: str
+) -> None:
+    """Neither from models nor from texts, keys, sessions and what policies say."""
+    call_id = made(
+        changing, provider, f"Nightingale {ESCAPE}", ESCAPE, model=f"gpt{ESCAPE}", **{f"key{ESCAPE}": "Nightingale"}
+    )
+    words = {
+        "list": ["list"],
+        "stage": ["show", call_id, "--stage", "request_original"],
+        "export": ["export", call_id, "--format", "curl"],
+    }.get(command, [command, call_id])
+    status, seen = terminal.see(*words)
+    assert status in (0, 1)
+    ours = re.sub(r"\x1b\[[0-9;]*m", "", seen)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e]", ours)
+    if command in ("list", "diff"):
+        assert "<U+202E>" in ours
+    if command != "export":
+        assert "\x1b[2J" not in seen
+
+
+def test_filters_are_those_of_the_pages(terminal: Terminal, changing: Gateway, provider: ScriptedProvider) -> None:
+    assert set(HELP) == set(NAMES)
+    told = terminal.run("list", "--help", COLUMNS="200").stdout.decode()
+    assert all(f"{option_of(name)} " in told for name in NAMES)
+    one = made(changing, provider, "plain", model="gpt-one")
+    two = made(changing, provider, "a Nightingale", model="gpt-two")
+
+    def found(*words: str) -> list[str]:
+        done = terminal.run("list", *words)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line)["call_id"] for line in done.stdout.splitlines()]
+
+    assert found("--model", "gpt-one") == [one]
+    assert found("--changed", "request") == [two]
+    assert found("--changed", "none") == [one]
+    assert found("--policy", "replace_text", "--outcome", "completed", "--since", "1h") == [two, one]
+    assert found("--until", "1h") == []
+    assert found("--wire-format", "anthropic.messages") == []
+    assert json.loads(terminal.run("show", "last", "--model", "gpt-one").stdout)["call_id"] == one
+    exported = terminal.run("export", "--model", "gpt-two").stdout
+    assert json.loads(exported)["call_id"] == two
+    assert "no call is as asked for" in terminal.see("list", "--model", "none")[1]
+
+
+def test_an_id_may_be_cut_short_where_it_is_the_only_one(
+    terminal: Terminal, changing: Gateway, provider: ScriptedProvider
+) -> None:
+    one, two = (made(changing, provider, "x") for _ in range(2))
+    for reference in (two[:-2], two.upper(), two.replace("-", ""), two):
+        assert json.loads(terminal.run("show", reference).stdout)["call_id"] == two
+    both = one[: next(place for place in range(36) if one[place] != two[place])]
+    ambiguous = terminal.run("show", both)
+    assert ambiguous.returncode == 3
+    assert one in ambiguous.stderr.decode()
+    assert two in ambiguous.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["show", "last"], 3, "no call is in the record"),
+        (["show", "01900000-0000-7000-8000-000000000000"], 3, "is not in the record"),
+        (["show", "0190"], 3, "no call begins with 0190"),
+        (["show", "what?\x1b[2J"], 3, "is no id of a call"),
+        (["list", "--outcome", "odd"], 2, "--outcome: 'odd' is none of completed"),
+        (["list", "--since", "yesterdayish"], 2, "--since: 'yesterdayish' is no time"),
+        (["list", "--before", "x"], 2, "--before"),
+        (["list", "--colour", "red"], 2, "No such option"),
+        (["show", "0190", "--model", "m"], 2, "say last"),
+        (["export", "last", "--format", "pdf"], 2, "is none of json, har"),
+        (["export", "--format", "har"], 2, "of one call"),
+        (["export", "-o", "/nonexistent/x"], 2, "No such file"),
+    ],
+)
+def test_mistakes_are_said_in_a_line(terminal: Terminal, words: list[str], status: int, said: str) -> None:
+    done = terminal.run(*words, COLUMNS="200")
+    assert (done.returncode, done.stdout) == (status, b""), done.stderr
+    assert said in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    assert b"\x1b" not in done.stderr
+
+
+def test_without_its_database_it_says_so(terminal: Terminal, database: str) -> None:
+    away = terminal.run("list", DATABASE_URL="postgresql://127.0.0.1:1/none")
+    assert (away.returncode, away.stdout) == (4, b"")
+    assert b"luthien: the database is away" in away.stderr
+    assert b"Traceback" not in away.stderr
+    none = terminal.run("list", DATABASE_URL="", LUTHIEN_DATA_DIR=str(terminal.home / "none"))
+    assert none.returncode == 4
+    assert b"no `luthien up` runs here" in none.stderr
+    empty = terminal.run("list", DATABASE_URL=database)
+    assert empty.returncode == 4
+    assert b"luthien migrate" in empty.stderr
+
+
+def test_an_empty_record_is_no_mistake(terminal: Terminal) -> None:
+    assert terminal.see("list") == (0, "no call is in the record\n")
+    assert (terminal.run("list").returncode, terminal.run("list").stdout) == (0, b"")
+    assert (terminal.run("export").returncode, terminal.run("export").stdout) == (0, b"")
+
+
+def test_exports_are_those_of_the_pages(
+    terminal: Terminal, changing: Gateway, provider: ScriptedProvider, tmp_path: Path
+) -> None:
+    call_id = made(changing, provider, "a Nightingale")
+    (tmp_path / "luthien.yaml").write_text(json.dumps({"upstreams": {"openai": {"url": provider.url}}}))
+    environment = {"LUTHIEN_PORT": changing.url.rpartition(":")[2]}
+    for form in ("json", "har", "curl", "curl-provider", "pytest", "fixture"):
+        page = changing.get(f"/debug/calls/{call_id}/export.{form}").content
+        done = terminal.run("export", "last", "--format", form, **environment)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout == page
+    file = tmp_path / "call.har"
+    assert terminal.run("export", call_id, "--format", "har", "-o", str(file), **environment).stdout == b""
+    assert json.loads(file.read_bytes())["log"]["version"] == "1.2"
+    assert file.stat().st_mode & 0o077 == 0
+    lines = terminal.run("export").stdout
+    assert lines == changing.get("/debug/calls/export.ndjson").content
+    assert [each.name for each in tmp_path.iterdir() if ".part" in each.name] == []
+
+
+def test_a_reader_who_has_had_enough_is_no_error(
+    terminal: Terminal, changing: Gateway, provider: ScriptedProvider
+) -> None:
+    made(changing, provider, "x" * 1_000_000)
+    for words in (["export"], ["export", "last"], ["show", "last"], ["diff", "last", "--words", "--whole"]):
+        with subprocess.Popen(
+            terminal._command(tuple(words)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=terminal._environment({}),
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.close()
+            assert process.stderr.read() == b""
+            assert process.wait(DEADLINE_S) in (128 + signal.SIGPIPE, 0, 1)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 200])
+def test_a_table_is_as_wide_as_its_terminal(
+    terminal: Terminal, changing: Gateway, provider: ScriptedProvider, columns: int
+) -> None:
+    call_id = made(changing, provider, "x", model="模型-" * 30)
+    seen = terminal.see("list", columns=columns, NO_COLOR="1")[1]
+    assert call_id in seen
+    wide = sum(2 if ord(each) > 0x2E80 else 1 for each in max(seen.splitlines(), key=len))
+    assert wide <= max(columns, 36 + 2 + 9)
+
+
+def test_other_encodings_are_no_error(terminal: Terminal, changing: Gateway, provider: ScriptedProvider) -> None:
+    made(changing, provider, "a Nightingale \N{SNOWMAN}")
+    for encoding in ("ascii", "latin-1"):
+        done = terminal.run("diff", "last", "--words", PYTHONIOENCODING=encoding)
+        assert done.returncode == 1, done.stderr
+        done.stdout.decode(encoding)
+        assert b"Falcon" in done.stdout
