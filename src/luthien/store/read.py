@@ -157,16 +157,17 @@ class RecordReader:
     async def changes(self, after: Position, limit: int) -> list[CallRow]:
         """The calls that changed after a position, as they are now, in the order of their last changes.
 
-        Each has its `stored_xid` besides. There may be more, also when these are fewer than `limit`. Raises as `calls`
-        does.
+        Each has its `stored_xid` besides. There may be more, also when these are fewer than `limit`; after none there
+        are none. Raises as `calls` does.
         """
         start = {"xid": str(after.xid), "call_id": after.call_id}
-        found = await self._rows("feed_next", {**start, "limit": limit})
-        if not found:
-            return []
-        ids, last = [row["call_id"] for row in found], found[-1]
-        bounds = {"since": min(ids), "until": max(ids), "last_xid": last["stored_xid"], "last_id": last["call_id"]}
-        return await self._rows("feed_changes", {**start, **bounds})
+        while found := await self._rows("feed_next", {**start, "limit": limit}):
+            ids, last = [row["call_id"] for row in found], found[-1]
+            bounds = {"since": min(ids), "until": max(ids), "last_xid": last["stored_xid"], "last_id": last["call_id"]}
+            if rows := await self._rows("feed_changes", {**start, **bounds}):
+                return rows
+            start = {"xid": last["stored_xid"], "call_id": last["call_id"]}
+        return []
 
     async def missed(self, after: Position, limit: int) -> int:
         """How many calls changed after a position, counted up to `limit`. Raises as `calls` does."""
