@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import ConsoleMessage, Dialog, Page, Request, sync_playwright
 
 _QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
@@ -56,3 +57,13 @@ def watched(page: Page) -> list[str]:
     page.on("request", request)
     page.on("dialog", dialog)
     return troubles
+
+
+def barriers(page: Page) -> list[str]:
+    """What axe-core finds to keep people from using the page: one line a rule and element."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{violation['id']} ({violation['impact']}): {node['html'][:200]}"
+        for violation in found
+        for node in violation["nodes"]
+    ]

@@ -271,7 +271,7 @@ def running_gateway(
     )
     if file is not None:
         file.write_text(text)
-    config = ConfigFile(str(file or "test.yaml"), text)
+    configuration = configured(ConfigFile(str(file or "test.yaml"), text))
     spools = tempfile.TemporaryDirectory(prefix="luthien-test-spool-")
     options: dict[str, Any] = {
         "port": 0,
@@ -283,7 +283,7 @@ def running_gateway(
         "grace_s": 5.0,
     }
     built = Settings(**(options | settings))
-    app = App(built, configured(config), file)
+    app = App(built, configuration, file)
     with spools, serving(app, built) as gateway:
         yield gateway
 
