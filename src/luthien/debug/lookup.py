@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -69,6 +69,11 @@ class Lookup:
         waiting = self._waiting()
         rows = await self._reader.calls(wanted, before, limit)
         return [self._listed(row, waiting) for row in rows]
+
+    async def calls_of(self, ids: Collection[UUID]) -> list[Listed]:
+        """The calls with these ids that there are, newest first. Raises StoreError."""
+        waiting = self._waiting()
+        return [self._listed(row, waiting) for row in await self._reader.calls_of(ids)]
 
     async def tip(self) -> Tip:
         """Where the feed of changes is. Raises StoreError."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ from psycopg_pool import AsyncConnectionPool
 from luthien.errors import StoreError
 from luthien.exchange import StageRecord, call_time_ms
 from luthien.store import search
-from luthien.store.call_filter import CallFilter
+from luthien.store.call_filter import EVERY_CALL, CallFilter
 from luthien.store.deadline import AsyncWatchedConnection, WatchedConnection
 from luthien.store.feed import Position, Tip
 from luthien.store.migrate import pending
@@ -119,6 +119,15 @@ class RecordReader:
         async with self._connection() as conn:
             return await search.calls(conn, wanted, before or NEWEST, limit)
 
+    async def calls_of(self, ids: Collection[UUID]) -> list[CallRow]:
+        """The calls with these ids that there are, newest first. Raises as `calls` does."""
+        if not ids:
+            return []
+        bounds = min(ids), UUID(int=min(max(ids).int + 1, NEWEST.int))
+        async with self._connection() as conn:
+            found = await conn.execute(query("list_calls"), search.of_list(EVERY_CALL, *bounds, len(ids), [*ids]))
+            return await found.fetchall()
+
     async def neighbours(self, wanted: CallFilter, call_id: UUID) -> tuple[UUID | None, UUID | None]:
         """The next newer and the next older call that a filter lets through. Raises as `calls` does."""
         async with self._connection() as conn:
@@ -163,7 +172,12 @@ class RecordReader:
         start = {"xid": str(after.xid), "call_id": after.call_id}
         while found := await self._rows("feed_next", {**start, "limit": limit}):
             ids, last = [row["call_id"] for row in found], found[-1]
-            bounds = {"since": min(ids), "until": max(ids), "last_xid": last["stored_xid"], "last_id": last["call_id"]}
+            bounds = {
+                "since": min(ids),
+                "until": max(ids),
+                "last_xid": last["stored_xid"],
+                "last_id": last["call_id"],
+            }
             if rows := await self._rows("feed_changes", {**start, **bounds}):
                 return rows
             start = {"xid": last["stored_xid"], "call_id": last["call_id"]}

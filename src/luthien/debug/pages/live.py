@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import Annotated, Literal
+from uuid import UUID
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Send
 
@@ -14,7 +16,7 @@ from luthien.debug.call_json import row_as_dict
 from luthien.debug.filters import FilterError, read_filter
 from luthien.debug.listing import NEEDS_INDEX, address, list_values, row_as_html, suggestions
 from luthien.debug.live import KEPT, REPLAY_S, Change, Feed, Notice, TooManyFollowers
-from luthien.debug.lookup import Lookup
+from luthien.debug.lookup import Listed, Lookup
 from luthien.debug.matching import matches, may_leave
 from luthien.debug.web import json_response, not_yet, page
 from luthien.store.call_filter import EVERY_CALL, CallFilter
@@ -58,17 +60,30 @@ def add_live(router: APIRouter, lookup: Callable[[], Lookup], feed: Callable[[],
             return page("live.html", values, status=400)
         tip = await lookup().tip()
         calls = await lookup().calls(wanted, None, _SHOWN)
-        served_by = {each.row["process_id"] for each in calls} - {None}
-        processes = await lookup().processes(served_by) if served_by else {}
         values = {
             **list_values(_BASE, wanted, items),
             "calls": calls,
-            "processes": processes,
+            "processes": await _processes(lookup(), calls),
             "error": None,
             "suggested": suggestions(calls),
             "live": address("/debug/events", wanted, after=tip.position, rows="live"),
         }
         return page("live.html", values)
+
+    @router.get("/debug/events/rows")
+    async def rows_of(
+        request: Request, call: Annotated[list[UUID], Query(max_length=_SHOWN)], rows: Literal["list", "live"]
+    ) -> Response:
+        """The rows of calls as they are now, by id: what makes no event, as that a process died, shows in them."""
+        wanted = read_live_filter(request.query_params.multi_items(), also=("after", "rows", "call"))
+        found = await lookup().calls_of(call)
+        processes = await _processes(lookup(), found)
+        return json_response(
+            {
+                str(each.row["call_id"]): _row(wanted, each, processes.get(each.row["process_id"]), rows)
+                for each in found
+            }
+        )
 
     @router.get("/debug/events")
     async def events(request: Request) -> Response:
@@ -85,6 +100,15 @@ def add_live(router: APIRouter, lookup: Callable[[], Lookup], feed: Callable[[],
         if following.is_full:
             return not_yet(json_response({"error": "too many follow this process already"}, status=503))
         return _Stream(_events(following, came_with, wanted, rows or None))
+
+
+async def _processes(lookup: Lookup, calls: list[Listed]) -> dict[UUID, str]:
+    served_by = {each.row["process_id"] for each in calls} - {None}
+    return await lookup.processes(served_by) if served_by else {}
+
+
+def _row(wanted: CallFilter, listed: Listed, process: str | None, rows: str) -> str:
+    return row_as_html(_BASE if rows == "live" else "/debug/calls", wanted, listed, process)
 
 
 def read_live_filter(items: list[tuple[str, str]], also: tuple[str, ...] = ()) -> CallFilter:
@@ -142,8 +166,7 @@ def _call(change: Change, wanted: CallFilter, rows: str | None) -> str:
         "process": change.process,
     }
     if rows is not None:
-        base = _BASE if rows == "live" else "/debug/calls"
-        data["html"] = row_as_html(base, wanted, change.listed, change.process)
+        data["html"] = _row(wanted, change.listed, change.process, rows)
     return _event("call", change.position, data)
 
 

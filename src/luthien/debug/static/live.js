@@ -1,6 +1,8 @@
 // The list and the live monitor, kept up to date by server-sent events. Rows come from the server as it renders them.
 
 const RETRY_MS = 3000;
+const LOOK_MS = 15000;
+const LOOKED_AT = 50;
 
 function rowOf(html) {
   // A document of its own: nothing in it runs, and only the row is taken out.
@@ -52,6 +54,22 @@ class Table {
     bar.hidden = false;
     this.say("Connecting", "");
     this.feed = new Feed(bar.dataset.events, (kind, data) => this.hear(kind, data));
+    setInterval(() => this.look().catch(() => { /* the feed says when there is no connection */ }), LOOK_MS);
+  }
+
+  // What makes no event, as that the process of a call died, is found by looking again at calls that seem to run.
+  async look() {
+    const ids = [...document.querySelectorAll("tr[data-running]")].slice(-LOOKED_AT).map((row) => row.dataset.call);
+    if (!ids.length || document.hidden || this.isLost || this.isPaused) return;
+    const url = new URL(this.bar.dataset.events.replace("/debug/events", "/debug/events/rows"), location.href);
+    for (const id of ids) url.searchParams.append("call", id);
+    const response = await fetch(url, { headers: { accept: "application/json" } });
+    if (!response.ok) return;
+    for (const [id, html] of Object.entries(await response.json())) {
+      const old = this.row(id), row = rowOf(html);
+      if (old?.hasAttribute("data-running") && !row.hasAttribute("data-running")) this.replace(old, row);
+    }
+    this.count?.();
   }
 
   say(words, state) {
