@@ -72,23 +72,25 @@ def following(url: str, query: str = "", last: str | None = None) -> Iterator[Fo
     follower, headers = Follower(), dict(SIGNED_IN)
     if last is not None:
         headers["last-event-id"] = last
-    with httpx.Client(timeout=httpx.Timeout(10.0, read=60.0)) as client:
-        with client.stream("GET", f"{url}/debug/events{query}", headers=headers) as response:
-            assert response.status_code == 200, response.read()
-            assert response.headers["content-type"].startswith("text/event-stream")
+    with (
+        httpx.Client(timeout=httpx.Timeout(10.0, read=60.0)) as client,
+        client.stream("GET", f"{url}/debug/events{query}", headers=headers) as response,
+    ):
+        assert response.status_code == 200, response.read()
+        assert response.headers["content-type"].startswith("text/event-stream")
 
-            def read() -> None:
-                with suppress(httpx.HTTPError, httpx.StreamError, RuntimeError):
-                    follower.take(response.iter_lines())
-                    follower.is_over = True
+        def read() -> None:
+            with suppress(httpx.HTTPError, httpx.StreamError, RuntimeError):
+                follower.take(response.iter_lines())
+                follower.is_over = True
 
-            thread = threading.Thread(target=read, daemon=True)
-            thread.start()
-            try:
-                follower.wait_for(lambda it: it.events)
-                yield follower
-            finally:
-                socket = response.extensions["network_stream"].get_extra_info("socket")
-                with suppress(OSError):
-                    socket.shutdown(2)
-                thread.join(20)
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        try:
+            follower.wait_for(lambda it: it.events)
+            yield follower
+        finally:
+            socket = response.extensions["network_stream"].get_extra_info("socket")
+            with suppress(OSError):
+                socket.shutdown(2)
+            thread.join(20)

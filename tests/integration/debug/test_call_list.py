@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -298,6 +299,27 @@ class TestTheList:
 
 
 class TestTheMonitor:
+    @pytest.mark.parametrize("path", ["/debug/live", "/debug/calls"])
+    def test_finds_that_the_process_of_a_call_died(self, gateway: Gateway, record_database: str, path: str) -> None:
+        """Which changes nothing in the call's row."""
+        process_id = uuid4()
+        first = whole_call()[0]
+        store(
+            record_database, replace(first, attributes={**first.attributes, "service.instance.id": str(process_id)})
+        )
+        with psycopg.connect(record_database, autocommit=True) as conn, opened(gateway, "/debug/help") as page:
+            conn.execute(
+                "INSERT INTO conversation_processes (process_id, host, pid) VALUES (%s, 'h', 5)", (process_id,)
+            )
+            page.clock.install()
+            page.goto(gateway.url + path)
+            row = page.locator("tr[data-call]")
+            expect(row).to_contain_text("running")
+            expect(page.locator("[data-live-state]")).to_have_text("Live")
+            conn.execute("UPDATE conversation_processes SET ended_at = now(), ended_how = 'died'")
+            page.clock.fast_forward(16_000)
+            expect(row).to_contain_text("interrupted")
+
     def test_shows_calls_of_all_processes_as_they_come_run_and_end(
         self, gateway: Gateway, record_database: str, provider: ScriptedProvider
     ) -> None:

@@ -75,14 +75,14 @@ def add_live(router: APIRouter, lookup: Callable[[], Lookup], feed: Callable[[],
         request: Request, call: Annotated[list[UUID], Query(max_length=_SHOWN)], rows: Literal["list", "live"]
     ) -> Response:
         """The rows of calls as they are now, by id: what makes no event, as that a process died, shows in them."""
-        wanted = read_live_filter(request.query_params.multi_items(), also=("after", "rows", "call"))
+        try:
+            wanted = read_live_filter(request.query_params.multi_items(), also=("after", "rows", "call"))
+        except FilterError as error:
+            return _refusal(error)
         found = await lookup().calls_of(call)
-        processes = await _processes(lookup(), found)
+        names = await _processes(lookup(), found)
         return json_response(
-            {
-                str(each.row["call_id"]): _row(wanted, each, processes.get(each.row["process_id"]), rows)
-                for each in found
-            }
+            {str(each.row["call_id"]): _row(wanted, each, names.get(each.row["process_id"]), rows) for each in found}
         )
 
     @router.get("/debug/events")
@@ -91,7 +91,7 @@ def add_live(router: APIRouter, lookup: Callable[[], Lookup], feed: Callable[[],
         try:
             wanted = read_live_filter(items, also=("after", "rows"))
         except FilterError as error:
-            return json_response({"error": str(error), "parameter": error.parameter}, status=400)
+            return _refusal(error)
         rows = request.query_params.get("rows")
         if rows not in (None, "", "list", "live"):
             return json_response({"error": "rows: list or live", "parameter": "rows"}, status=400)
@@ -100,6 +100,10 @@ def add_live(router: APIRouter, lookup: Callable[[], Lookup], feed: Callable[[],
         if following.is_full:
             return not_yet(json_response({"error": "too many follow this process already"}, status=503))
         return _Stream(_events(following, came_with, wanted, rows or None))
+
+
+def _refusal(error: FilterError) -> Response:
+    return json_response({"error": str(error), "parameter": error.parameter}, status=400)
 
 
 async def _processes(lookup: Lookup, calls: list[Listed]) -> dict[UUID, str]:
