@@ -26,12 +26,13 @@ from luthien.formats.format import BoundedAssembler, WireFormat
 from luthien.formats.registry import FORMATS
 from luthien.formats.sse import Chunk
 from luthien.policies.chain import Chain, ChainRun, StreamRun
+from luthien.policies.credential import NO_CREDENTIAL, Shown
 from luthien.policies.groups import load_groups
-from luthien.policies.models import Models, NoModels
+from luthien.policies.models import ModelAnswer, ModelFailed, Models
 from luthien.policies.policy import CallContext
 from luthien.settings import read_settings
 
-__all__ = ["Case", "Played", "lines", "play", "play_async"]
+__all__ = ["Case", "Played", "RecordedModels", "lines", "play", "play_async"]
 
 Json = dict[str, Any]
 
@@ -54,6 +55,8 @@ class Case:
     response_after: Any = None
     blocked_by: str | None = None
     broken_by: str | None = None
+    models: tuple[tuple[str, Any, Any], ...] = ()
+    """What policies asked of models: the name of a format, the request, and the answer, None if there was none."""
 
     @classmethod
     def of(cls, wire_format: str, request: Json, response: Json | None = None, *, streamed: bool = False) -> Case:
@@ -78,12 +81,39 @@ class Case:
             _expected(response.get("after")),
             told.get("blocked_by"),
             told.get("broken_by"),
+            tuple(
+                (each["format"], _expected(each["asked"]), _expected(each["answered"]))
+                for each in told.get("models", ())
+            ),
         )
 
     @classmethod
     def read(cls, path: Path | str) -> Case:
         """The case in a file."""
         return cls.from_json(Path(path).read_bytes())
+
+
+class RecordedModels:
+    """Answers as models did when a case was recorded: what was asked then, or else the next in order.
+
+    One object is for one `play`.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self._left = [*case.models]
+
+    async def ask(
+        self, format_name: str, body: Json, *, credential: Shown = NO_CREDENTIAL, timeout_s: float | None = None
+    ) -> ModelAnswer:
+        """Raises ModelFailed when there is no answer, or was none."""
+        alike = [each for each in self._left if each[0] == format_name]
+        if not alike:
+            raise ModelFailed("nothing more was asked of models when this case was recorded")
+        found = next((each for each in alike if each[1] == body), alike[0])
+        self._left.remove(found)
+        if not isinstance(found[2], dict):
+            raise ModelFailed("the model did not answer when this case was recorded")
+        return ModelAnswer(new_call_id(), found[2])
 
 
 @dataclass(slots=True)
@@ -106,8 +136,8 @@ class Played:
 def play(case: Case, *, config: Path | str | None = None, models: Models | None = None) -> Played:
     """Shows a case to the policies of a configuration: `luthien.yaml`, or what LUTHIEN_CONFIG names.
 
-    `models` answers what policies ask of models; without it they get none. Where an event loop runs, `play_async`
-    does the same.
+    `models` answers what policies ask of models; without it they are answered as the case was recorded, if it was.
+    Where an event loop runs, `play_async` does the same.
 
     Raises:
         ConfigError: the configuration has mistakes, or lacks the group.
@@ -130,7 +160,7 @@ async def play_async(case: Case, *, config: Path | str | None = None, models: Mo
         case.format,
         model if isinstance(model, str) else "",
         request.get("stream") is True,
-        models or NoModels(),
+        models or RecordedModels(case),
     )
     played = Played()
     async with chain:

@@ -27,7 +27,7 @@ from luthien.calls.record import NEWEST, NoSuchCall, find, opened
 from luthien.config import read_config
 from luthien.debug.call_json import call_as_dict, diffs_as_dict, row_as_dict
 from luthien.debug.call_view import CallView, stage_named, view_call
-from luthien.debug.export.forms import FORMS, export_call
+from luthien.debug.export.forms import FORMS, export_call, whole_call
 from luthien.debug.export.lines import as_lines
 from luthien.debug.export.parties import Addresses, NotInRecord
 from luthien.debug.filters import FilterError
@@ -164,7 +164,8 @@ def export(
         asked = _only_last(call, wanted)
 
         async def ask(lookup: Lookup) -> str:
-            return export_call(form, await find(lookup, call, asked), addresses)[0]
+            whole = await whole_call(lookup, await find(lookup, call, asked), [form])
+            return export_call(form, whole, addresses)[0]
 
         text = _asked(ask)
         with _opened(output) as write:

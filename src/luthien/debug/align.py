@@ -15,9 +15,9 @@ from itertools import zip_longest
 from typing import TypeAlias
 
 from luthien.debug.edits import codes_of, equal_runs, longest_rising
-from luthien.debug.identity import Identities, name_of, precedes, sort_of
+from luthien.debug.identity import Identities, name_of, sort_of
 from luthien.debug.similar import Element, Similar
-from luthien.debug.values import Json, is_same
+from luthien.debug.values import Json
 
 STEPS_PER_LIST = 200_000
 """What one look for a longest common subsequence may cost."""
@@ -55,17 +55,19 @@ def out_of_order(pairs: Iterable[tuple[int | None, int | None]]) -> set[int]:
 class Aligner:
     """The pairing of one diff, whose lists share a budget."""
 
-    def __init__(self, steps: int = STEPS_PER_DIFF) -> None:
+    def __init__(self, identities: Identities, steps: int = STEPS_PER_DIFF) -> None:
         self.steps = steps
-        self._identities = Identities()
+        self._identities = identities
 
     def __call__(self, _ptr: str, before: Sequence[Json], after: Sequence[Json]) -> Alignment:
-        head = _common(before, after)
-        tail = _common(before[head:][::-1], after[head:][::-1])
+        head = self._common(before, after)
+        tail = self._common(before[head:][::-1], after[head:][::-1])
         old, new = before[head : len(before) - tail], after[head : len(after) - tail]
         if not old or not new:
             pairs, degraded = dict[int, int](), False
-        elif _is_turned(old, new):
+        elif len(old) == len(new) == 1:
+            pairs, degraded = ({0: 0} if self._may_pair(old[0], new[0]) else {}), False
+        elif self._is_turned(old, new):
             turned, degraded = self._pair(new, old)
             pairs = {i: j for j, i in turned.items()}
         else:
@@ -76,8 +78,6 @@ class Aligner:
 
     def _pair(self, old: Sequence[Json], new: Sequence[Json]) -> tuple[dict[int, int], bool]:
         """Partners by index, and whether these are coarser than they could be."""
-        if len(old) == len(new) == 1:
-            return ({0: 0} if self._may_pair(old[0], new[0]) else {}), False
         pairs, is_coarse = self._equal(old, new)
         found = _Found(old, new, pairs)
         found.add_named()
@@ -136,6 +136,14 @@ class Aligner:
         if not isinstance(old, dict) or not isinstance(new, dict):
             return True
         return sort_of(old) == sort_of(new) or self._identities.rest(old) == self._identities.rest(new)
+
+    def _common(self, before: Sequence[Json], after: Sequence[Json]) -> int:
+        is_same, length = self._identities.is_same, min(len(before), len(after))
+        return next((n for n in range(length) if not is_same(before[n], after[n])), length)
+
+    def _is_turned(self, old: Sequence[Json], new: Sequence[Json]) -> bool:
+        """Whether the lists are paired the other way round: it is always the same one that is taken as the first."""
+        return len(old) > len(new) or (len(old) == len(new) and self._identities.precedes(new[0], old[0]))
 
 
 class _Found:
@@ -210,13 +218,3 @@ def _all_of(pairs: dict[int, int], old: int, new: int, offset: int) -> list[tupl
         *((offset + i, None if j is None else offset + j) for i, j in enumerate(partners)),
         *((None, offset + j) for j in range(new) if j not in taken),
     ]
-
-
-def _common(before: Sequence[Json], after: Sequence[Json]) -> int:
-    length = min(len(before), len(after))
-    return next((n for n in range(length) if not is_same(before[n], after[n])), length)
-
-
-def _is_turned(old: Sequence[Json], new: Sequence[Json]) -> bool:
-    """Whether the lists are paired the other way round: it is always the same one that is taken as the first."""
-    return len(old) > len(new) or (len(old) == len(new) and precedes(new[0], old[0]))

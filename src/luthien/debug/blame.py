@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TypeAlias
 
 from luthien.debug.authors import Authors
-from luthien.debug.culprits import Culprits, signed
+from luthien.debug.culprits import TOO_LARGE, Culprits, signed
 from luthien.debug.diff import diff_payloads
 from luthien.debug.hops import ABSENT, Hop, OutOfWork, Route, Work, parents, route_after, route_before, value_at
 from luthien.debug.ops import Blame, Diff, Op
@@ -26,13 +26,16 @@ from luthien.formats import jsontext
 Differ: TypeAlias = Callable[[bytes | None, bytes | None], Diff]
 """Compares two payloads."""
 
-MAX_TRACED_BYTES = 64 * 1024 * 1024
+MAX_TRACED_BYTES = 128 * 1024 * 1024
 """How large all documents may be together that are compared to find out who made a diff of several steps."""
+MAX_STEP_OPS = 20_000
+"""How many operations the steps may have together before those that are left are taken as one."""
+_DEGRADED_OPS = 10_000
+"""What a step counts for whose diff was too much work itself."""
 MAX_LOOKUPS = 200_000
 """How many values may be looked for in the documents of one side."""
 MAX_INSIDE = 4
 """How deep JSON in strings in JSON in strings is traced."""
-TOO_LARGE = "too large to be traced to one of its policies"
 
 
 def blame(diff: Diff, steps: Steps, differ: Differ = diff_payloads) -> Diff:
@@ -66,18 +69,53 @@ def _without_loops(stretches: Sequence[Stretch]) -> list[Stretch]:
 
 
 def _blamed(diff: Diff, stretches: Sequence[Stretch], differ: Differ) -> list[Op]:
+    stretches = _within_bytes(stretches)
     if len(stretches) == 1:
         culprits = Culprits(stretches)
         return [culprits.sign(op, [0]) for op in diff.ops]
-    if sum(len(each.before) + len(each.after) for each in stretches) > MAX_TRACED_BYTES:
-        return [_untraced(op) for op in diff.ops]
     budget = Budget()
-    hops = _hops_of_text(diff, stretches, budget) or [
-        Hop(differ(each.before, each.after).ops, _read(each.before)) for each in stretches
-    ]
+    hops = _hops_of_text(diff, stretches, budget)
+    if not hops:
+        stretches, hops = _hops(stretches, differ)
     level = _Level(hops, range(len(hops)), lambda: _read(stretches[-1].after), stretches)
     tracer = _Tracer(Culprits(stretches), Work(MAX_LOOKUPS), budget)
     return [tracer.blamed(op, level) for op in diff.ops]
+
+
+def _within_bytes(stretches: Sequence[Stretch]) -> Sequence[Stretch]:
+    """As many of the first stretches as are not too large together, and the others as one."""
+    left = MAX_TRACED_BYTES
+    for at, stretch in enumerate(stretches):
+        left -= len(stretch.before) + len(stretch.after)
+        if left < 0:
+            start = max(0, at - 1)  # the others are compared, too
+            return [*stretches[:start], _as_one(stretches[start:])]
+    return stretches
+
+
+def _as_one(stretches: Sequence[Stretch]) -> Stretch:
+    if len(stretches) == 1:
+        return stretches[0]
+    by = tuple(dict.fromkeys(step for each in stretches for step in each.by))
+    is_open = any(each.is_open or not each.by for each in stretches)
+    return Stretch(stretches[0].before, stretches[-1].after, by, is_open, TOO_LARGE)
+
+
+def _hops(stretches: Sequence[Stretch], differ: Differ) -> tuple[list[Stretch], list[Hop]]:
+    """The diffs of the steps; when they have become too many, all that are left are one."""
+    compared: list[Stretch] = []
+    hops: list[Hop] = []
+    left = MAX_STEP_OPS
+    while len(compared) < len(stretches):
+        rest = stretches[len(compared) :]
+        stretch = rest[0] if left > 0 else _as_one(rest)
+        made = differ(stretch.before, stretch.after)
+        left -= len(made.ops) + (_DEGRADED_OPS if made.degraded else 0)
+        compared.append(stretch)
+        hops.append(Hop(made.ops, _read(stretch.before)))
+        if stretch is not rest[0]:
+            break
+    return compared, hops
 
 
 def _hops_of_text(diff: Diff, stretches: Sequence[Stretch], budget: Budget) -> list[Hop]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from luthien.debug.blame import blame, ops_of
+from luthien.debug.blame import Differ, blame, ops_of
 from luthien.debug.completeness import Completeness, Evidence, State
 from luthien.debug.diff import diff_payloads
 from luthien.debug.losses import UNREADABLE, Records
@@ -51,6 +51,11 @@ class StageView:
     def is_capped(self) -> bool:
         """Whether only the beginning of what passed is recorded."""
         return self.record is not None and self.record.attributes.get("luthien.payload.capped") is True
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether credentials in it were masked before it was recorded: other bytes passed."""
+        return self.record is not None and self.record.attributes.get("luthien.credentials_masked") is True
 
     @property
     def violations(self) -> list[str]:
@@ -167,17 +172,17 @@ def _is_written_otherwise(stages: Mapping[EventType, StageView], side: str) -> b
     return came.payload_sha256 == passed.payload_sha256 and came.wire_sha256 != passed.wire_sha256
 
 
-def view_call(call: StoredCall, evidence: Evidence) -> CallView:
+def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloads) -> CallView:
     """Compares the stages of a call and says in a sentence what came of it, and how much of it is there."""
     records = Records(call)
     completeness = records.completeness(evidence)
     stages = _stages(records, completeness.state)
     lanes = lanes_of(call.records)
-    request = _compare(stages[EventType.REQUEST_ORIGINAL], stages[EventType.REQUEST_FINAL])
-    response = _compare(stages[EventType.RESPONSE_ORIGINAL], stages[EventType.RESPONSE_FINAL])
+    request = _compare(stages[EventType.REQUEST_ORIGINAL], stages[EventType.REQUEST_FINAL], differ)
+    response = _compare(stages[EventType.RESPONSE_ORIGINAL], stages[EventType.RESPONSE_FINAL], differ)
     steps = {side: steps_of(records, side) for side in Side}
-    request = None if request is None else blame(request, steps[Side.REQUEST])
-    response = None if response is None else blame(response, steps[Side.RESPONSE])
+    request = None if request is None else blame(request, steps[Side.REQUEST], differ)
+    response = None if response is None else blame(response, steps[Side.RESPONSE], differ)
     diffs = {Side.REQUEST.value: request, Side.RESPONSE.value: response}
     decisions = [_decision(each, diffs) for each in call.records if each.event_type == EventType.POLICY_DECISION]
     row = call.row
@@ -226,7 +231,7 @@ def view_call(call: StoredCall, evidence: Evidence) -> CallView:
         group=_said(call.records, "luthien.policy.group"),
         configuration=_said(call.records, "luthien.config.version"),
         redacted=redacted,
-        shadows=[shadow for side in Side for shadow in shadows_of(steps[side])],
+        shadows=[shadow for side in Side for shadow in shadows_of(steps[side], differ)],
     )
 
 
@@ -272,7 +277,7 @@ def _endpoint(request: StageRecord | None) -> str | None:
     return None if request is None or method is None else f"{method} {request.attributes.get('url.path', '')}"
 
 
-def _compare(original: StageView, final: StageView) -> Diff | None:
+def _compare(original: StageView, final: StageView, differ: Differ) -> Diff | None:
     """A diff where both sides were recorded: what the gateway made up is no change of what a provider said.
 
     Two beginnings are compared only where the hashes say that all the rest is the same, too.
@@ -281,7 +286,7 @@ def _compare(original: StageView, final: StageView) -> Diff | None:
         return None
     if (original.is_capped or final.is_capped) and not _is_same_on_the_wire(original.record, final.record):
         return None
-    return diff_payloads(original.payload, final.payload)
+    return differ(original.payload, final.payload)
 
 
 def _is_same_on_the_wire(one: StageRecord | None, other: StageRecord | None) -> bool:

@@ -8,7 +8,7 @@ then compared on its own, so the two pointers of an operation may well differ in
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -17,6 +17,7 @@ import dictdiffer
 
 from luthien.debug.align import Pairing, out_of_order
 from luthien.debug.changes import added, changed, moved, removed
+from luthien.debug.identity import Identities
 from luthien.debug.ops import MAX_DEPTH, Flag, Op
 from luthien.debug.values import Json, Numbers, Repeated, count_marks, is_same, parse, pointer, repeats
 from luthien.debug.words import Budget
@@ -27,36 +28,45 @@ MAX_ENCODING_OPS = 100
 """Objects whose keys came in another order, beyond these, share one operation."""
 MAX_INSIDE = 4
 """How deep JSON within strings within JSON is looked into."""
+MAX_STRINGS_INSIDE = 2_000
+"""How many changed strings of one diff are looked into."""
 
 _CONTAINER = re.compile(r"\s*[\[{]")
 
 
 @dataclass(slots=True)
 class Work:
-    """What all comparisons of one diff share. `values` is how many values of JSON in strings may still be read."""
+    """What all comparisons of one diff share. `values` is how many values of JSON in strings may still be read,
+    `strings` how many such strings.
+    """
 
     pairing: Pairing
+    identities: Identities
     numbers: Numbers
     values: int
     words: Budget = field(default_factory=Budget)
+    strings: int = MAX_STRINGS_INSIDE
     ops_inside: int = 0
 
 
 def compare(before: Json, after: Json, work: Work) -> tuple[tuple[Op, ...], bool]:
     """The operations, named r1, r2, and so on; and whether a budget made them coarser than they could be."""
-    return _compare(before, after, work, "r", 0)
+    ops, is_coarse = _compare(before, after, work, 0)
+    return _named(ops, "r"), is_coarse
 
 
-def _compare(before: Json, after: Json, work: Work, name: str, level: int) -> tuple[tuple[Op, ...], bool]:
+def _compare(before: Json, after: Json, work: Work, level: int) -> tuple[tuple[Op, ...], bool]:
     comparison = _Comparison(work, level)
     comparison.run(_Pair("", "", before, after, 0))
     ops = (*comparison.changes, *reversed(comparison.removes), *comparison.moves, *comparison.adds)
-    named = tuple(_named(op, f"{name}{number}") for number, op in enumerate(ops, 1))
-    return named, comparison.is_coarse or any(op.degraded for op in ops)
+    return ops, comparison.is_coarse or any(op.degraded for op in ops)
 
 
-def _named(op: Op, name: str) -> Op:
-    return replace(op, id=name, inside=tuple(_named(each, f"{name}{each.id}") for each in op.inside))
+def _named(ops: tuple[Op, ...], name: str) -> tuple[Op, ...]:
+    return tuple(
+        replace(op, id=f"{name}{number}", inside=_named(op.inside, f"{name}{number}."))
+        for number, op in enumerate(ops, 1)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +116,7 @@ class _Contents:
 
 
 class _Leaf:
-    """A value that dictdiffer can only ask whether it is the same as another."""
+    """A value of which dictdiffer need not know more than that it differs from any other that it is shown."""
 
     __slots__ = ("value",)
 
@@ -114,7 +124,7 @@ class _Leaf:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, _Leaf) and is_same(self.value, other.value))
+        return self is other
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -131,7 +141,9 @@ class _Fields(dict[str, "_Fields | _Leaf"]):
         return self
 
 
-def _veiled(before: dict[str, Json], after: dict[str, Json], levels: int) -> tuple[_Fields, _Fields]:
+def _veiled(
+    before: dict[str, Json], after: dict[str, Json], levels: int, is_same: Callable[[Json, Json], bool]
+) -> tuple[_Fields, _Fields]:
     """What differs of two objects and those directly within them, down to so many levels; all else is leaves."""
     old, new = _Fields(), _Fields()
     for key, value in before.items():
@@ -139,11 +151,9 @@ def _veiled(before: dict[str, Json], after: dict[str, Json], levels: int) -> tup
             old[key] = _Leaf(value)
             continue
         other = after[key]
-        if is_same(value, other):
-            continue
         if levels > 1 and isinstance(value, dict) and isinstance(other, dict):
-            old[key], new[key] = _veiled(value, other, levels - 1)
-        else:
+            old[key], new[key] = _veiled(value, other, levels - 1, is_same)
+        elif not is_same(value, other):
             old[key], new[key] = _Leaf(value), _Leaf(other)
     new.update((key, _Leaf(value)) for key, value in after.items() if key not in before)
     return old, new
@@ -164,7 +174,7 @@ class _Comparison:
         self._level = level
 
     def run(self, root: _Pair) -> None:
-        if is_same(root.before, root.after):
+        if self._work.identities.is_same(root.before, root.after):
             self._compare_keys(root, set())
         else:
             self._pending.append(root)
@@ -198,18 +208,26 @@ class _Comparison:
         """A changed string with what changed in its JSON, if both are some."""
         if _CONTAINER.match(before) is None or _CONTAINER.match(after) is None:
             return op
+        self._work.strings -= 1
         old, new = self._read(before), self._read(after)
         if old is None or new is None:
-            return op if self._work.values >= 0 else replace(op, degraded=True)
-        inside, is_coarse = _compare(old, new, self._work, ".", self._level + 1)
+            return replace(op, degraded=True) if self._is_too_much else op
+        inside, is_coarse = _compare(old, new, self._work, self._level + 1)
         self._work.ops_inside += len(inside)
-        flags: tuple[Flag, ...] = ("encoding_only", *op.flags) if is_same(old, new) else op.flags
+        flags: tuple[Flag, ...] = (
+            op.flags if any(each.touches_value for each in inside) else ("encoding_only", *op.flags)
+        )
         return replace(op, inside=inside, flags=flags, degraded=op.degraded or is_coarse)
+
+    @property
+    def _is_too_much(self) -> bool:
+        return self._work.values < 0 or self._work.strings < 0
 
     def _read(self, text: str) -> Json:
         """The value of a string that is JSON; None if it is not, or there is too much of that."""
-        self._work.values -= count_marks(text.encode("utf-8", "surrogatepass"), self._work.values)
-        if self._work.values < 0:
+        if not self._is_too_much:
+            self._work.values -= count_marks(text.encode("utf-8", "surrogatepass"), self._work.values)
+        if self._is_too_much:
             return None
         try:
             return parse(text, self._work.numbers)
@@ -227,7 +245,7 @@ class _Comparison:
 
     def _fields(self, pair: _Pair, before: dict[str, Json], after: dict[str, Json]) -> _Contents:
         contents = _Contents(equal=[pair])
-        old, new = _veiled(before, after, MAX_DEPTH - pair.depth)
+        old, new = _veiled(before, after, MAX_DEPTH - pair.depth, self._work.identities.is_same)
         for action, path, detail in dictdiffer.diff(old, new, dot_notation=False):
             if contents.count > MAX_OPS:
                 break
@@ -258,10 +276,10 @@ class _Comparison:
                 contents.adds.append(added(pointer(pair.after_ptr, j), after[j], degraded=coarse))
             elif i is not None and j is not None:
                 element = pair.element(i, j)
+                same = self._work.identities.is_same(element.before, element.after)
                 if i in strays:
                     ptrs = element.before_ptr, element.after_ptr
-                    contents.moves.append(moved(*ptrs, element.before, element.after, degraded=coarse))
-                same = is_same(element.before, element.after)
+                    contents.moves.append(moved(*ptrs, element.before, element.after, same=same, degraded=coarse))
                 if not same or isinstance(element.before, dict | list):
                     (contents.equal if same else contents.unequal).append(element)
         return contents

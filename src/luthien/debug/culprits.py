@@ -10,6 +10,8 @@ from luthien.debug.ops import Blame, Op
 from luthien.debug.phrases import listed
 from luthien.debug.steps import Stretch, names_of
 
+TOO_LARGE = "too large to be traced further"
+
 
 def signed(op: Op, by: tuple[Blame, ...], why: str | None) -> Op:
     """The operation and all inside it with those that made it; `why` says why there may be others."""
@@ -35,7 +37,8 @@ class Culprits:
         made_by = [self._stretches[number] for number in sorted(set(numbers))]
         by = tuple(dict.fromkeys(each.author for each in made_by if each.author is not None))
         why = next((_why(each) for each in made_by if each.author is None), None)
-        return signed(op, by, why)
+        is_coarse = any(each.author is None and each.why == TOO_LARGE for each in made_by)
+        return signed(replace(op, degraded=True) if is_coarse else op, by, why)
 
     def sign_text(self, op: Op, pieces: Sequence[Piece]) -> Op:
         """The operation on a text of which each part has its stretch; the parts are told if there are several."""

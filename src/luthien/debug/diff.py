@@ -15,6 +15,7 @@ from typing import Literal
 from luthien.debug.align import Aligner, Pairing
 from luthien.debug.changes import added, removed
 from luthien.debug.compare import Work, compare
+from luthien.debug.identity import Identities
 from luthien.debug.ops import Diff, Op, Summary, apply
 from luthien.debug.values import Json, Number, Numbers, count_marks, count_scalars, parse
 
@@ -22,7 +23,7 @@ __all__ = ["ALGO", "Diff", "Op", "Pairing", "Summary", "apply", "diff_payloads"]
 
 ALGO = "aligned-dictdiffer/1"
 """Names how a diff was made; it changes whenever the same payloads get another diff than before."""
-MAX_VALUES = 300_000
+MAX_VALUES = 200_000
 """A JSON payload with more values than about this is compared as text, in which it takes less time and memory."""
 
 _CONTAINER = re.compile(rb"\s*[\[{]")
@@ -46,12 +47,17 @@ def diff_payloads(before: bytes | None, after: bytes | None, *, pairing: Pairing
     if old.form != new.form:
         degraded = old.degraded or new.degraded
         old, new = _Document(_decode(before), "text", degraded), _Document(_decode(after), "text", degraded)
-    ops, is_coarse = compare(old.value, new.value, Work(pairing or Aligner(), numbers, MAX_VALUES))
+    ops, is_coarse = compare(old.value, new.value, _work(pairing, numbers))
     same = count_scalars(old.value) - sum(
         count_scalars(op.before) for op in ops if op.op in ("change", "remove") and op.touches_value
     )
     ops = ops or (Op("r1", "change", "encoding", "", "", _describe(before), _describe(after)),)
     return _sum_up(ops, same=same, degraded=old.degraded or new.degraded or is_coarse)
+
+
+def _work(pairing: Pairing | None, numbers: Numbers) -> Work:
+    identities = Identities()
+    return Work(pairing or Aligner(identities), identities, numbers, MAX_VALUES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -294,7 +294,7 @@ class Walk:
             inner = Walk(anchor, f"{anchor}.", op.inside, self._room, self._options)
             items = inner.run_inside(parse(op.before), parse(op.after), here.depth, here.level + 1)
             items += [inner._stray(each) for each in op.inside if each.id not in inner.places]
-            return Field(here.label, "changed", here.pointers, (), (note,), ("JSON in a string",), items=tuple(items))
+            return Field(here.label, "changed", here.pointers, (), (note,), items=tuple(items))
         lines, chips, is_literal = self._leaves.changed(op, anchor)
         self._room.take(FIELD_CHARS)
         return Field(here.label, _MARKS[op.op], here.pointers, lines, (note,), chips, is_literal)

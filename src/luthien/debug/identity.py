@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 
 from luthien.debug.ops import MAX_DEPTH, kind_of
-from luthien.debug.values import Json, Number, canonical, is_same
+from luthien.debug.values import Json, Number, canonical
 
 _IDS = ("tool_call_id", "tool_use_id", "call_id", "id")
 _ALIKE = {"developer": "system", "input_text": "text", "output_text": "text"}
@@ -42,11 +42,45 @@ class Identities:
             code = self._codes[id(value)] = self._by_content.setdefault(content, len(self._by_content) + 2)
         return code
 
+    def is_same(self, before: Json, after: Json) -> bool:
+        """Equality of two parsed values, however deep."""
+        try:
+            return before == after
+        except RecursionError:
+            return self.code(before) == self.code(after)
+
     def rest(self, value: Json) -> Hashable:
         """What an object has besides its role and type."""
         if not isinstance(value, dict):
             return self.code(value)
         return frozenset([(key, self.code(item)) for key, item in value.items() if key not in ("role", "type")])
+
+    def precedes(self, one: Json, other: Json) -> bool:
+        """An order of values, of use only in that it does not depend on which of two comes first."""
+        for _ in range(MAX_DEPTH):
+            first, second = kind_of(one), kind_of(other)
+            if first != second:
+                return first < second
+            if isinstance(one, str) and isinstance(other, str):
+                return one < other
+            if isinstance(one, Number) and isinstance(other, Number):
+                return one.text < other.text
+            if isinstance(one, dict) and isinstance(other, dict):
+                keys, others = sorted(one), sorted(other)
+                if keys != others:
+                    return keys < others
+                pairs: Iterable[tuple[Json, Json]] = ((one[key], other[key]) for key in keys)
+            elif isinstance(one, list) and isinstance(other, list):
+                if len(one) != len(other):
+                    return len(one) < len(other)
+                pairs = zip(one, other, strict=True)
+            else:
+                return bool(one) < bool(other)
+            differing = next((pair for pair in pairs if not self.is_same(*pair)), None)
+            if differing is None:
+                return False
+            one, other = differing
+        return canonical(one) < canonical(other)
 
 
 def sort_of(value: Json) -> Hashable:
@@ -85,31 +119,3 @@ def _ids(elements: Json) -> list[str]:
 def _text(value: Json, key: str) -> str | None:
     text = value.get(key) if isinstance(value, dict) else None
     return text if isinstance(text, str) else None
-
-
-def precedes(one: Json, other: Json) -> bool:
-    """An order of values, of use only in that it does not depend on which of two comes first."""
-    for _ in range(MAX_DEPTH):
-        first, second = kind_of(one), kind_of(other)
-        if first != second:
-            return first < second
-        if isinstance(one, str) and isinstance(other, str):
-            return one < other
-        if isinstance(one, Number) and isinstance(other, Number):
-            return one.text < other.text
-        if isinstance(one, dict) and isinstance(other, dict):
-            keys, others = sorted(one), sorted(other)
-            if keys != others:
-                return keys < others
-            pairs: Iterable[tuple[Json, Json]] = ((one[key], other[key]) for key in keys)
-        elif isinstance(one, list) and isinstance(other, list):
-            if len(one) != len(other):
-                return len(one) < len(other)
-            pairs = zip(one, other, strict=True)
-        else:
-            return bool(one) < bool(other)
-        differing = next((pair for pair in pairs if not is_same(*pair)), None)
-        if differing is None:
-            return False
-        one, other = differing
-    return canonical(one) < canonical(other)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fastapi import APIRouter
 
 from luthien.config import PUBLIC_UPSTREAMS
+from luthien.debug.cache import DiffCache
 from luthien.debug.live import Feed
 from luthien.debug.lookup import Lookup
 from luthien.debug.pages.call import add_call
@@ -40,5 +41,5 @@ def debug_router(
     add_exports(router, lookup, upstream_url)
     add_stages(router, lookup)
     add_trace(router, lookup, tempo)
-    add_call(router, lookup, tempo)
+    add_call(router, lookup, tempo, DiffCache())
     return router

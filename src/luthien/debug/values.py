@@ -24,7 +24,7 @@ Json: TypeAlias = "bool | str | Number | list[Json] | dict[str, Json] | None"
 _LITERAL = re.compile(r"(-?)(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _SURE_CHARS = 15
-_MARKS = (b",", b"[", b"{")
+_MARKS = b",[{"
 _CONSTANTS = ("NaN", "Infinity", "-Infinity")
 
 
@@ -80,8 +80,13 @@ def count_marks(payload: bytes, enough: int) -> int:
 
     Those in strings are left out if there would be more than `enough` otherwise.
     """
-    count = sum(payload.count(mark) for mark in _MARKS)
-    return count if count <= enough else sum(map(_STRING.sub(b"", payload).count, _MARKS))
+    count = _count_marks(payload)
+    return count if count <= enough else _count_marks(_STRING.sub(b"", payload))
+
+
+def _count_marks(payload: bytes) -> int:
+    # Once through all of it, which is several times as quick as a count for each mark.
+    return len(payload) - len(payload.translate(None, _MARKS))
 
 
 def count_scalars(value: Json) -> int:

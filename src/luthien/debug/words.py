@@ -19,7 +19,7 @@ from luthien.debug.edits import codes_of, equal_runs
 Tag: TypeAlias = Literal["=", "-", "+"]
 Segments: TypeAlias = tuple[tuple[Tag, str], ...]
 
-STEPS_PER_DIFF = 4_000_000
+STEPS_PER_DIFF = 2_500_000
 """What all strings of one diff may cost together, in steps of about 0.2 microseconds."""
 STEPS_PER_PASS = 400_000
 """What one pass over a string, by words or by lines, may cost; bounds its memory too, to some 20 MB."""
@@ -60,14 +60,14 @@ def diff_words(before: str, after: str, budget: Budget) -> tuple[Segments, bool]
     return _merge([("=", before[:head]), *middle, ("=", before[len(before) - tail :])]), degraded
 
 
-def spelling(before: str, after: str, budget: Budget) -> tuple[Literal["normalization_only", "whitespace_only"], ...]:
-    """What alone two different strings differ in, if it is the Unicode normal form, or white space.
+def spelling(segments: Segments, budget: Budget) -> tuple[Literal["normalization_only", "whitespace_only"], ...]:
+    """What alone two strings differ in, given their diff, if it is the Unicode normal form, or white space.
 
-    What they begin and end with may be left out of that, since equivalent strings stay so beside equal ones. Nothing
+    What they begin and end with is left out of that, since equivalent strings stay so beside equal ones. Nothing
     is said of strings that differ in too many characters to look at.
     """
-    head, tail = _common_ends(before, after)
-    old, new = before[head : len(before) - tail], after[head : len(after) - tail]
+    first, end = segments[0][0] == "=", len(segments) - (segments[-1][0] == "=")
+    old, new = ("".join(text for tag, text in segments[first:end] if tag in ("=", side)) for side in ("-", "+"))
     budget.steps -= (len(old) + len(new)) // CHARS_PER_STEP
     if max(len(old), len(new)) > MAX_WORD_CHARS or budget.steps < 0:
         return ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +86,10 @@ FORMATS = [
 
 
 @pytest.fixture
-def own(data_dir: Path) -> Iterator[str]:
+def own(data_dir: Path) -> str:
     path = data_dir / "own.py"
     path.write_text(OWN)
-    yield str(path)
+    return str(path)
 
 
 def ask(gateway: Gateway, path: str, body: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -211,6 +210,21 @@ def test_a_stream_that_a_policy_ended(
         assert "it was Stern or replace_text" in text["reason"]
 
 
+@pytest.mark.parametrize(("path", "asks", "says", "streamed"), FORMATS)
+def test_a_stream_that_broke_off(
+    record_database: str, provider: ScriptedProvider, path: str, asks: Any, says: Any, streamed: Any
+) -> None:
+    """That the gateway told the client so is no policy's doing."""
+    provider.will(streams(*streamed("five six", " seven")[:-2], then_cut=True))
+    with running_gateway(record_database, provider.url, [replacing("six", "6", "response")]) as gateway:
+        call, diff = ask(gateway, path, asks("Hi", stream=True))
+    assert call["outcome"] == "upstream_error"
+    policies = {op["after_ptr"]: op["policy"] for op in diff["response"]["ops"]}
+    assert policies.pop("/error") is None
+    assert set(policies.values()) == {"replace_text"}
+    assert "the gateway" in call["verdict"]
+
+
 def test_a_request_that_was_blocked(record_database: str, provider: ScriptedProvider) -> None:
     policies = [replacing("two", "2"), {"policy": "limit", "config": {"max_messages": 1}}]
     with running_gateway(record_database, provider.url, policies) as gateway:
@@ -236,8 +250,8 @@ def test_own_policies_and_what_they_say(record_database: str, provider: Scripted
     assert len(call["decisions"][0]["reason"]) > 1000
     assert "<script>alert(1)" not in page.text
     assert call["verdict"] == (
-        "Stamp added metadata and replace_text changed 1 of 1 message; response: no change; Claims gave on the request"
-        " as it was, and said otherwise"
+        "Stamp added metadata and replace_text changed 1 of 1 message; response: no change; "
+        "Claims gave on the request as it was, and said otherwise"
     )
 
 

@@ -368,6 +368,36 @@ def test_a_fixture_is_a_case(changing: Gateway, provider: ScriptedProvider, tmp_
     assert run_pytest(tmp_path, call_id, source, [])[0] == 1
 
 
+def test_what_policies_asked_of_models_is_answered_as_it_was(
+    record_database: str, provider: ScriptedProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_API_KEY", "sk-judge")
+    judge: dict[str, Any] = {
+        "policy": "judge",
+        "config": {
+            "model": "gpt-4o-mini",
+            "credential": {"env": "JUDGE_API_KEY"},
+            "question": "Does it give medical advice?",
+            "threshold": 0.5,
+        },
+    }
+    provider.will(
+        answers(openai_response(json.dumps({"explanation": "harmless", "probability": 0.1}))),
+        answers(openai_response("Take two.")),
+        answers(openai_response(json.dumps({"explanation": "a dose", "probability": 0.9}))),
+    )
+    with running_gateway(record_database, provider.url, [judge]) as gateway:
+        call_id = called(gateway, CHAT, openai_request("What helps?"))
+        assert gateway.call(call_id)["outcome"] == "blocked"
+        source = exported(gateway, call_id, "pytest")
+    provider.will(answers({}, status=500))
+    status, said = run_pytest(tmp_path, call_id, source, [judge])
+    assert status == 0, said
+    judge["config"]["threshold"] = 0.95
+    status, said = run_pytest(tmp_path, call_id, source, [judge])
+    assert status == 1, said
+
+
 # NDJSON
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from luthien.debug import align, similar
 from luthien.debug.align import Aligner, Alignment, by_position, out_of_order
 from luthien.debug.diff import diff_payloads
+from luthien.debug.identity import Identities
 from luthien.debug.ops import Diff, Op, Summary, apply
 from luthien.debug.values import Json, parse
 from tests.unit.debug.json_values import VALUES, encoded
@@ -81,7 +82,7 @@ class TestProperties:
     def test_every_index_occurs_once_whatever_the_budget(
         self, before: list[Any], after: list[Any], steps: int
     ) -> None:
-        found = Aligner(steps)("", parsed(before), parsed(after)).pairs
+        found = Aligner(Identities(), steps)("", parsed(before), parsed(after)).pairs
         assert sorted(i for i, _ in found if i is not None) == list(range(len(before)))
         assert sorted(j for _, j in found if j is not None) == list(range(len(after)))
         assert (None, None) not in found
@@ -90,8 +91,8 @@ class TestProperties:
     def test_the_pairs_are_the_same_from_the_other_side(
         self, before: list[Any], after: list[Any], steps: int
     ) -> None:
-        there = Aligner(steps)("", parsed(before), parsed(after))
-        back = Aligner(steps)("", parsed(after), parsed(before))
+        there = Aligner(Identities(), steps)("", parsed(before), parsed(after))
+        back = Aligner(Identities(), steps)("", parsed(after), parsed(before))
         assert {(j, i) for i, j in there.pairs} == set(back.pairs)
         assert there.degraded == back.degraded
 
@@ -113,7 +114,7 @@ class TestProperties:
 
     @given(LISTS, LISTS, STEPS)
     def test_no_more_steps_are_taken_than_there_are(self, before: list[Any], after: list[Any], steps: int) -> None:
-        aligner = Aligner(steps)
+        aligner = Aligner(Identities(), steps)
         aligner("", parsed(before), parsed(after))
         assert aligner.steps >= -2 * similar.MAX_CHARS
 
@@ -271,7 +272,9 @@ class TestManyAndHostile:
         assert found.degraded
 
     def test_too_much_text_to_look_for_similar_elements_is_degraded(self) -> None:
-        found = Aligner(1000)("", parsed(messages(40)), parsed([said("user", f"{n}") for n in range(50)]))
+        found = Aligner(Identities(), 1000)(
+            "", parsed(messages(40)), parsed([said("user", f"{n}") for n in range(50)])
+        )
         assert found.degraded
 
     def test_the_same_operations_in_every_process(self) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthien.debug.blame import TOO_LARGE, ops_of
 from luthien.debug.blame import blame as blame_steps
+from luthien.debug.blame import ops_of
+from luthien.debug.culprits import TOO_LARGE
 from luthien.debug.diff import diff_payloads
 from luthien.debug.ops import Blame, Diff, Op
 from luthien.debug.steps import Steps, Stretch
@@ -176,6 +178,80 @@ class TestTwoSteps:
         assert ops_of(diff, 5) == ops_of(None, 4) == ()
 
 
+class TestMoves:
+    def test_one_moves_and_another_changes(self) -> None:
+        one, two, three, four = ({"role": "user", "content": f"text number {n} of four"} for n in (1, 2, 3, 4))
+        first = {"messages": [one, two, three, four]}
+        second = {"messages": [two, three, four, one]}
+        third = {"messages": [two, three, four, {"role": "user", "content": "text number 1 of 4"}]}
+        assert culprits(blamed(first, second, third)) == {
+            "move /messages/0": "a",
+            "change /messages/0/content": "b",
+        }
+        assert culprits(blamed(first, third, {"messages": [*third["messages"], two]})) == {
+            "move /messages/0": "a",
+            "change /messages/0/content": "a",
+            "add /messages/4": "b",
+        }
+
+    def test_taken_out_by_one_and_put_in_elsewhere_by_another(self) -> None:
+        first, second, third = chat("one", "two", "three"), chat("two", "three"), chat("two", "three", "one")
+        assert culprits(blamed(first, second, third)) == {"move /messages/0": "ab"}
+
+    def test_what_comes_behind_an_insertion(self) -> None:
+        first = chat("one two", "three four", n=1)
+        second = {"messages": [{"role": "system", "content": "be kind"}, *first["messages"]], "n": 1}
+        third = chat("be kind", "1 two", "three 4", n=1)
+        third["messages"][0]["role"] = "system"
+        fourth = {"messages": [third["messages"][0], *chat("1 2", "three 4")["messages"]], "n": 2}
+        diff = blamed(first, second, third, fourth)
+        assert culprits(diff) == {
+            "add /messages/0": "a",
+            "change /messages/0/content": "bc",
+            "change /messages/1/content": "b",
+            "change /n": "c",
+        }
+
+
+class TestInside:
+    """JSON in strings."""
+
+    def arguments(self, **fields: Any) -> dict[str, Any]:
+        return {"tool_calls": [{"id": "1", "function": {"name": "f", "arguments": json.dumps(fields)}}]}
+
+    def test_each_operation_has_its_own_policy(self) -> None:
+        [op] = blamed(
+            self.arguments(path="/tmp/one", mode="fast", n=1, to=["x", "y"]),
+            self.arguments(path="/tmp/two", mode="fast", n=1, to=["x", "y"]),
+            self.arguments(path="/tmp/two", mode="slow", n=1, to=["w", "x", "y"]),
+            self.arguments(path="/tmp/two", mode="slow", n=2, to=["w", "x", "z"]),
+        ).ops
+        inside = {each.before_ptr or each.after_ptr: "".join(b.policy for b in each.by) for each in op.inside}
+        assert inside == {"/path": "a", "/mode": "b", "/to/0": "b", "/n": "c", "/to/1": "c"}
+        assert [each.policy for each in op.by] == ["a", "b", "c"]
+
+    def test_two_changed_one_text_in_it(self) -> None:
+        [op] = blamed(
+            self.arguments(text="one two three four"),
+            self.arguments(text="1 two three four"),
+            self.arguments(text="1 two three 4"),
+        ).ops
+        [inner] = op.inside
+        assert [author for _, _, author in parts(inner)] == ["a", "a", "b", "b"]
+
+    def test_it_was_no_json_in_between(self) -> None:
+        one, three = self.arguments(a="x", b="y"), self.arguments(a="1", b="y")
+        two = self.arguments()
+        two["tool_calls"][0]["function"]["arguments"] = "[removed]"
+        [op] = blamed(one, two, three).ops
+        assert {each.policy for each in op.by} >= {"b"}
+        assert all(each.by for each in op.inside)
+
+    def test_one_step_alone(self) -> None:
+        [op] = blamed(self.arguments(a=1), self.arguments(a=2)).ops
+        assert [each.policy for each in op.inside] == ["a"]
+
+
 class TestEncodings:
     def test_the_step_that_wrote_it_anew_is_blamed_for_white_space(self) -> None:
         spaced = b'{"a": "x", "b": 1}'
@@ -235,15 +311,29 @@ class TestGaps:
 
 
 class TestWork:
+    DOCUMENTS = chat("one", n=1), chat("two", n=1), chat("two", n=2), chat("two", n=2, m=3)
+
     def test_what_is_too_large_is_left_to_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        documents = chat("one", n=1), chat("two", n=1), chat("two", n=2)
-        for name, limit in (("MAX_TRACED_BYTES", 10), ("MAX_LOOKUPS", 1)):
-            with monkeypatch.context() as patched:
-                patched.setattr(f"luthien.debug.blame.{name}", limit)
-                diff = blamed(*documents)
-            assert diff.degraded
-            assert {(op.by, op.reason, op.degraded) for op in diff.ops} == {((), TOO_LARGE, True)}
-        assert not blamed(*documents).degraded
+        monkeypatch.setattr("luthien.debug.blame.MAX_TRACED_BYTES", 10)
+        diff = blamed(*self.DOCUMENTS)
+        assert diff.degraded
+        assert {(op.by, op.reason, op.degraded) for op in diff.ops} == {((), f"{TOO_LARGE}; it was a, b or c", True)}
+
+    def test_what_takes_too_much_looking_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("luthien.debug.blame.MAX_LOOKUPS", 1)
+        diff = blamed(*self.DOCUMENTS)
+        assert {(op.by, op.reason, op.degraded) for op in diff.ops} == {((), TOO_LARGE, True)}
+
+    @pytest.mark.parametrize(("name", "limit"), [("MAX_STEP_OPS", 1), ("MAX_TRACED_BYTES", 250)])
+    def test_the_first_steps_are_exact_and_the_others_one(
+        self, monkeypatch: pytest.MonkeyPatch, name: str, limit: int
+    ) -> None:
+        assert not blamed(*self.DOCUMENTS).degraded
+        monkeypatch.setattr(f"luthien.debug.blame.{name}", limit)
+        diff = blamed(*self.DOCUMENTS)
+        assert culprits(diff) == {"change /messages/0/content": "a", "change /n": "", "add /m": ""}
+        assert {op.reason for op in diff.ops if not op.by} == {f"{TOO_LARGE}; it was b or c"}
+        assert [op.degraded for op in diff.ops] == [not op.by for op in diff.ops]
 
     def test_payloads_that_are_no_json(self) -> None:
         assert culprits(blamed_bytes(b"\xff\x00", b"{}", b"\xfe")) == {"change ": "ab"}
@@ -267,6 +357,7 @@ def check(diff: Diff) -> None:
         if op.kind == "text" and op.op == "change":
             assert "".join(text for tag, text in op.text if tag != "+") == op.before
             assert "".join(text for tag, text in op.text if tag != "-") == op.after
+        check(Diff("", diff.summary, False, op.inside))
         if op.authors:
             assert len(op.authors) == len(op.text)
             assert {author for author in op.authors if author is not None} == set(range(len(op.by)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from luthien.debug.call_view import CallView, StageView
@@ -17,8 +18,10 @@ _MAX_READABLE_BYTES = 2_000_000
 _ANSWERED = (Outcome.COMPLETED, Outcome.BLOCKED, Outcome.POLICY_ERROR)
 
 
-def as_fixture(view: CallView) -> dict[str, Any]:
+def as_fixture(view: CallView, asked: Sequence[CallView] = ()) -> dict[str, Any]:
     """The case: a payload that is a JSON object stands as one, any other as text or in base64.
+
+    `asked` are the calls in which its policies asked models.
 
     Raises:
         NotInRecord: no policy looked at the call, or what it was shown is not all there.
@@ -47,6 +50,14 @@ def as_fixture(view: CallView) -> dict[str, Any]:
         "broken_by": _last(stopped, "error") if view.row["outcome"] == Outcome.POLICY_ERROR else None,
         "request": {"before": _value(before), "after": _value(after)},
         "response": _response(view),
+        "models": [
+            {
+                "format": each.row["wire_format"],
+                "asked": _value(each.stages[EventType.REQUEST_ORIGINAL]),
+                "answered": _value(each.stages[EventType.RESPONSE_FINAL]) if each.row["http_status"] == 200 else None,
+            }
+            for each in asked
+        ],
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from luthien.debug.call_view import CallView, view_call
@@ -12,9 +12,8 @@ from luthien.debug.export.har import as_har
 from luthien.debug.export.parties import Addresses, NotInRecord, Party, asked
 from luthien.debug.export.pytest_case import as_pytest
 from luthien.debug.export.whole import as_export
-from luthien.debug.lookup import Found
+from luthien.debug.lookup import Found, Lookup
 from luthien.debug.values import dumps
-from luthien.store.read import StoredCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +23,27 @@ class Form:
     title: str
     ending: str
     media_type: str
-    make: Callable[[CallView, StoredCall, Addresses], str]
+    make: Callable[[CallView, Whole, Addresses], str]
+    needs_asked: bool = False
+    """Whether the calls in which its policies asked models belong to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A call, and the calls in which its policies asked models, as far as anybody wants those."""
+
+    found: Found
+    asked: tuple[Found, ...] = ()
+
+    @property
+    def asked_views(self) -> list[CallView]:
+        return [view_call(each.call, each.evidence) for each in self.asked]
 
 
 FORMS: dict[str, Form] = {
-    "json": Form("JSON", ".json", "application/json", lambda view, call, _: dumps(as_export(view, call)) + "\n"),
+    "json": Form(
+        "JSON", ".json", "application/json", lambda view, whole, _: dumps(as_export(view, whole.found.call)) + "\n"
+    ),
     "har": Form("HAR", ".har", "application/json", lambda view, _, where: dumps(as_har(view, where)) + "\n"),
     "curl": Form(
         "curl, to the gateway",
@@ -42,11 +57,29 @@ FORMS: dict[str, Form] = {
         "text/plain; charset=utf-8",
         lambda view, _, where: as_curl(asked(view, Party.PROVIDER, where)),
     ),
-    "pytest": Form("pytest", ".py", "text/plain; charset=utf-8", lambda view, _call, _where: as_pytest(view)),
+    "pytest": Form(
+        "pytest",
+        ".py",
+        "text/plain; charset=utf-8",
+        lambda view, whole, _: as_pytest(view, whole.asked_views),
+        needs_asked=True,
+    ),
     "fixture": Form(
-        "policy fixture", ".case.json", "application/json", lambda view, _call, _where: text_of(as_fixture(view))
+        "policy fixture",
+        ".case.json",
+        "application/json",
+        lambda view, whole, _: text_of(as_fixture(view, whole.asked_views)),
+        needs_asked=True,
     ),
 }
+
+
+async def whole_call(lookup: Lookup, found: Found, names: Iterable[str]) -> Whole:
+    """All that is needed of a call for these forms. Raises StoreError."""
+    if not any(FORMS[name].needs_asked for name in names):
+        return Whole(found)
+    asked = [await lookup.call(child["call_id"]) for child in found.call.children]
+    return Whole(found, tuple(each for each in asked if isinstance(each, Found)))
 
 
 def file_name(name: str, view: CallView) -> str:
@@ -54,19 +87,19 @@ def file_name(name: str, view: CallView) -> str:
     return f"test_call_{view.call_id.hex}.py" if name == "pytest" else f"{view.call_id}{FORMS[name].ending}"
 
 
-def export_call(name: str, found: Found, addresses: Addresses) -> tuple[str, str]:
+def export_call(name: str, whole: Whole, addresses: Addresses) -> tuple[str, str]:
     """A call in the form of that name, and what its file is called. Raises NotInRecord."""
-    view = view_call(found.call, found.evidence)
-    return FORMS[name].make(view, found.call, addresses), file_name(name, view)
+    view = view_call(whole.found.call, whole.found.evidence)
+    return FORMS[name].make(view, whole, addresses), file_name(name, view)
 
 
-def all_texts(found: Found, addresses: Addresses, names: tuple[str, ...]) -> dict[str, str | NotInRecord]:
+def all_texts(whole: Whole, addresses: Addresses, names: Iterable[str]) -> dict[str, str | NotInRecord]:
     """A call in several forms, each as text, or why it cannot be had in that."""
-    view = view_call(found.call, found.evidence)
+    view = view_call(whole.found.call, whole.found.evidence)
     texts: dict[str, str | NotInRecord] = {}
     for name in names:
         try:
-            texts[name] = FORMS[name].make(view, found.call, addresses)
+            texts[name] = FORMS[name].make(view, whole, addresses)
         except NotInRecord as missing:
             texts[name] = missing
     return texts

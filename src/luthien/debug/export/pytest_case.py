@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from luthien.debug.call_view import CallView
@@ -33,9 +34,9 @@ def test_call_{name}() -> None:
 '''
 
 
-def as_pytest(view: CallView) -> str:
+def as_pytest(view: CallView, asked: Sequence[CallView] = ()) -> str:
     """The text of the file. Raises NotInRecord as `as_fixture` does."""
-    case = as_fixture(view)
+    case = as_fixture(view, asked)
     # In JSON, an apostrophe stands in strings only: none can end the literal.
     text = json.dumps(case, indent=2).replace("'", "\\u0027")
     return _TEST.format(
@@ -54,7 +55,7 @@ def _notes(view: CallView, case: dict[str, Any]) -> list[str]:
     if request is not None and request.attributes.get("luthien.credentials_masked") is True:
         notes.append(f"Credentials in the bodies stand as {MASK}.")
     if view.children:
-        notes.append("Its policies asked models: give `play` what answers them, as `models=`.")
+        notes.append("What its policies asked of models is answered as it was then.")
     if any(each["shadow"] for each in case["policies"]):
         notes.append("Some of its policies were in shadow, and changed nothing.")
     return notes

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 from starlette.datastructures import QueryParams
 
+from luthien.debug.blame import Differ
 from luthien.debug.call_json import call_as_dict, diffs_as_dict, timeline_as_dict
 from luthien.debug.call_view import CallView, view_call
 from luthien.debug.completeness import NOTHING_YET, State
@@ -52,22 +53,22 @@ class Drawn:
     waterfall: WaterfallDrawing | None
 
 
-def add_call(router: APIRouter, lookup: Callable[[], Lookup], tempo: Tempo) -> None:
-    """The page, diff.json and timeline.json."""
+def add_call(router: APIRouter, lookup: Callable[[], Lookup], tempo: Tempo, differ: Differ) -> None:
+    """The page, diff.json and timeline.json; `differ` may be asked by several threads at once."""
 
     @router.get("/debug/calls/{call_id}/diff.json")
     async def diff(call_id: str) -> Response:
-        return await _with_view(lookup(), call_id, diffs_as_dict)
+        return await _with_view(lookup(), call_id, differ, diffs_as_dict)
 
     @router.get("/debug/calls/{call_id}/timeline.json")
     async def timeline(call_id: str) -> Response:
-        return await _with_view(lookup(), call_id, timeline_as_dict)
+        return await _with_view(lookup(), call_id, differ, timeline_as_dict)
 
     @router.get("/debug/calls/{call_id}")
     async def call(request: Request, call_id: str) -> Response:
         plain_id = call_id.removesuffix(".json")
         if plain_id != call_id or wants_json(request):
-            return await _with_view(lookup(), plain_id, call_as_dict)
+            return await _with_view(lookup(), plain_id, differ, call_as_dict)
         wanted = _filter_of(request.query_params)
         found = await find_call(lookup(), plain_id)
         if found is None:
@@ -75,7 +76,7 @@ def add_call(router: APIRouter, lookup: Callable[[], Lookup], tempo: Tempo) -> N
         if not isinstance(found, Found):
             return not_yet(page("pending.html", {"call_id": plain_id}, status=202))
         around = await _surroundings(lookup(), wanted, found, tempo)
-        view = await asyncio.to_thread(view_call, found.call, found.evidence)
+        view = await asyncio.to_thread(view_call, found.call, found.evidence, differ)
         is_pending = view.completeness.state is State.PENDING
         options = DiffOptions.from_query(request.query_params)
         html = await asyncio.to_thread(_render, view, around, options, 202 if is_pending else 200)
@@ -196,12 +197,14 @@ def unknown_call(call_id: str, is_pending: bool) -> Response:
     return json_response({"error": f"there is no call {call_id}"}, status=404)
 
 
-async def _with_view(lookup: Lookup, call_id: str, show: Callable[[CallView], dict[str, object]]) -> Response:
+async def _with_view(
+    lookup: Lookup, call_id: str, differ: Differ, show: Callable[[CallView], dict[str, object]]
+) -> Response:
     """The JSON that `show` makes of a call; 202 while it is not all there, 404 when there is no such call."""
     found = await find_call(lookup, call_id)
     if not isinstance(found, Found):
         return unknown_call(call_id, found is not None)
-    view = await asyncio.to_thread(view_call, found.call, found.evidence)
+    view = await asyncio.to_thread(view_call, found.call, found.evidence, differ)
     text = await asyncio.to_thread(lambda: dumps(show(view)))
     is_pending = view.completeness.state is State.PENDING
     response = Response(text, status_code=202 if is_pending else 200, media_type="application/json")

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from luthien.config import PUBLIC_UPSTREAMS
-from luthien.debug.export.forms import FORMS, all_texts, export_call
+from luthien.debug.export.forms import FORMS, all_texts, export_call, whole_call
 from luthien.debug.export.lines import as_lines
 from luthien.debug.export.parties import Addresses, NotInRecord
 from luthien.debug.filters import FilterError, read_filter
@@ -55,8 +55,9 @@ def add_exports(
         found = await find_call(lookup(), call_id)
         if not isinstance(found, Found) or form not in FORMS:
             return unknown_call(call_id, found is not None and form in FORMS)
+        whole = await whole_call(lookup(), found, [form])
         try:
-            text, name = await asyncio.to_thread(export_call, form, found, _addresses(request, upstream_url))
+            text, name = await asyncio.to_thread(export_call, form, whole, _addresses(request, upstream_url))
         except NotInRecord as missing:
             return json_response({"error": str(missing)}, status=404)
         headers = {"content-disposition": f'attachment; filename="{name}"'}
@@ -70,7 +71,8 @@ def add_exports(
         if not isinstance(found, Found):
             return not_yet(page("pending.html", {"call_id": call_id}, status=202))
         addresses = _addresses(request, upstream_url)
-        texts = await asyncio.to_thread(all_texts, found, addresses, _COPIED)
+        whole = await whole_call(lookup(), found, _COPIED)
+        texts = await asyncio.to_thread(all_texts, whole, addresses, _COPIED)
         values = {
             "call_id": found.call.row["call_id"],
             "forms": FORMS,

@@ -1,0 +1,106 @@
+"""NDJSON of many calls: what memory it takes, and what it says when the database goes away in the middle."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from luthien.debug.export.lines import as_lines
+from luthien.debug.lookup import Lookup
+from luthien.exchange import EventType, StageRecord
+from luthien.record.queue import RecordQueue
+from luthien.store.call_filter import EVERY_CALL
+from luthien.store.read import RecordReader
+from luthien.store.write import prepare, write_batch
+from tests.records import record, whole_call
+from tests.tcp_proxy import proxy_to
+
+MIB = 2**20
+
+
+def store(dsn: str, calls: list[list[StageRecord]]) -> list[str]:
+    """Stores them; their ids, newest first."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        prepare(conn)
+        for call in calls:
+            write_batch(conn, call)
+    return [str(call[0].call_id) for call in reversed(calls)]
+
+
+@pytest.fixture
+async def lookup(record_database: str) -> AsyncIterator[Lookup]:
+    reader = RecordReader(record_database)
+    await reader.open()
+    yield Lookup(reader, RecordQueue(1, 1))
+    await reader.close()
+
+
+async def read(lookup: Lookup, *, payloads: bool, before: UUID | None = None, limit: int = 10**6) -> list[Any]:
+    lines = as_lines(lookup, EVERY_CALL, before, limit, payloads=payloads)
+    return [json.loads(line) async for some in lines for line in some.splitlines()]
+
+
+async def test_more_calls_than_one_page(lookup: Lookup, record_database: str) -> None:
+    ids = store(record_database, [whole_call() for _ in range(450)])
+    assert [each["call_id"] for each in await read(lookup, payloads=False)] == ids
+    assert [each["call_id"] for each in await read(lookup, payloads=False, limit=401)] == ids[:401]
+    some = await read(lookup, payloads=True, before=UUID(ids[200]), limit=205)
+    assert [each["call_id"] for each in some] == ids[201:406]
+    assert all("stages" in each for each in some)
+
+
+async def test_calls_are_held_one_at_a_time(lookup: Lookup, record_database: str) -> None:
+    """Forty calls of a mebibyte in no more memory than a few of them take."""
+    calls = [whole_call() for _ in range(40)]
+    large = [
+        [_large(each) if each.event_type == EventType.REQUEST_ORIGINAL else each for each in call] for call in calls
+    ]
+    store(record_database, large)
+
+    async def peak(limit: int) -> int:
+        tracemalloc.start()
+        async for line in as_lines(lookup, EVERY_CALL, None, limit, payloads=True):
+            assert len(line) > MIB
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    await peak(1)  # what is made once
+    assert await peak(40) < 1.5 * await peak(2) + 2 * MIB
+
+
+def _large(each: StageRecord) -> StageRecord:
+    made = record(
+        each.call_id, each.sequence, each.event_type, b'"' + b"x" * MIB + b'"', attributes={**each.attributes}
+    )
+    return replace(made, recorded_at_ns=each.recorded_at_ns)
+
+
+@pytest.mark.parametrize("payloads", [True, False])
+async def test_an_error_in_the_middle_is_the_last_line_and_says_where_to_go_on(
+    record_database: str, payloads: bool
+) -> None:
+    ids = store(record_database, [whole_call() for _ in range(250)])
+    with proxy_to(record_database) as proxy:
+        reader = RecordReader(proxy.dsn(record_database), timeout_s=0.5)
+        await reader.open()
+        lookup = Lookup(reader, RecordQueue(1, 1))
+        lines = as_lines(lookup, EVERY_CALL, None, 10**6, payloads=payloads)
+        first = await anext(lines)
+        proxy.refuse()
+        rest = [each async for each in lines]
+        await reader.close()
+    *read_calls, last = [json.loads(line) for some in [first, *rest] for line in some.splitlines()]
+    assert last == {
+        "error": "the database is away; calls are still served and recorded",
+        "after": read_calls[-1]["call_id"],
+    }
+    assert [each["call_id"] for each in read_calls] == ids[: len(read_calls)]
+    assert len(read_calls) < len(ids)
