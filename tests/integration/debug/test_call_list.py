@@ -269,7 +269,9 @@ class TestTheList:
     ) -> None:
         """What changed before the page's script ran comes, too."""
         with browser_page() as page:
-            page.goto(f"{gateway.url}/debug/sign-in?token={TOKEN}")
+            page.goto(f"{gateway.url}/debug/sign-in?token={TOKEN}&next=/debug/help")
+            kept = gateway.app._now.feed.kept
+            assert kept.tip is None, "nobody follows, so whoever comes begins at what is newest then"
 
             def late(route: Any) -> None:
                 store(record_database, *whole_call())
