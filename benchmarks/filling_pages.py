@@ -84,7 +84,8 @@ _EVENTS = """
     SELECT
         call_id, sequence,
         (ARRAY['request_original', 'policy_decision', 'policy_decision', 'request_final', 'response_partial',
-            'response_partial', 'response_original', 'policy_decision', 'response_final', 'call_outcome'])[1 + sequence],
+            'response_partial', 'response_original', 'policy_decision', 'response_final',
+            'call_outcome'])[1 + sequence],
         started_at, trace_id, substr(trace_id, 1, 16), payload, sha256(payload), length(payload), payload IS NOT NULL,
         sha256(payload), length(payload), attributes::jsonb
     FROM conversation_calls
@@ -95,7 +96,7 @@ _EVENTS = """
                 WHEN sequence IN (0, 3) THEN
                     '{"model": "' || model_requested || '", "messages": [{"role": "system", "content": "Be brief."}, '
                     '{"role": "user", "content": "Please tell me what ' || trace_id
-                    || CASE WHEN sequence = 3 AND request_changed THEN ' and [REDACTED]' ELSE ' and alice@example.org' END
+                    || CASE WHEN sequence = 3 AND request_changed THEN ' [REDACTED]' ELSE ' alice@example.org' END
                     || ' have in common."}]}'
                 WHEN sequence IN (6, 8) THEN
                     '{"id": "' || trace_id || '", "choices": [{"index": 0, "finish_reason": "stop", "message": '
@@ -216,5 +217,5 @@ def _fill_day(conn: psycopg.Connection[Any], day: date, calls: int, last: dateti
     conn.execute(_CALLS, {"day": day.isoformat(), "calls": calls, "first_ms": first_ms, "length_ms": length_ms})
     conn.execute(_EVENTS, bounds)
     conn.execute(_CHANGES, bounds)
-    conn.execute(f"ANALYZE conversation_changes_{day:%Y%m%d}")  # type: ignore[arg-type]
+    conn.execute(f"ANALYZE conversation_changes_{day:%Y%m%d}")
     conn.execute(_SEARCH, {**bounds, "algo": ALGO, "slot_ms": SLOT_MS, "words": words})

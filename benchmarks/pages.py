@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from statistics import median, quantiles
+from urllib.parse import parse_qsl
 from uuid import UUID
 
 import httpx
@@ -90,6 +91,23 @@ _FILTERS = (
 )
 
 
+_EXPLAIN = """
+    EXPLAIN (ANALYZE, BUFFERS)
+    WITH matching AS MATERIALIZED (
+        SELECT call_id FROM conversation_search
+        WHERE document @@ %(query)s::tsquery AND call_id >= %(since)s AND call_id < %(before)s
+    )
+    SELECT call_id FROM matching ORDER BY call_id DESC LIMIT 50
+"""
+_PLANNED = (
+    "text=word1",
+    "text=absentword",
+    "model=gpt-rare",
+    "changed_by=judge",
+    "model=gpt-4o&provider=anthropic",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """Calls of every age, in no order: their ids and sessions."""
@@ -105,7 +123,6 @@ class Question:
 
     name: str
     address: Callable[[random.Random], str]
-    is_search: bool = False
 
 
 def questions(sample: Sample) -> Iterator[Question]:
@@ -115,17 +132,16 @@ def questions(sample: Sample) -> Iterator[Question]:
         call_id, _ = some.choice(sample.calls)
         return text.replace("{session}", some.choice(sessions)).replace("{id}", str(call_id)[:13])
 
+    def listed(text: str) -> Callable[[random.Random], str]:
+        return lambda some: f"/debug/calls.json?{told(text, some)}"
+
+    def deep(text: str) -> Callable[[random.Random], str]:
+        return lambda some: f"/debug/calls.json?{text}&before={some.choice(sample.calls)[0]}"
+
     for each in _FILTERS:
-        yield Question(
-            f"list {each or 'of all'}",
-            lambda some, each=each: f"/debug/calls.json?{told(each, some)}",
-            bool(each),  # type: ignore[misc]
-        )
+        yield Question(f"list {each or 'of all'}", listed(each))
     for each in ("", "model=gpt-4o-mini", "text=word2", "outcome=blocked"):
-        yield Question(
-            f"deep page {each}",
-            lambda some, each=each: f"/debug/calls.json?{each}&before={some.choice(sample.calls)[0]}",  # type: ignore[misc]
-        )
+        yield Question(f"deep page {each}", deep(each))
     yield Question("list as HTML", lambda some: "/debug/calls?limit=50")
     yield Question("list as HTML, text=word2", lambda some: "/debug/calls?text=word2")
     yield Question("call as JSON", lambda some: f"/debug/calls/{some.choice(sample.calls)[0]}.json")
@@ -163,7 +179,7 @@ async def neighbours(dsn: str, sample: Sample, rounds: int) -> dict[str, list[fl
     times: dict[str, list[float]] = {}
     try:
         for each in ("", "model=gpt-4o-mini", "model=gpt-rare", "text=word2", "text=absentword", "changed_by=judge"):
-            wanted = read_filter([tuple(pair.split("=")) for pair in each.split("&") if pair])  # type: ignore[misc]
+            wanted = read_filter(parse_qsl(each))
             times[f"neighbours {each or 'of all'}"] = taken = []
             for number in range(rounds + 2):
                 began = time.perf_counter()
@@ -187,22 +203,24 @@ def report(times: dict[str, list[float]]) -> tuple[str, list[str]]:
 
 
 def plans(dsn: str) -> Iterator[str]:
-    """How Postgres goes about some searches, in the window where each begins, and in a whole day."""
+    """How `luthien_found` goes about some searches, in the window where each begins, and in a whole day."""
     with psycopg.connect(dsn, autocommit=True) as conn:
         for name in ("enable_seqscan", "enable_indexscan", "jit"):
             conn.execute(sql.SQL("SET {} = off").format(sql.Identifier(name)))
-        for each in ("text=word1", "text=absentword", "model=gpt-rare", "changed_by=judge"):
-            wanted = read_filter([tuple(each.split("="))])  # type: ignore[list-item]
+        conn.execute("SET cpu_operator_cost = 0.1")
+        for each in (
+            "text=word1",
+            "text=absentword",
+            "model=gpt-rare",
+            "changed_by=judge",
+            "model=gpt-4o&provider=anthropic",
+        ):
+            wanted = read_filter(parse_qsl(each))
             first, behind = id_range(wanted)
             windows = list(search_windows(first, min(behind, NEWEST), newest_first=True))
             for window in (windows[1], next(each for each in windows[1:] if not each.slots)):
                 parameters = {"query": tsquery(wanted, window.slots), "since": window.since, "before": window.before}
-                lines = conn.execute(
-                    "EXPLAIN (ANALYZE, BUFFERS) SELECT call_id FROM conversation_search WHERE document @@"
-                    " %(query)s::tsquery AND call_id >= %(since)s AND call_id < %(before)s"
-                    " ORDER BY call_id DESC LIMIT 50",
-                    parameters,
-                ).fetchall()
+                lines = conn.execute(_EXPLAIN, parameters).fetchall()
                 yield f"{each}, from {window.since} up to {window.before}:"
                 yield from (f"    {line[:150]}" for (line,) in lines)
 
@@ -248,7 +266,8 @@ def sample_of(dsn: str, day: date, days: int) -> Sample:
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("SELECT setseed(0.5)")
         rows = conn.execute(
-            "SELECT call_id, session_id FROM conversation_calls TABLESAMPLE SYSTEM (2) WHERE random() < 0.2 LIMIT 5000"
+            "SELECT call_id, session_id FROM conversation_calls TABLESAMPLE SYSTEM (5)"
+            " WHERE random() < 0.2 LIMIT 10000"
         ).fetchall()
     random.Random(5).shuffle(rows)
     return Sample(rows, day, days)

@@ -13,11 +13,12 @@ One call, from the door to the debug page, in the order of the folders:
     telemetry/  every payload becomes an event on a span; the processor forks it into the record
     record/     the queue behind the processor and the thread that writes it to Postgres
     store/      SQL: migrations, writing, reading, an embedded server
-    debug/      the diff and the pages
+    debug/      the diff, the pages, and export/: calls in the forms of other tools
     doctor/     what `luthien doctor` looks at
+    calls/      the record in the terminal: `luthien calls`
 
-app.py puts them together; cli.py starts them; settings.py alone reads the environment; open_paths.py says
-what may be passed through.
+app.py puts them together; cli.py starts them; testing.py shows calls to policies without them; settings.py alone
+reads the environment; open_paths.py says what may be passed through.
 """
 
 __version__ = "0.1.0"

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from luthien import __version__
 from luthien.app import App, build_app, configuration_of
 from luthien.calls.command import calls
+from luthien.debug.reindex import index_queued, queue_calls
 from luthien.debug.signin import new_token
 from luthien.doctor.examination import examined, known_dsn
 from luthien.doctor.finding import Finding, Level
@@ -145,6 +146,24 @@ def repair() -> None:
         lines = [f"  {each.table}, {each.day or 'no date'}: {each.rows:,} rows" for each in left]
         reasons = "older than LUTHIEN_KEEP, of a day that was detached, or in use: then run `luthien repair` again"
         raise StoreError("\n".join(["these rows stay where they are:", *lines, f"They are {reasons}"]))
+
+
+@cli.command()
+def reindex(
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Only calls that are not indexed, or by another version.")
+    ] = False,
+    later: Annotated[bool, typer.Option("--later", help="Leave the work to running gateways.")] = False,
+) -> None:
+    """Index calls anew, for searches. Calls go on meanwhile; who ends it early leaves the rest to gateways."""
+    settings = read_settings()
+    with _operating(settings, "luthien reindex") as conn:
+        queued = queue_calls(conn, anew=not missing)
+        _say(f"{queued:,} calls are to be indexed")
+        if later:
+            return
+        for done, failed, left in index_queued(conn):
+            _say(f"{done:,} indexed, {failed:,} could not be, {left} left")
 
 
 @cli.command()

@@ -19,11 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from luthien.calls.options import HELP, option_of
 from luthien.debug.filters import NAMES
+from luthien.store.embedded import embedded_postgres
+from luthien.store.migrate import migrate
+from luthien.store.write import prepare, write_batch
 from tests.playbook import DEADLINE_S, Gateway, ScriptedProvider, answers, running_gateway
+from tests.records import whole_call
 from tests.wire import openai_request, openai_response
 
 CHAT = "/v1/chat/completions"
@@ -273,6 +278,17 @@ def test_without_its_database_it_says_so(terminal: Terminal, database: str) -> N
     empty = terminal.run("list", DATABASE_URL=database)
     assert empty.returncode == 4
     assert b"luthien migrate" in empty.stderr
+
+
+def test_the_database_of_luthien_up_is_found(data_dir: Path, tmp_path: Path) -> None:
+    call = whole_call()
+    with embedded_postgres(data_dir / "postgres") as dsn:
+        migrate(dsn)
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            prepare(conn)
+            write_batch(conn, call)
+        done = Terminal("", tmp_path).run("list", LUTHIEN_DATA_DIR=str(data_dir))
+    assert [json.loads(line)["call_id"] for line in done.stdout.splitlines()] == [str(call[0].call_id)], done.stderr
 
 
 def test_an_empty_record_is_no_mistake(terminal: Terminal) -> None:

@@ -1,18 +1,11 @@
-"""`luthien calls`: words for people at a terminal, JSON for programs.
-
-Status: 0 when all is well, 1 when `diff` found a change, 2 for a mistake in what was asked or in the settings, 3 when
-there is no such call or what is asked for is not in its record, 4 when the database cannot be asked.
-"""
+"""`luthien calls`: words for people at a terminal, JSON for programs."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import os
-import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
 from uuid import UUID
@@ -20,27 +13,26 @@ from uuid import UUID
 import typer
 
 from luthien.calls import differing, showing
-from luthien.calls.ink import Ink, ink_for, plain
+from luthien.calls.ink import plain
 from luthien.calls.listing import table
 from luthien.calls.options import with_filter
-from luthien.calls.record import NEWEST, NoSuchCall, find, opened
+from luthien.calls.output import NOT_THERE, guarded, is_json, opened_output, output_ink, print_lines
+from luthien.calls.record import NEWEST, find, opened
 from luthien.config import read_config
 from luthien.debug.call_json import call_as_dict, diffs_as_dict, row_as_dict
 from luthien.debug.call_view import CallView, stage_named, view_call
 from luthien.debug.export.forms import FORMS, export_call, whole_call
 from luthien.debug.export.lines import as_lines
 from luthien.debug.export.parties import Addresses, NotInRecord
-from luthien.debug.filters import FilterError
 from luthien.debug.lookup import Listed, Lookup
 from luthien.debug.phrases import counted
 from luthien.debug.values import dumps
 from luthien.doctor.examination import known_dsn
-from luthien.errors import ConfigError, LuthienError, StoreError
+from luthien.errors import ConfigError, StoreError
 from luthien.exchange import STAGES
 from luthien.settings import Settings, read_settings
 from luthien.store.call_filter import CallFilter
 
-MISTAKE, NOT_THERE, AWAY, PIPE_CLOSED = 2, 3, 4, 141
 _NDJSON = "ndjson"
 _EVERYTHING = 10**9
 
@@ -67,7 +59,7 @@ def list_calls(
 ) -> None:
     """Calls, newest first. JSON is a line for each."""
 
-    with _guarded():
+    with guarded():
         asked, older_than = wanted(), _id(before)
 
         async def ask(lookup: Lookup) -> tuple[list[Listed], int]:
@@ -78,17 +70,19 @@ def list_calls(
 
         found, unsearched = _asked(ask)
         listed = found[:limit]
-        if _is_json(as_json):
-            _print(dumps({**row_as_dict(each.row), "completeness": each.completeness.as_dict()}) for each in listed)
+        if is_json(as_json):
+            print_lines(
+                dumps({**row_as_dict(each.row), "completeness": each.completeness.as_dict()}) for each in listed
+            )
             return
-        ink, is_asked_for = _ink(), asked != CallFilter() or before is not None
-        _print(
+        ink, is_asked_for = output_ink(), asked != CallFilter() or before is not None
+        print_lines(
             table(listed, ink) if listed else [f"no call is {'as asked for' if is_asked_for else 'in the record'}"]
         )
         if len(found) > limit:
-            _print([ink(f"older ones: --before {listed[-1].row['call_id']}", "dim")])
+            print_lines([ink(f"older ones: --before {listed[-1].row['call_id']}", "dim")])
         if unsearched:
-            _print([ink(f"{counted(unsearched, 'call')} not searched: not indexed yet", "warn")])
+            print_lines([ink(f"{counted(unsearched, 'call')} not searched: not indexed yet", "warn")])
 
 
 @calls.command("show")
@@ -100,14 +94,14 @@ def show(
     as_json: AsJson = None,
 ) -> None:
     """One call: its verdict, its facts, the decisions of policies, and its stages."""
-    with _guarded():
+    with guarded():
         view = _view(call, wanted)
         if stage is not None:
-            _write_stage(view, stage, is_plain=not _is_json(as_json))
-        elif _is_json(as_json):
-            _print([dumps(call_as_dict(view))])
+            _write_stage(view, stage, is_plain=not is_json(as_json))
+        elif is_json(as_json):
+            print_lines([dumps(call_as_dict(view))])
         else:
-            _print(showing.in_words(view, _ink()))
+            print_lines(showing.in_words(view, output_ink()))
 
 
 @calls.command("diff")
@@ -119,10 +113,12 @@ def diff(
     as_json: AsJson = None,
 ) -> None:
     """What policies changed in a call, and which. Status 0 if nothing, 1 if something, 3 if that cannot be said."""
-    with _guarded():
+    with guarded():
         view = _view(call, wanted)
-        is_json = _is_json(as_json)
-        _print([dumps(diffs_as_dict(view))] if is_json else differing.diff_in_words(view, _ink(), whole=whole))
+        as_json = is_json(as_json)
+        print_lines(
+            [dumps(diffs_as_dict(view))] if as_json else differing.diff_in_words(view, output_ink(), whole=whole)
+        )
         changed = differing.has_changed(view)
         raise typer.Exit(NOT_THERE if changed is None else int(changed))
 
@@ -146,7 +142,7 @@ def export(
     payloads: Annotated[bool, typer.Option(help="Lines of NDJSON with what went through the stages.")] = True,
 ) -> None:
     """A call as a file of another tool, or all that are asked for as NDJSON."""
-    with _guarded():
+    with guarded():
         form = form or (_NDJSON if call is None else "json")
         if form not in (*FORMS, _NDJSON):
             raise ConfigError(f"--format {plain(form)!r} is none of {', '.join([*FORMS, _NDJSON])}")
@@ -168,7 +164,7 @@ def export(
             return export_call(form, whole, addresses)[0]
 
         text = _asked(ask)
-        with _opened(output) as write:
+        with opened_output(output) as write:
             write(text.encode())
 
 
@@ -197,9 +193,9 @@ def _write_stage(view: CallView, name: str, *, is_plain: bool) -> None:
     if stage.raw is None:
         raise NotInRecord(f"{known} is {stage.state.replace('_', ' ')}")
     if is_plain:
-        _print([plain(stage.raw.decode("utf-8", "replace"))])
+        print_lines([plain(stage.raw.decode("utf-8", "replace"))])
         return
-    with _opened(None) as write:
+    with opened_output(None) as write:
         write(stage.raw)
 
 
@@ -207,7 +203,7 @@ def _write_lines(wanted: Wanted, before: UUID | None, limit: int, payloads: bool
     asked = wanted()
 
     async def ask(lookup: Lookup) -> None:
-        with _opened(output) as write:
+        with opened_output(output) as write:
             async for line in as_lines(lookup, asked, before, limit, payloads=payloads):
                 write(line.encode())
                 if line.startswith('{"error":'):
@@ -245,68 +241,3 @@ def _id(text: str | None) -> UUID | None:
         return None if text is None else UUID(text)
     except ValueError:
         raise ConfigError(f"--before {plain(text)!r} is no id of a call") from None
-
-
-@contextmanager
-def _guarded() -> Iterator[None]:
-    """Every failure in one line of words and with its status; a reader who has had enough is none."""
-    try:
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still flushes
-        raise typer.Exit(PIPE_CLOSED) from None
-    except FilterError as error:
-        _fail(f"--{error.parameter.replace('_', '-')}{str(error).removeprefix(error.parameter)}", MISTAKE)
-    except (NoSuchCall, NotInRecord) as missing:
-        _fail(str(missing), NOT_THERE)
-    except StoreError as error:
-        _fail(str(error), AWAY)
-    except LuthienError as error:
-        _fail(str(error), MISTAKE)
-    except OSError as error:
-        _fail(str(error), MISTAKE)
-
-
-def _fail(message: str, status: int) -> None:
-    typer.echo(f"luthien: {plain(message)}", err=True)
-    raise typer.Exit(status)
-
-
-def _is_json(as_json: bool | None) -> bool:
-    return not sys.stdout.isatty() if as_json is None else as_json
-
-
-def _ink() -> Ink:
-    return ink_for(sys.stdout, os.environ)
-
-
-def _print(lines: Iterable[str]) -> None:
-    """Lines as they come, in whatever encoding there is."""
-    encoding = sys.stdout.encoding or "utf-8"
-    for line in lines:
-        sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-
-
-@contextmanager
-def _opened(output: Path | None) -> Iterator[Callable[[bytes], object]]:
-    """Where bytes go. A file is there only once it is whole, unless it is a device or a pipe."""
-    if output is None:
-        sys.stdout.flush()
-        yield sys.stdout.buffer.write
-        sys.stdout.buffer.flush()
-        return
-    if output.exists() and not output.is_file():
-        with output.open("wb") as device:
-            yield device.write
-        return
-    part = output.with_name(f".{output.name}.{os.getpid()}.part")
-    try:
-        # A record is other people's secrets.
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            yield file.write
-        part.replace(output)
-    finally:
-        part.unlink(missing_ok=True)

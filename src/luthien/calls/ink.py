@@ -11,6 +11,9 @@ from typing import IO
 
 from luthien.debug.shown import is_visible
 
+VARIABLES = ("NO_COLOR", "FORCE_COLOR", "TERM")
+"""Of the environment: what is asked of colours."""
+
 _UNUSUAL = re.compile(r"[^ -~\n\t]+")
 _STYLES = {"bold": "1", "dim": "2", "good": "32", "bad": "31", "warn": "33", "removed": "9;31", "added": "4;32"}
 _FALLBACK = (100, 24)
@@ -73,6 +76,6 @@ def ink_for(stream: IO[str], environment: Mapping[str, str]) -> Ink:
     width = max(_MIN_WIDTH, shutil.get_terminal_size(_FALLBACK).columns)
     if environment.get("NO_COLOR"):
         return Ink(False, width)
-    if environment.get("FORCE_COLOR", "0") != "0":
+    if environment.get("FORCE_COLOR") not in (None, "", "0"):
         return Ink(True, width)
     return Ink(stream.isatty() and environment.get("TERM") != "dumb", width)

@@ -23,6 +23,8 @@ STEPS_PER_LIST = 200_000
 """What one look for a longest common subsequence may cost."""
 STEPS_PER_DIFF = 1_000_000
 """What all lists of one diff may cost together, in steps of about 0.2 microseconds."""
+MAX_UNEQUAL = 20_000
+"""How many elements of both lists may be left without an equal one for others to be looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class Aligner:
     def _pair(self, old: Sequence[Json], new: Sequence[Json]) -> tuple[dict[int, int], bool]:
         """Partners by index, and whether these are coarser than they could be."""
         pairs, is_coarse = self._equal(old, new)
+        if len(old) + len(new) - 2 * len(pairs) > MAX_UNEQUAL:
+            return pairs, True
         found = _Found(old, new, pairs)
         found.add_named()
         is_coarse = self._similar(found) or is_coarse
@@ -100,6 +104,8 @@ class Aligner:
     def _similar(self, found: _Found) -> bool:
         """Pairs that have most words in common; whether that was too much to look for."""
         rows, columns = found.unpaired
+        rows = [i for i in rows if isinstance(found.old[i], str | dict | list)]
+        columns = [j for j in columns if isinstance(found.new[j], str | dict | list)]
         if not rows or not columns:
             return False
         gaps = found.gaps()

@@ -18,7 +18,7 @@ from luthien.debug.culprits import TOO_LARGE, Culprits, signed
 from luthien.debug.diff import diff_payloads
 from luthien.debug.hops import ABSENT, Hop, OutOfWork, Route, Work, parents, route_after, route_before, value_at
 from luthien.debug.ops import Blame, Diff, Op
-from luthien.debug.steps import GATEWAY, Steps, Stretch
+from luthien.debug.steps import GATEWAY, OWN, Steps, Stretch
 from luthien.debug.values import Json, is_same, parse, repeats
 from luthien.debug.words import Budget, diff_words
 from luthien.formats import jsontext
@@ -44,9 +44,9 @@ def blame(diff: Diff, steps: Steps, differ: Differ = diff_payloads) -> Diff:
     An operation without a policy says in `reason` why nobody is named.
     """
     stretches = _without_loops(steps.stretches)
-    if not diff.ops or not stretches:
+    if not diff.ops:
         return diff
-    ops = _blamed(diff, stretches, differ)
+    ops = _blamed(diff, stretches, differ) if stretches else [signed(op, (), OWN) for op in diff.ops]
     if steps.is_cut:
         ops = [_as_told(op, steps.stopped_by) if _is_error(op) else op for op in ops]
     return replace(diff, ops=tuple(ops), degraded=diff.degraded or any(op.degraded for op in ops))

@@ -1,14 +1,15 @@
 """The comparison of two parsed JSON documents: which operations lead from one to the other.
 
-Objects go through dictdiffer, and its notions of equality and depth are kept out of it: it sees keys, and
-values as opaque leaves that compare by `values.is_same`. Lists are paired by a `Pairing` first; each pair is
-then compared on its own, so the two pointers of an operation may well differ in their indices.
+Objects go through dictdiffer, and its notions of equality and depth are kept out of it: it sees keys, and of the
+values those that differ, as opaque leaves. Lists are paired by a `Pairing` first; each pair is then compared on its
+own, so the two pointers of an operation may well differ in their indices. Two strings that are JSON are compared as
+such besides.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -18,8 +19,9 @@ import dictdiffer
 from luthien.debug.align import Pairing, out_of_order
 from luthien.debug.changes import added, changed, moved, removed
 from luthien.debug.identity import Identities
+from luthien.debug.keys import Tree, told_apart_by_keys
 from luthien.debug.ops import MAX_DEPTH, Flag, Op
-from luthien.debug.values import Json, Numbers, Repeated, count_marks, is_same, parse, pointer, repeats
+from luthien.debug.values import Json, Numbers, count_marks, parse, pointer
 from luthien.debug.words import Budget
 
 MAX_OPS = 10_000
@@ -36,9 +38,7 @@ _CONTAINER = re.compile(r"\s*[\[{]")
 
 @dataclass(slots=True)
 class Work:
-    """What all comparisons of one diff share. `values` is how many values of JSON in strings may still be read,
-    `strings` how many such strings.
-    """
+    """What all comparisons of one diff share. `values` and `strings` of JSON in strings may still be looked into."""
 
     pairing: Pairing
     identities: Identities
@@ -105,7 +105,7 @@ class _Contents:
 
     unequal: list[_Pair] = field(default_factory=list)
     equal: list[_Pair] = field(default_factory=list)
-    differing: set[tuple[str | int, ...]] = field(default_factory=set)
+    differing: Tree = field(default_factory=dict)
     removes: list[Op] = field(default_factory=list)
     adds: list[Op] = field(default_factory=list)
     moves: list[Op] = field(default_factory=list)
@@ -175,7 +175,7 @@ class _Comparison:
 
     def run(self, root: _Pair) -> None:
         if self._work.identities.is_same(root.before, root.after):
-            self._compare_keys(root, set())
+            self._compare_keys(root, {})
         else:
             self._pending.append(root)
         while self._pending:
@@ -251,7 +251,9 @@ class _Comparison:
                 break
             if action == "change":
                 contents.unequal.append(pair.at(*path))
-                contents.differing.add(tuple(path))
+                tree = contents.differing
+                for step in path:
+                    tree = tree.setdefault(step, {})
                 continue
             parent = pair.at(*path)
             values: Any = parent.after if action == "add" else parent.before
@@ -284,25 +286,14 @@ class _Comparison:
                     (contents.equal if same else contents.unequal).append(element)
         return contents
 
-    def _compare_keys(self, pair: _Pair, differing: set[tuple[str | int, ...]]) -> None:
-        """Finds objects in two values, same but for what lies at `differing` paths, whose keys tell them apart."""
-        todo: list[tuple[Json, Json, tuple[str | int, ...]]] = [(pair.before, pair.after, ())]
-        while todo and self._encoding_ops <= MAX_ENCODING_OPS:
-            before, after, path = todo.pop()
-            if isinstance(before, dict) and isinstance(after, dict):
-                keys = _differing_keys(before, after)
-                if keys is not None:
-                    self._tell_keys(pointer(pair.before_ptr, *path), pointer(pair.after_ptr, *path), *keys)
-                inner: Iterable[tuple[str | int, Json, Json]] = (
-                    (key, value, after[key]) for key, value in before.items() if key in after
-                )
-            elif isinstance(before, list) and isinstance(after, list):
-                inner = zip(range(len(before)), before, after, strict=True)
-            else:
-                continue
-            for step, old, new in inner:
-                if isinstance(old, dict | list) and (*path, step) not in differing:
-                    todo.append((old, new, (*path, step)))
+    def _compare_keys(self, pair: _Pair, differing: Tree) -> None:
+        """Tells of objects in two values, same but for what lies at `differing` paths, whose keys tell them apart."""
+        if self._encoding_ops > MAX_ENCODING_OPS:
+            return
+        for path, before, after in told_apart_by_keys(pair.before, pair.after, differing):
+            self._tell_keys(pointer(pair.before_ptr, *path), pointer(pair.after_ptr, *path), before, after)
+            if self._encoding_ops > MAX_ENCODING_OPS:
+                return
 
     def _tell_keys(self, before_ptr: str, after_ptr: str, before: Json, after: Json) -> None:
         self._encoding_ops += 1
@@ -311,15 +302,3 @@ class _Comparison:
         else:
             op = Op("", "change", "encoding", "", "", None, None, degraded=True)
         self.changes.append(op)
-
-
-def _differing_keys(before: dict[str, Json], after: dict[str, Json]) -> tuple[Json, Json] | None:
-    """What two objects repeat, where that differs, or all their keys, where the common ones are reordered."""
-    if list(before) == list(after) and not isinstance(before, Repeated) and not isinstance(after, Repeated):
-        return None
-    repeated = repeats(before), repeats(after)
-    if not is_same(list(repeated[0]), list(repeated[1])):
-        return list(repeated[0]), list(repeated[1])
-    if [key for key in before if key in after] != [key for key in after if key in before]:
-        return list(before), list(after)
-    return None

@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import Final, NamedTuple, TypeAlias
 
 from luthien.debug.ops import Op
-from luthien.debug.values import Json, pointer
+from luthien.debug.values import Json, pointer, tokens
 
 
 class Absent:
@@ -52,6 +52,14 @@ class OpIndex:
         """Whether an operation is about this place, or one in it."""
         return before_ptr in self._before or after_ptr in self._after
 
+    def touched(
+        self, before_ptr: str | None, after_ptr: str | None, *, is_list: bool
+    ) -> tuple[set[str | int], set[str | int]]:
+        """The keys, or indices, in two containers that an operation is about, or in which one is."""
+        found = self._before.get(before_ptr or "", ()), self._after.get(after_ptr or "", ())
+        before, after = ({int(each) if is_list else each for each in keys} for keys in found)
+        return before, after
+
     def at_or_in(self, places: Sequence[tuple[str | None, str | None]]) -> Iterator[Op]:
         """The operations about some entries of one container, or about what is in them."""
         before, after = ({place[side] for place in places} - {None} for side in (0, 1))
@@ -65,12 +73,20 @@ def _cut(ptr: str | None, depth: int) -> str | None:
     return None if ptr is None else "/".join(ptr.split("/", depth + 1)[: depth + 1])
 
 
-def _prefixes(ptrs: Iterable[str | None]) -> set[str]:
-    found: set[str] = set()
-    for ptr in ptrs:
-        while ptr is not None and ptr not in found:
-            found.add(ptr)
-            ptr = ptr.rpartition("/")[0] if ptr else None
+def _prefixes(ptrs: Iterable[str | None]) -> dict[str, list[str]]:
+    """Every pointer that is about one of these, or contains one, with the keys under which it does."""
+    found: dict[str, list[str]] = {}
+    for each in ptrs:
+        ptr, inner = each, ""
+        while ptr is not None:
+            is_known = ptr in found
+            keys = found.setdefault(ptr, [])
+            if inner:
+                keys += tokens(inner)
+            if is_known or not ptr:
+                break
+            ptr, slash, key = ptr.rpartition("/")
+            inner = slash + key
     return found
 
 
@@ -148,7 +164,11 @@ def _arrived(index: int, op: Op | None) -> Entry:
 
 def _at(ptr: str, length: int, *ops: dict[str | None, Op]) -> dict[int, Op]:
     """The operations that take something out of a list, or put something into it, by index."""
-    if not any(ops):
-        return {}
-    named = ((i, next((found[at] for found in ops if (at := pointer(ptr, i)) in found), None)) for i in range(length))
-    return {i: op for i, op in named if op is not None}
+    found: dict[int, Op] = {}
+    for named in ops:
+        if len(named) < length:
+            inside = ((each, op) for each, op in named.items() if each is not None and each.rpartition("/")[0] == ptr)
+            found |= {int((each or "").rpartition("/")[2]): op for each, op in inside}
+        else:
+            found |= {i: named[at] for i in range(length) if (at := pointer(ptr, i)) in named}
+    return found

@@ -18,6 +18,7 @@ from luthien.debug.words import Tag
 
 _MAX_JSON_CHARS = 200_000
 _MAX_INLINE_ITEMS = 20
+_BEGINNING_CHARS = 7_000
 _MAX_LITERAL_CHARS = 500_000
 _TAGS: dict[Mark, Tag] = {"same": "=", "added": "+", "removed": "-", "changed": "=", "moved": "="}
 _JSON_CHIP = "JSON in a string"
@@ -97,7 +98,7 @@ class Leaves:
             value = todo.pop()
             chars += FIELD_CHARS
             if isinstance(value, str):
-                chars += min(len(value), 7_000) * 11 // 10
+                chars += self._pen.weight(value[:_BEGINNING_CHARS])
             elif isinstance(value, dict):
                 todo += value.values()
             elif isinstance(value, list):

@@ -10,10 +10,10 @@ from typing import NamedTuple, TypeAlias
 from markupsafe import Markup
 
 from luthien.debug.diff_options import DiffOptions
-from luthien.debug.diff_room import LINE_CHARS, PIECE_CHARS, Room
+from luthien.debug.diff_room import LINE_CHARS, ONE_FOLD_CHARS, PIECE_CHARS, Room
 from luthien.debug.diff_rows import Cell, Fold, Gap, Line, Mark, Span
 from luthien.debug.ops import Blame
-from luthien.debug.shown import visible, visible_with_blanks
+from luthien.debug.shown import html_chars, visible, visible_with_blanks
 from luthien.debug.words import Tag
 
 CONTEXT_LINES = 3
@@ -22,8 +22,8 @@ _MAX_CONTEXT_CHARS, _CUT_CHARS, _SNAP_CHARS = 1_000, 400, 40
 _MIN_FOLDED_LINES, _MIN_FOLDED_CHARS = 4, 400
 _BEGINNING_CHARS, _BEGINNING_LINES = 6_000, 80
 """What is shown at once of a string that is the same, added or removed as a whole."""
-_ASKED_CHARS = 250_000
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
+_PIECES = re.compile(r"[^\n]{0,4000}\n|[^\n]{1,4000}")
 _SORTS: dict[Tag, str] = {"=": "unchanged", "-": "removed", "+": "added"}
 _MARKS: dict[frozenset[Tag], Mark] = {
     frozenset(): "same",
@@ -105,26 +105,35 @@ class Pen:
             yield from self._asked(segment, anchor, label)
         elif not lines:
             html, link = None, room.link(anchor)
-            if room.has_folded(len(text)):
+            if room.has_folded(self.weight(text)):
                 with room.in_fold():
                     html, link = self._span(*segment).html, ""
             yield Gap(segment.tag, text, label, anchor, html, link or None)
-        elif room.has_folded(len(text) + LINE_CHARS * lines):
+        elif room.has_folded(self.weight(text) + LINE_CHARS * lines):
             with room.in_fold():
                 yield Fold(anchor, label, self._plain(segment))
         else:
             yield Fold(anchor, label, link=room.link(anchor))
 
+    def weight(self, text: str) -> int:
+        """About how much room a text takes, counted only so far as to know that it is too much."""
+        if len(text) > ONE_FOLD_CHARS:
+            return len(text)
+        return self._sides * html_chars(text, with_blanks=self._whitespace)
+
     def _asked(self, segment: Segment, anchor: str, label: str) -> Iterator[_Part]:
         """What a reader asked for, as far as it fits onto one page."""
-        shown = segment.text[:_ASKED_CHARS]
-        end = shown.rfind("\n") + 1 if segment.text.endswith("\n") else len(shown)
-        lines, taken = list[Line](), 0
-        for piece in _LINES.finditer(shown, 0, end or len(shown)):
+        lines, cell, taken = list[Line](), list[Span](), 0
+        for piece in _PIECES.finditer(segment.text):
             if self._room.is_empty:
                 break
-            lines.append(self._line(segment._replace(text=piece[0])))
+            cell.append(self._span(segment.tag, piece[0], segment.by))
             taken = piece.end()
+            if piece[0].endswith("\n") or taken == len(segment.text):
+                lines.append(self._line(segment.tag, tuple(cell)))
+                cell = []
+        if cell:
+            lines.append(self._line(segment.tag, tuple(cell)))
         items: tuple[Line | Fold, ...] = tuple(lines)
         left = len(segment.text) - taken
         if left:
@@ -132,14 +141,14 @@ class Pen:
         yield Fold(anchor, label, items, is_open=True)
 
     def _plain(self, segment: Segment) -> tuple[Line, ...]:
-        return tuple(self._line(segment._replace(text=text)) for text in _LINES.findall(segment.text))
+        tag, text, by = segment
+        return tuple(self._line(tag, (self._span(tag, line, by),)) for line in _LINES.findall(text))
 
-    def _line(self, segment: Segment) -> Line:
-        cell = (self._span(*segment),)
-        mark = _MARKS[frozenset({segment.tag})]
+    def _line(self, tag: Tag, cell: Cell) -> Line:
+        mark = _MARKS[frozenset({tag})]
         if self._sides == 1:
             return Line(mark, (cell,))
-        return Line(mark, (None if segment.tag == "+" else cell, None if segment.tag == "-" else cell))
+        return Line(mark, (None if tag == "+" else cell, None if tag == "-" else cell))
 
     def _rest(self, segments: Sequence[Segment], anchor: str) -> Fold:
         chars = sum(len(segment.text) for segment in segments)

@@ -65,11 +65,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class OpNote:
-    """One operation, where it is shown: its anchor, what is to be known of it in words, and who made it."""
+    """One operation, where it is shown: its anchor, its place and what is to be known of it in words."""
 
     op: Op
     anchor: str
     word: str
+    place: str
     notes: tuple[str, ...]
     link: tuple[str, str] | None = None
     """Where else to look, as (address, words)."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from luthien.debug.diff_titles import detail_of, noun
 from luthien.debug.op_notes import WORDS, notes_of
 from luthien.debug.ops import Op
 from luthien.debug.phrases import counted
+from luthien.debug.shown import html_chars
 from luthien.debug.values import Json, parse, pointer
 
 _MAX_BLOCK_DEPTH = 8
@@ -101,18 +103,17 @@ class Walk:
             root = replace(root, mark="changed")
         if op is not None or not isinstance(root.value, dict) or not root.is_container:
             return [self._field_of_op(root, op)] if op is not None else self._opened(root, ops)
-        plain, parts = list[Here](), list[Here]()
+        plain, parts = list[Entry](), list[Entry]()
         for entry in self._entries(root):
-            here = self._child(root, entry)
-            is_plain = not isinstance(here.value, (dict, list)) and here.key not in _LONG_KEYS
-            (plain if is_plain else parts).append(here)
+            (plain if _is_plain(root, entry) else parts).append(entry)
         items: list[Item] = [Field("the whole document", root.mark, root.pointers, ops=ops)] if ops else []
         items += self._emptied(root)
         if plain:
             title = "model and parameters" if {"messages", "input"} & root.value.keys() else "fields"
             mark: Mark = root.mark
             if mark == "changed":
-                mark = "changed" if any(self._index.touches(*here.pointers) for here in plain) else "same"
+                same = self._sameness(root)
+                mark = "same" if all(same(entry) for entry in plain) else "changed"
             self._room.take(BLOCK_CHARS)
             rows = tuple(self._children(replace(root, depth=1), plain))
             items.append(Block(f"{self._scope}-fields", title, "", mark, (None, None), rows))
@@ -170,7 +171,7 @@ class Walk:
     def _contents(self, here: Here) -> list[Item]:
         if self._is_leaf(here):
             return [self._leaf(here)]
-        return self._emptied(here) + self._children(here, [self._child(here, entry) for entry in self._entries(here)])
+        return self._emptied(here) + self._children(here, list(self._entries(here)))
 
     def _is_leaf(self, here: Here) -> bool:
         if here.mark == "changed" and isinstance(here.value, (dict, list)):
@@ -200,49 +201,56 @@ class Walk:
 
     def _child(self, here: Here, entry: Entry) -> Here:
         key = str(entry.before if entry.after is None else entry.after)
-        shown = key if len(key) <= _MAX_LABEL_CHARS else key[:_MAX_LABEL_CHARS] + "…"
+        shown = _cut(key)
         if isinstance(here.value, list):
             label = f"{here.label} {shown}" if here.label else shown
         else:
             label = f"{here.label}.{shown}" if here.label else shown or '""'
+        if len(label) > _MAX_LABEL_CHARS:
+            label = "…" + label[-_MAX_LABEL_CHARS:]
         return here.at(entry, label)
 
-    def _children(self, here: Here, children: Sequence[Here], *, is_top: bool = False) -> list[Item]:
+    def _children(self, here: Here, children: Sequence[Entry], *, is_top: bool = False) -> list[Item]:
         """The rows of what a container holds: runs of what is unchanged folded, and what has no room any more."""
-        items, run, number = list[Item](), list[Here](), 0
+        items, run, number = list[Item](), list[Entry](), 0
+        same = self._sameness(here)
         while number < len(children):
-            child = children[number]
-            if here.mark == "changed" and self._is_same(child):
-                if is_top and isinstance(child.value, list) and child.value:
-                    items += self._fold(here, run, is_top=is_top)
-                    items += self._fold(child, self._list_of(child))
-                    run = []
-                else:
-                    run.append(child)
+            entry = children[number]
+            if same(entry) and not (is_top and isinstance(_value(here, entry), list)):
+                run.append(entry)
                 number += 1
                 continue
             items += self._fold(here, run, is_top=is_top)
-            run = []
-            if self._room.is_empty and not self._room.leads_to(self._anchor(child)):
-                end = self._next_asked_for(children, number)
+            run, child = [], self._child(here, entry)
+            if same(entry):
+                child = replace(child, mark="same")
+                items += self._fold(child, list(self._entries(child))) or self._rows(child)
+            elif self._room.is_empty and not self._room.leads_to(self._anchor(child)):
+                end = self._next_asked_for(here, children, number)
                 items.append(self._left_out(here, children[number:end]))
                 number = end
                 continue
-            items += self._one(here, child, is_top=is_top)
+            else:
+                items += self._one(here, child, is_top=is_top)
             number += 1
         return items + self._fold(here, run, is_top=is_top)
 
-    def _list_of(self, here: Here) -> list[Here]:
-        here = replace(here, mark="same")
-        return [self._child(here, entry) for entry in self._same_entries(here.value)]
+    def _sameness(self, here: Here) -> Callable[[Entry], bool]:
+        """Tells the entries of a container that are the same on both sides; none, where all of it is the same."""
+        if here.mark != "changed":
+            return lambda entry: False
+        before, after = self._index.touched(*here.pointers, is_list=isinstance(here.value, list))
 
-    def _next_asked_for(self, children: Sequence[Here], start: int) -> int:
-        rest = range(start + 1, len(children))
-        return next((n for n in rest if self._room.leads_to(self._anchor(children[n]))), len(children))
+        def is_same(entry: Entry) -> bool:
+            is_paired = entry.before is not None and entry.after is not None
+            return is_paired and entry.before not in before and entry.after not in after
 
-    def _is_same(self, here: Here) -> bool:
-        is_paired = here.before_ptr is not None and here.after_ptr is not None
-        return is_paired and not self._index.touches(*here.pointers)
+        return is_same
+
+    def _next_asked_for(self, here: Here, children: Sequence[Entry], start: int) -> int:
+        rest = range(start + 1, len(children) if self._options.unfold else 0)
+        asked = (n for n in rest if self._room.leads_to(self._anchor(self._child(here, children[n]))))
+        return next(asked, len(children))
 
     def _one(self, parent: Here, here: Here, *, is_top: bool) -> list[Item]:
         is_part = (
@@ -271,6 +279,7 @@ class Walk:
             items = [self._leaf(inner)]
         mark: Mark = "moved" if any(note.op.op == "move" for note in ops) else here.mark
         detail = detail_of(here.value)
+        self._room.take(html_chars(here.label + detail))
         return Block(self._anchor(here), here.label, detail, mark, here.pointers, tuple(items), ops)
 
     def _departed(self, here: Here) -> bool:
@@ -296,26 +305,27 @@ class Walk:
             items += [inner._stray(each) for each in op.inside if each.id not in inner.places]
             return Field(here.label, "changed", here.pointers, (), (note,), items=tuple(items))
         lines, chips, is_literal = self._leaves.changed(op, anchor)
-        self._room.take(FIELD_CHARS)
+        self._room.take(FIELD_CHARS + html_chars(here.label))
         return Field(here.label, _MARKS[op.op], here.pointers, lines, (note,), chips, is_literal)
 
     def _leaf(self, here: Here) -> Field:
-        self._room.take(FIELD_CHARS)
+        self._room.take(FIELD_CHARS + html_chars(here.label))
         lines, chips, is_literal = self._leaves.plain(here.value, here.mark, self._anchor(here))
         return Field(here.label, here.mark, here.pointers, lines, (), chips, is_literal)
 
     def _note(self, op: Op) -> OpNote:
         anchor = self._op_anchor(op)
         self.places[op.id] = f"#{anchor}"
-        self._room.take(OP_CHARS * (1 + len(op.by)))
+        self._room.take(OP_CHARS + sum(OP_CHARS + html_chars(blame.reason) for blame in op.by))
         link = None
         if op.op == "move":
             link = (f"#{self._anchor_of(op.before_ptr, None)}", f"from {_in_words(op.before_ptr)}")
-        return OpNote(op, anchor, WORDS[op.op], notes_of(op), link)
+        place = _cut((op.before_ptr if op.after_ptr is None else op.after_ptr) or "the whole document")
+        return OpNote(op, anchor, WORDS[op.op], place, notes_of(op), link)
 
     def _stray(self, op: Op) -> Field:
         """An operation about a place that the walk did not come by."""
-        label = (op.before_ptr if op.after_ptr is None else op.after_ptr) or "the whole document"
+        label = _cut((op.before_ptr if op.after_ptr is None else op.after_ptr) or "the whole document")
         return self._field_of_op(Here("", label, None, None, op.before_ptr, op.after_ptr), op)
 
     def _anchor(self, here: Here) -> str:
@@ -323,13 +333,13 @@ class Walk:
 
     def _anchor_of(self, before_ptr: str | None, after_ptr: str | None) -> str:
         if after_ptr is None:
-            return f"{self._scope}-before" + quote(before_ptr or "", "/~", errors="surrogatepass")
-        return self._scope + quote(after_ptr, "/~", errors="surrogatepass")
+            return f"{self._scope}-before{_as_anchor(before_ptr or '')}"
+        return self._scope + _as_anchor(after_ptr)
 
-    def _left_out(self, parent: Here, rest: Sequence[Here]) -> Fold:
+    def _left_out(self, parent: Here, rest: Sequence[Entry]) -> Fold:
         """What has no room on the page, and the way to it; the operations in it are now to be found there."""
-        found, anchor = 0, self._anchor(rest[0])
-        for op in self._index.at_or_in([here.pointers for here in rest]):
+        found, anchor = 0, self._anchor(self._child(parent, rest[0]))
+        for op in self._index.at_or_in([self._child(parent, entry).pointers for entry in rest]):
             if op.id not in self.places:
                 page, _, _ = self._room.link(self._anchor_of(op.before_ptr, op.after_ptr)).partition("#")
                 self.places[op.id] = f"{page}#{self._op_anchor(op)}"
@@ -338,34 +348,60 @@ class Walk:
         label += f", with {counted(found, 'change')}" if found else ""
         return Fold(f"{anchor}@rest", label, link=self._room.link(anchor), ops=found)
 
-    def _fold(self, parent: Here, run: Sequence[Here], *, is_top: bool = False) -> list[Item]:
+    def _fold(self, parent: Here, run: Sequence[Entry], *, is_top: bool = False) -> list[Item]:
         """A run of what is unchanged; a few short fields are simply shown."""
-        run = [replace(here, mark="same") for here in run]
         if not run:
             return []
         room, is_list = self._room, isinstance(parent.value, list)
-        if len(run) <= _FEW_FIELDS and not is_list and not is_top and all(_is_short(here.value) for here in run):
-            return [item for here in run for item in self._rows(here)]
-        anchor = f"{self._anchor(run[0])}@same"
+        parent = replace(parent, mark="same")
+        if len(run) <= _FEW_FIELDS and not is_list and not is_top and all(_is_short(_value(parent, e)) for e in run):
+            return [item for entry in run for item in self._rows(self._child(parent, entry))]
+        anchor = f"{self._anchor(self._child(parent, run[0]))}@same"
         label = counted(len(run), f"unchanged {noun(parent.key) if is_list else 'field'}")
         if not is_list:
-            names = [here.key[: _NAMED_FIELDS * 8] for here in run[:_NAMED_FIELDS]]
+            names = [str(entry.after)[: _MAX_LABEL_CHARS // 3] for entry in run[:_NAMED_FIELDS]]
             label += ": " + ", ".join(names) + (", …" if len(run) > len(names) else "")
-        is_open = room.is_asked_for(anchor) or any(room.leads_to(self._anchor(here)) for here in self._asked(run))
-        if is_open:
+        if room.is_asked_for(anchor) or self._is_asked_for_in(parent, run):
             room.reach(anchor)
-            return [Fold(anchor, label, tuple(self._same(parent, run, is_top=is_top)), is_open=True)]
-        if not room.has_folded(self._leaves.weight([here.value for here in run])):
+            return [Fold(anchor, label, tuple(self._children(parent, run, is_top=is_top)), is_open=True)]
+        if not room.has_folded(self._leaves.weight([_value(parent, entry) for entry in run])):
             return [Fold(anchor, label, link=room.link(anchor))]
         with room.in_fold():
-            items = tuple(self._same(parent, run, is_top=is_top))
+            items = tuple(self._children(parent, run, is_top=is_top))
         return [Fold(anchor, label, items)]
 
-    def _asked(self, run: Sequence[Here]) -> Sequence[Here]:
-        return run if self._options.unfold else ()
+    def _is_asked_for_in(self, parent: Here, run: Sequence[Entry]) -> bool:
+        if not self._options.unfold:
+            return False
+        return any(self._room.leads_to(self._anchor(self._child(parent, entry))) for entry in run)
 
-    def _same(self, parent: Here, run: Sequence[Here], *, is_top: bool) -> list[Item]:
-        return self._children(replace(parent, mark="same"), run, is_top=is_top)
+
+def _as_anchor(ptr: str) -> str:
+    """A pointer as it may stand in an address; of a very long key, a hash."""
+    if len(ptr) > _MAX_LABEL_CHARS:
+        ptr = "/".join(key if len(key) <= _MAX_LABEL_CHARS else _hashed(key) for key in ptr.split("/"))
+    return quote(ptr, "/~", errors="surrogatepass")
+
+
+def _hashed(key: str) -> str:
+    return "~" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_LABEL_CHARS else text[:_MAX_LABEL_CHARS] + "…"
+
+
+def _value(here: Here, entry: Entry) -> Json:
+    """What there is at an entry of a container now, or was."""
+    container: Any = here.before if entry.after is None else here.after
+    value: Json = container[entry.before if entry.after is None else entry.after]
+    return value
+
+
+def _is_plain(root: Here, entry: Entry) -> bool:
+    """Whether a field of the document stands among its parameters, not as a part of its own."""
+    key = entry.before if entry.after is None else entry.after
+    return key not in _LONG_KEYS and not isinstance(_value(root, entry), (dict, list))
 
 
 def _is_short(value: Json) -> bool:

@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 from luthien.exchange import Outcome
 from luthien.store.call_filter import CallFilter, Changed, Part
+from luthien.store.lexemes import asked_words
 
 RUNNING = "running"
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -93,6 +94,8 @@ def _read(name: str, value: str, now: datetime) -> object:
             return _read_time(name, value, now)
         case "part":
             return Part(value)
+        case "text" if not asked_words(value):
+            raise FilterError(name, f"{value!r} has no word to search for")
     return value
 
 

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from luthien.debug.values import dumps, parse
 
 _MAX_SHOWN_CHARS = 200_000
+_CHIP_CHARS, _BLANK_CHARS = 60, 30
 _NONE = "\N{EN DASH}"
 _UNUSUAL = re.compile(r"[^ -~\n\t\r]+")
 _HIDDEN = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u2800\u3164\ufe00-\ufe0e\uffa0\U000e0100-\U000e01ef"
@@ -34,6 +35,13 @@ def visible_with_blanks(text: str, *, ends: bool = True) -> Markup:
         pieces += (visible(text[position : match.start()]), _blanks(match[0], ends=ends))
         position = match.end()
     return Markup("").join([*pieces, visible(text[position:])])
+
+
+def html_chars(text: str, *, with_blanks: bool = False) -> int:
+    """About how long a text is as HTML, by `visible` or `visible_with_blanks`."""
+    chips = sum(len(run) for run in _UNUSUAL.findall(text) if not run.isprintable())
+    blanks = len(_BLANKS.findall(text)) if with_blanks else 0
+    return len(escape(text)) + _CHIP_CHARS * chips + _BLANK_CHARS * blanks
 
 
 def _chips(match: re.Match[str]) -> str:

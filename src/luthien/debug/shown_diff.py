@@ -51,6 +51,8 @@ def show_diff(
     if before is not None or after is not None:
         if options.layout == "raw":
             items = _raw(name, before, after, options)
+            unified = options.with_layout("unified").query()
+            places = {op.id: f"{unified}#{name}-{op.id}" for op in ([] if diff is None else diff.ops)}
         if diff is not None and (options.layout != "raw" or not items):
             walk = Walk(name, f"{name}-", diff.ops, Room(options), options)
             items, places = walk.run(*_documents(before, after, diff)), walk.places
@@ -101,7 +103,7 @@ def _documents(before: bytes | None, after: bytes | None, diff: Diff) -> tuple[M
     whole = next((op for op in diff.ops if op.before_ptr in ("", None) and op.after_ptr in ("", None)), None)
     if whole is not None and whole.kind in ("text", "bytes"):
         return _as_whole(whole, before, after)
-    values = [_parsed(payload) for payload in (before, after)]
+    values = [_parsed(payload, is_json=bool(diff.ops)) for payload in (before, after)]
     return values[0], values[1]
 
 
@@ -109,11 +111,11 @@ def _as_whole(op: Op, before: bytes | None, after: bytes | None) -> tuple[Maybe,
     return ABSENT if before is None else op.before, ABSENT if after is None else op.after
 
 
-def _parsed(payload: bytes | None) -> Maybe:
+def _parsed(payload: bytes | None, *, is_json: bool) -> Maybe:
     if payload is None:
         return ABSENT
     text = payload.decode("utf-8-sig", "surrogatepass" if _is_text(payload) else "replace")
-    if count_marks(payload, MAX_VALUES) > MAX_VALUES:
+    if not is_json and count_marks(payload, MAX_VALUES) > MAX_VALUES:
         return text
     with suppress(ValueError, RecursionError):
         return parse(text)

@@ -10,7 +10,7 @@ from luthien.debug.values import tokens
 
 _LISTS = {"messages": "message", "input": "input item", "tools": "tool"}
 _FIELDS = {"system": "the system prompt", "instructions": "the instructions", "input": "the input"}
-_VERBS = {"change": "changed", "add": "added", "remove": "removed", "move": "moved"}
+_VERBS = {"change": "changed", "write": "wrote", "add": "added", "remove": "removed", "move": "moved"}
 _NAMED_FIELDS = 3
 _NAME_CHARS = 40
 
@@ -27,22 +27,34 @@ def told_of_request(ops: Sequence[Op], everything: Sequence[Op], before: object)
         if not path:
             return f"{_VERBS[op.op]} the whole request"
         if len(path) == 1:
-            fields[op.op][_label(path[0])] = None
+            fields[_action(op)][_label(path[0])] = None
         elif path[0] in _LISTS and _length(before, path[0]) is not None:
             within.setdefault(path[0], []).append(op)
         else:
-            fields["change"][_label(path[0])] = None
+            fields["write" if _action(op) == "write" else "change"][_label(path[0])] = None
+    fields["write"] = {label: None for label in fields["write"] if label not in fields["change"]}
     parts = {action: _sorted(labels) for action, labels in fields.items()}
     for name, inner in within.items():
         elements = _Elements([op for op in everything if _path(op)[:1] == [name] and len(_path(op)) > 1])
         touched = elements.touched_by(inner)
         noun, bare = _LISTS[name], len(within) == 1 and bool(touched["change"])
         for action, indices in touched.items():
-            if action == "change" and indices:
+            if action in ("change", "write") and indices:
                 parts[action].append(f"{len(indices)} of {counted(_length(before, name) or 0, noun)}")
             elif indices:
                 parts[action].append(str(len(indices)) if bare else counted(len(indices), noun))
-    return clauses([f"{_VERBS[action]} {listed(labels)}" for action, labels in parts.items() if labels])
+    return clauses(
+        [
+            f"{_VERBS[action]} {listed(labels)}{' in another way' if action == 'write' else ''}"
+            for action, labels in parts.items()
+            if labels
+        ]
+    )
+
+
+def _action(op: Op) -> str:
+    """What the operation did; to write the same content in another way is not to change it."""
+    return "write" if op.op == "change" and "encoding_only" in op.flags else op.op
 
 
 class _Elements:
@@ -68,9 +80,11 @@ class _Elements:
             path = _path(op)
             index = int(path[1])
             if len(path) == 2:
-                touched[op.op].add(index)
+                touched[_action(op)].add(index)
             else:
-                touched["change"].add(self._before(index) if op.op == "add" else index)
+                action = "write" if _action(op) == "write" else "change"
+                touched[action].add(self._before(index) if op.op == "add" else index)
+        touched["write"] -= touched["change"]
         return touched
 
     def _before(self, index: int) -> int:

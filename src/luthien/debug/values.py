@@ -140,7 +140,8 @@ def fits_double(number: Number) -> bool:
     if len(text) <= _SURE_CHARS and "e" not in text and "E" not in text:
         return text not in _CONSTANTS
     as_double = float(text)
-    return math.isfinite(as_double) and _exact(repr(as_double)) == _exact(number.text)
+    shortest = repr(as_double)
+    return shortest == text or (math.isfinite(as_double) and _exact(shortest) == _exact(text))
 
 
 def has_inexact_number(value: Json) -> bool:
@@ -170,6 +171,10 @@ class _Raw(NamedTuple):
     text: str
 
 
+_COMMA, _OPEN_LIST, _END_LIST, _NO_LIST = _Raw(","), _Raw("["), _Raw("]"), _Raw("[]")
+_OPEN_OBJECT, _END_OBJECT, _NO_OBJECT = _Raw("{"), _Raw("}"), _Raw("{}")
+
+
 def dumps(value: object) -> str:
     """Strict JSON in ASCII, readable everywhere: numbers as written, lone surrogates escaped, NaN as a string.
 
@@ -194,15 +199,15 @@ def _fragments(value: object, *, sort_keys: bool, strict: bool) -> Iterator[str]
             case str(text):
                 yield encode_basestring_ascii(text)
             case dict(fields):
-                todo.append(_Raw("}"))
+                todo.append(_END_OBJECT)
                 for key in sorted(fields, reverse=True) if sort_keys else reversed(fields):
-                    todo += (fields[key], _Raw(f"{encode_basestring_ascii(key)}:"), _Raw(","))
-                todo[-1] = _Raw("{") if fields else _Raw("{}")
+                    todo += (fields[key], _Raw(f"{encode_basestring_ascii(key)}:"), _COMMA)
+                todo[-1] = _OPEN_OBJECT if fields else _NO_OBJECT
             case list(items) | tuple(items):
-                todo.append(_Raw("]"))
+                todo.append(_END_LIST)
                 for item in reversed(items):
-                    todo += (item, _Raw(","))
-                todo[-1] = _Raw("[") if items else _Raw("[]")
+                    todo += (item, _COMMA)
+                todo[-1] = _OPEN_LIST if items else _NO_LIST
             case scalar:
                 yield json.dumps(scalar)
 

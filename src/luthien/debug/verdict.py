@@ -248,7 +248,7 @@ class _Teller:
             return "response: changed, content redacted" if hidden else None
         names = _names(self.decisions, {Side.RESPONSE})
         told_before = _names(self.decisions, {Side.REQUEST})
-        ops = [op for op in diff.ops if op.touches_value]
+        ops = [op for op in diff.ops if op.touches_value and "encoding_only" not in op.flags]
         makers = _by_subject(ops or diff.ops, names)
         is_told = len(makers) > 1 or makers[0][0] not in ("", told_before)
         by = f" by {makers[0][0]}" if is_told else ""

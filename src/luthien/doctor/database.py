@@ -97,7 +97,7 @@ def _server(conn: Connection) -> Iterator[Finding]:
 
 
 def _rights(conn: Connection, settings: Settings) -> Iterator[Finding]:
-    [(tables, makes_days, drops_days)] = conn.execute(query("doctor_rights"))
+    [(tables, makes_days, drops_days, indexes)] = conn.execute(query("doctor_rights"))
     user = conn.info.user
     if tables:
         yield problem(
@@ -108,6 +108,10 @@ def _rights(conn: Connection, settings: Settings) -> Iterator[Finding]:
     elif settings.keep is not None and not drops_days:
         functions = "luthien_drop_day, luthien_drop_strays"
         yield warning("rights", f"{user} may not drop days", f"GRANT EXECUTE ON FUNCTION {functions}")
+    elif settings.index and not indexes:
+        names = "conversation_search, conversation_changes, conversation_unindexed"
+        advice = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {names}, or set LUTHIEN_INDEX=false"
+        yield warning("rights", f"{user} may not index calls, so that searches do not find them", advice)
     else:
         yield ok("rights", f"{user} may write the record")
 

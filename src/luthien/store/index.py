@@ -26,7 +26,7 @@ MAX_ATTEMPTS = 3
 _MAX_BEGINNING_BYTES = 256 * 1024
 _SWEEP_LOCK = 0x6C757468_696E6478
 _STEP = 2_000
-_MOST_WAITING = 10_000
+MOST_WAITING = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +97,11 @@ class Sweep:
     is_over: bool = False
 
     def step(self, conn: Connection) -> Swept:
-        """Nothing, while somebody else sweeps."""
+        """Nothing, while somebody else takes a step."""
         with conn.transaction():
             [(is_ours,)] = conn.execute(query("sweeping"), {"key": _SWEEP_LOCK})
             if not is_ours:
-                return Swept(0, None, 0)
+                return Swept(0, self.before, 0)
             parameters = {"since": self.since, "before": self.before, "limit": _STEP}
             asked = {**parameters, "algo": self.algo, "anew": self.anew}
             swept = Swept(*conn.execute(query("sweep_calls"), asked).fetchone())  # type: ignore[misc]
@@ -173,7 +173,7 @@ def forget(conn: Connection, claimed: Claim) -> None:
 
 def lag(conn: Connection) -> tuple[int, float]:
     """How many calls are due, counted no further than 10,000, and for how many seconds the first of them."""
-    [(waiting, age_s)] = conn.execute(query("index_lag"), {"limit": _MOST_WAITING})
+    [(waiting, age_s)] = conn.execute(query("index_lag"), {"limit": MOST_WAITING})
     return waiting, max(0.0, age_s)
 
 

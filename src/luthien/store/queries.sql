@@ -589,7 +589,13 @@ SELECT
     ),
     has_function_privilege('luthien_create_day(date)', 'EXECUTE'),
     has_function_privilege('luthien_drop_day(date, integer)', 'EXECUTE')
-        AND has_function_privilege('luthien_drop_strays(integer, integer)', 'EXECUTE')
+        AND has_function_privilege('luthien_drop_strays(integer, integer)', 'EXECUTE'),
+    (
+        SELECT bool_and(has_table_privilege(name, right_to))
+        FROM unnest(ARRAY['conversation_search', 'conversation_changes', 'conversation_unindexed']) AS name,
+            unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS right_to
+        WHERE NOT (name = 'conversation_changes' AND right_to = 'UPDATE')
+    )
 
 -- name: doctor_quarantine
 -- Reasons, how often, and how many seconds ago for the last time, the newest first. Not the errors: they may quote a

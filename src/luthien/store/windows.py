@@ -20,8 +20,8 @@ NEWEST = UUID(int=2**128 - 1)
 _DAY_MS = 86_400_000
 # An unfiltered list looks into the last two days, then into the month before, then at everything (decision 9).
 _WINDOWS_MS = (2 * _DAY_MS, 32 * _DAY_MS)
-_SLOTS = (1, 4, 16)
-_DAYS = (1, 2, 4, 8, 16, 32)
+_SLOTS = (1, 8)
+_DAYS = (1, 4, 16, 64)
 
 
 @dataclass(frozen=True, slots=True)

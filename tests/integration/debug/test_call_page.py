@@ -14,7 +14,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from luthien.exchange import new_call_id
+from luthien.exchange import STAGES, new_call_id
 from tests.browser import browser_page, watched
 from tests.playbook import (
     DEADLINE_S,
@@ -85,7 +85,7 @@ def test_every_part_is_there_and_accessible(
     provider.will(streams(*openai_stream("Hello ", "sec", "ret", " end")))
     call_id = gateway.call(gateway.post(OPENAI, openai_request("a secret", stream=True)))["call_id"]
     with opened(gateway, f"/debug/calls/{call_id}", dark=dark, width=width) as page:
-        expect(page.locator(".verdict")).to_contain_text("changed 1 of 1 message and added 1")
+        expect(page.locator(".verdict")).to_contain_text("add_system_message added 1 message")
         for heading in ("Decisions", "Request", "Response", "Stream", "Times", "Stages"):
             expect(page.get_by_role("heading", name=heading, exact=True)).to_be_visible()
         for landmark in ("Calls", "Export", "On this page"):
@@ -115,9 +115,21 @@ def test_decisions_are_anchors_and_shadow_is_told_apart(gateway: Gateway, provid
         expect(rows).to_have_count(5)
         expect(rows.first).to_have_attribute("id", "decision-1")
         expect(rows.first).to_contain_text("added a system message")
+        rows.first.get_by_role("link", name="r").first.click()
+        page.wait_for_url("**#request-r*")
+        expect(page.locator(":target")).to_be_in_viewport()
+        expect(page.locator(":target")).to_contain_text("by add_system_message")
+        page.locator(":target .blame").first.click()
+        page.wait_for_url("**#decision-1")
+        expect(page.locator("#decision-1")).to_be_in_viewport()
         last = rows.last
         expect(last.locator("th")).to_contain_text("shadow")
-        expect(last).to_contain_text("would have changed")
+        last.get_by_role("link", name="would have changed").click()
+        shadow = page.locator("#shadow > details")
+        expect(shadow).to_have_count(1)
+        expect(shadow.locator("del").first).to_have_text("Hello")
+        expect(shadow.locator("ins").first).to_have_text("Bye")
+        assert violations(page) == []
 
 
 def test_ids_are_copied_by_button_and_by_key(gateway: Gateway, provider: ScriptedProvider) -> None:
@@ -279,9 +291,9 @@ class TestStages:
         with opened(gateway, f"/debug/calls/{call_id}", javascript=False) as page:
             stage = page.locator("#stage-response_original")
             stage.locator("summary").click()
-            stage.get_by_role("link", name="Show the text").click()
-            assert page.url.endswith("/stages/response_original/text")
-        text = gateway.get(f"/debug/calls/{call_id}/stages/response_original/text")
+            href = stage.get_by_role("link", name="Show the text").get_attribute("href")
+            assert href == f"/debug/calls/{call_id}/stages/response_original/text"
+        text = gateway.get(href)
         assert text.headers["content-type"] == "text/plain; charset=utf-8"
         assert text.headers["luthien-next"] == "200000"
         assert "\u27e8U+202E\u27e9evil\u27e8U+200B\u27e9" in text.text
@@ -373,8 +385,8 @@ class TestTempo:
                 page.get_by_role("button", name="Ask again").click()
                 expect(page.get_by_role("button", name="Ask again")).to_be_visible()
             with opened(gateway, f"/debug/calls/{call_id}", javascript=False) as page:
-                page.get_by_role("link", name="Ask Tempo").click()
-                assert page.url.endswith("/trace.json")
+                link = page.get_by_role("link", name="Ask Tempo")
+                expect(link).to_have_attribute("href", f"/debug/calls/{call_id}/trace.json")
 
 
 class TestStates:
@@ -460,6 +472,38 @@ class TestStates:
             expect(page.locator("#stage-response_original .tag")).to_have_text("missing")
             expect(page.locator("#times")).to_contain_text("not recorded")
             expect(page.locator("[data-refresh]")).to_have_count(0)
+            assert violations(page) == []
+
+    @pytest.mark.parametrize("kept", [True, False])
+    def test_a_call_that_was_cut_off_and_one_of_which_nothing_was_kept_say_so(
+        self, gateway: Gateway, provider: ScriptedProvider, record_database: str, kept: bool
+    ) -> None:
+        call_id = made_call(gateway, provider)
+        process = "00000000-0000-0000-0000-0000000000aa"
+        gone = ["response_final", "call_outcome"] if kept else [stage.value for stage in STAGES]
+        row = (
+            "UPDATE conversation_calls SET process_id = %s, stages_stored = 3, records_emitted = NULL,"
+            " outcome = NULL, ended_at = NULL WHERE call_id = %s"
+            if kept
+            else "UPDATE conversation_calls SET process_id = %s, stages_stored = 0,"
+            " records_stored = records_stored - 4 WHERE call_id = %s"
+        )
+        with psycopg.connect(record_database, autocommit=True) as conn:
+            conn.execute(
+                "INSERT INTO conversation_processes (process_id, host, pid, version, started_at, seen_at, ended_at,"
+                " ended_how) VALUES (%s, 'h', 1, '0', now(), now(), now(), 'died')",
+                [process],
+            )
+            conn.execute(row, [process, call_id])
+            conn.execute(
+                "DELETE FROM conversation_events WHERE call_id = %s AND event_type = ANY(%s)", [call_id, gone]
+            )
+        state = "interrupted" if kept else "failed"
+        with opened(gateway, f"/debug/calls/{call_id}") as page:
+            expect(page.locator(f"header.call .tag.{state}")).to_be_visible()
+            expect(page.locator("#stage-response_final .tag")).to_have_text("missing")
+            expect(page.locator("[data-refresh]")).to_have_count(0)
+            expect(page.locator("#times")).to_contain_text("not recorded")
             assert violations(page) == []
 
     def test_a_payload_that_is_not_json_is_shown_as_it_is(self, gateway: Gateway, provider: ScriptedProvider) -> None:

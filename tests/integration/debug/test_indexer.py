@@ -197,7 +197,7 @@ class TestACallThatIsHard:
         self, conn: Conn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         bad, good = call(says("poison")), call(says("ordinary"))
-        entry_of = indexer.entry_of
+        entry_of = indexed.entry_of
 
         def entry(read: Any, *args: Any) -> Any:
             if read.row["call_id"] == bad[0].call_id:
@@ -310,7 +310,7 @@ class TestASweep:
         records = call(says("again"))
         store(conn, *records)
         index_all(conn)
-        conn.execute(f"TRUNCATE {table}")  # type: ignore[arg-type]
+        conn.execute(f"TRUNCATE {table}")
         assert self.sweep(conn) == 1
         index_all(conn)
         assert "again" in lexemes(conn, records[0].call_id)

@@ -169,7 +169,11 @@ def test_without_a_tempo_that_is_said(record_database: str, provider: ScriptedPr
 def test_tempo_is_asked_through_grafana(
     record_database: str, provider: ScriptedProvider, tempo: ScriptedProvider
 ) -> None:
-    options = {"grafana_url": tempo.url + "/", "grafana_token": SecretStr("glsa_x"), "tempo_datasource": "my/tempo"}
+    options: dict[str, Any] = {
+        "grafana_url": tempo.url + "/",
+        "grafana_token": SecretStr("glsa_x"),
+        "tempo_datasource": "my/tempo",
+    }
     with running_gateway(record_database, provider.url, **options) as gateway:
         call = made_call(gateway, provider)
         tempo.will(answers(trace_of(call, "luthien.exchange")))

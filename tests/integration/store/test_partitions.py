@@ -19,7 +19,13 @@ from luthien.store.migrate import migrate
 from luthien.store.partitions import PartitionKeeper, day_range
 
 DAY = date(2026, 11, 22)
-TABLES = ("conversation_calls", "conversation_events", "conversation_quarantine")
+TABLES = (
+    "conversation_calls",
+    "conversation_events",
+    "conversation_quarantine",
+    "conversation_search",
+    "conversation_changes",
+)
 
 
 @pytest.fixture
@@ -54,6 +60,12 @@ def insert_everywhere(conn: psycopg.Connection[Any], call_id: UUID) -> None:
     )
     conn.execute(
         "INSERT INTO conversation_quarantine (call_id, sequence, record_sha256, reason) VALUES (%s, 0, '', 'x')",
+        (call_id,),
+    )
+    conn.execute("INSERT INTO conversation_search (call_id, document, algo) VALUES (%s, '', 1)", (call_id,))
+    conn.execute(
+        "INSERT INTO conversation_changes (call_id, number, side, op_id, action, kind, part)"
+        " VALUES (%s, 0, 'request', 'r1', 'add', 'text', 'message')",
         (call_id,),
     )
 

@@ -17,6 +17,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from luthien.store import retention
+from luthien.store.call_filter import EVERY_CALL
 from luthien.store.migrate import migrate
 from luthien.store.partitions import PartitionKeeper, day_range
 from luthien.store.retention import (
@@ -28,6 +29,7 @@ from luthien.store.retention import (
     stored_days,
     strays,
 )
+from luthien.store.search import of_list
 from luthien.store.sql import query
 from luthien.store.windows import NEWEST
 from luthien.store.write import prepare, write_batch
@@ -36,7 +38,13 @@ from tests.records import call_at, whole_call
 
 TODAY = datetime.now(UTC).date()
 KEEP = timedelta(days=3)
-TABLES = ("conversation_calls", "conversation_events", "conversation_quarantine")
+TABLES = (
+    "conversation_calls",
+    "conversation_events",
+    "conversation_quarantine",
+    "conversation_search",
+    "conversation_changes",
+)
 
 Conn = psycopg.Connection[Any]
 
@@ -66,6 +74,12 @@ def insert_everywhere(conn: Conn, call_id: UUID) -> None:
     )
     conn.execute(
         "INSERT INTO conversation_quarantine (call_id, sequence, record_sha256, reason) VALUES (%s, 0, '', 'x')",
+        (call_id,),
+    )
+    conn.execute("INSERT INTO conversation_search (call_id, document, algo) VALUES (%s, '', 1)", (call_id,))
+    conn.execute(
+        "INSERT INTO conversation_changes (call_id, number, side, op_id, action, kind, part)"
+        " VALUES (%s, 0, 'request', 'r1', 'add', 'text', 'message')",
         (call_id,),
     )
 
@@ -146,9 +160,9 @@ class TestPruning:
     def test_forgets_no_table_that_comes_later(self, conn: Conn) -> None:
         day, (first, end) = ago(9), day_range(ago(9))
         make_days(conn, 9)
-        conn.execute("CREATE TABLE conversation_search (call_id uuid PRIMARY KEY) PARTITION BY RANGE (call_id)")
+        conn.execute("CREATE TABLE conversation_later (call_id uuid PRIMARY KEY) PARTITION BY RANGE (call_id)")
         conn.execute(
-            f"CREATE TABLE conversation_search_{day:%Y%m%d} PARTITION OF conversation_search"
+            f"CREATE TABLE conversation_later_{day:%Y%m%d} PARTITION OF conversation_later"
             f" FOR VALUES FROM ('{first}') TO ('{end}')".encode()
         )
         prune(conn, KEEP)
@@ -167,7 +181,7 @@ class TestPruning:
         monkeypatch.setattr(retention, "_STRAYS_AT_ONCE", 2)
         for call_id in [UUID(int=1), *edges(ago(9)), *edges(ago(4)), *edges(ago(3))]:
             insert_everywhere(conn, call_id)
-        assert prune(conn, KEEP).strays == 15
+        assert prune(conn, KEEP).strays == 25
         for table in TABLES:
             assert ids(conn, table) == edges(ago(3))
 
@@ -192,7 +206,7 @@ class TestPruning:
         make_days(conn, 0, 3, 9)
         with pytest.raises(psycopg.errors.InvalidParameterValue, match="not older"):
             conn.execute(query("drop_day"), (day, keep_days))
-        assert len(partitions(conn)) == 9
+        assert len(partitions(conn)) == 15
 
     def test_a_dry_run_names_the_same_days_and_drops_none(self, conn: Conn) -> None:
         make_days(conn, 1, 4, 9)
@@ -204,7 +218,7 @@ class TestPruning:
         make_days(conn, 1, 4, 9)
         insert_everywhere(conn, edges(ago(20))[0])
         pruned = prune(conn, KEEP, within_s=0.0)
-        assert (days(pruned.dropped), days(pruned.put_off), pruned.strays) == ([], [ago(9), ago(4)], 3)
+        assert (days(pruned.dropped), days(pruned.put_off), pruned.strays) == ([], [ago(9), ago(4)], 5)
 
 
 class TestOthers:
@@ -245,7 +259,7 @@ class TestOthers:
         def look() -> None:
             with psycopg.connect(record_database, autocommit=True) as mine:
                 while not stop.is_set():
-                    whole = {"since": UUID(int=0), "before": NEWEST, "limit": 50}
+                    whole = of_list(EVERY_CALL, UUID(int=0), NEWEST, 50)
                     listed = mine.execute(query("list_calls"), whole)
                     for call_id, *_ in listed.fetchall():
                         mine.execute(query("get_call"), {"call_id": call_id})
@@ -281,7 +295,7 @@ class TestOthers:
             results = list(pool.map(run, range(4)))
         assert sorted(day for each in results for day in days(each.dropped)) == [ago(n) for n in range(11, 3, -1)]
         assert [each.put_off for each in results] == [()] * 4
-        assert sum(each.strays for each in results) == 3
+        assert sum(each.strays for each in results) == 5
         assert days(stored_days(conn)) == [TODAY]
 
 
@@ -301,13 +315,13 @@ class TestRights:
         make_days(conn, 9)
         insert_everywhere(conn, edges(ago(8))[0])
         with psycopg.connect(role, autocommit=True) as mine:
-            assert sum(each.rows for each in strays(mine)) == 3
+            assert sum(each.rows for each in strays(mine)) == 5
             assert days(expired_days(mine, KEEP)) == [ago(9)]
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 prune(mine, KEEP)
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 mine.execute(query("drop_strays"), (1, 1))
-        assert len(partitions(conn)) == 3
+        assert len(partitions(conn)) == 5
 
     def test_who_may_execute_the_functions_prunes_the_record_and_not_its_own_tables(
         self, role: str, conn: Conn
@@ -323,7 +337,7 @@ class TestRights:
             mine.execute("SET search_path = public, pg_temp")
             pruned = prune(mine, KEEP)
             assert mine.execute("SELECT count(*) FROM pg_temp.conversation_calls_default").fetchall() == [(1,)]
-        assert (days(pruned.dropped), pruned.strays) == ([ago(9)], 3)
+        assert (days(pruned.dropped), pruned.strays) == ([ago(9)], 5)
 
 
 class TestRepairing:
@@ -331,12 +345,12 @@ class TestRepairing:
         call_ids = [call_id for number in (5, 0, -1) for call_id in edges(ago(number))]
         for call_id in call_ids:
             insert_everywhere(conn, call_id)
-        assert sum(each.rows for each in strays(conn)) == 18
+        assert sum(each.rows for each in strays(conn)) == 30
         assert repair(conn, None) == []
         assert strays(conn) == []
         for table in TABLES:
             assert ids(conn, table) == call_ids
-        assert len(partitions(conn)) == 9
+        assert len(partitions(conn)) == 15
 
     def test_leaves_what_is_older_than_retention_to_pruning(self, conn: Conn) -> None:
         for number in (1, 9):
@@ -379,7 +393,7 @@ class TestTheCommands:
         assert status == 0
         assert f"would drop {ago(9)}: about 2 calls" in said
         assert "2 days would be dropped, about 4 calls, " in said
-        assert len(partitions(conn)) == 9
+        assert len(partitions(conn)) == 15
         status, said = self.run(record_database, data_dir, "prune", LUTHIEN_KEEP="3d")
         assert status == 0
         assert f"dropped {ago(4)}: about 2 calls" in said
@@ -409,9 +423,9 @@ class TestTheCommands:
             insert_everywhere(conn, edges(ago(number))[0])
         status, said = self.run(record_database, data_dir, "repair", LUTHIEN_KEEP="3d")
         assert status == 1
-        assert "3 rows moved from the default partitions" in said
+        assert "5 rows moved from the default partitions" in said
         assert f"conversation_events, {ago(9)}: 1 rows" in said
-        assert self.run(record_database, data_dir, "repair") == (0, "3 rows moved from the default partitions")
+        assert self.run(record_database, data_dir, "repair") == (0, "5 rows moved from the default partitions")
 
     def test_a_database_that_is_behind_is_said_to_be(self, database: str, data_dir: Path) -> None:
         for arguments in (["prune", "--keep", "3d"], ["repair"]):
@@ -428,5 +442,5 @@ def test_pruning_works_in_the_schema_of_the_record(database: str) -> None:
         make_days(conn, 1, 9)
         insert_everywhere(conn, call_at((datetime.now(UTC) - timedelta(days=8)).timestamp()))
         pruned = prune(conn, KEEP)
-        assert (days(pruned.dropped), pruned.strays) == ([ago(9)], 3)
+        assert (days(pruned.dropped), pruned.strays) == ([ago(9)], 5)
         assert days(stored_days(conn)) == [ago(1)]

@@ -283,7 +283,7 @@ class TestAFilter:
         with psycopg.connect(record_database, autocommit=True) as conn:
             conn.execute("ANALYZE")
             for name in ("found_before", "found_after", "list_calls"):
-                assert "payload" not in query(name)  # type: ignore[operator]
+                assert "payload" not in query(name)
             conn.execute("LOAD 'auto_explain'")
             conn.execute("SET auto_explain.log_min_duration = 0")
             conn.execute("SET auto_explain.log_nested_statements = on")

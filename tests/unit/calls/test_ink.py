@@ -56,6 +56,7 @@ def test_a_cut_text_fits(text: str, width: int) -> None:
         (io.StringIO(), {}, False),
         (io.StringIO(), {"FORCE_COLOR": "1"}, True),
         (io.StringIO(), {"FORCE_COLOR": "0"}, False),
+        (io.StringIO(), {"NO_COLOR": "", "FORCE_COLOR": "", "TERM": ""}, False),
         (Tty(), {"TERM": "dumb", "FORCE_COLOR": "3"}, True),
     ],
 )

@@ -19,7 +19,7 @@ from luthien.exchange import Side
 from luthien.formats import jsontext
 from tests.unit.debug.json_values import PAIRS, VALUES, edited, encoded
 
-NAMES = "abcdefgh"
+NAMES = "abcdefghijkl"
 WORDS = st.lists(st.sampled_from(["one", "two", "three", "ONE", "two ", "\n", "é"]), max_size=12).map(" ".join)
 
 
@@ -146,6 +146,29 @@ class TestTwoSteps:
             "change /n": "c",
         }
 
+    def test_removed_put_back_and_removed_again_while_others_go_on(self) -> None:
+        one, two = chat("one", "two", "three"), chat("one", "three")
+        diff = blamed({**one, "n": 1}, {**two, "n": 1}, {**one, "n": 2}, {**two, "n": 2})
+        assert culprits(diff) == {"remove /messages/1": "c", "change /n": "b"}
+
+    def test_a_field_of_the_same_value_is_another_one(self) -> None:
+        assert culprits(blamed({"a": [1, 2], "x": 1}, {"x": 1}, {"x": 1, "b": [1, 2]})) == {
+            "remove /a": "a",
+            "add /b": "b",
+        }
+
+    def test_words_that_were_written_again_are_as_they_were(self) -> None:
+        [op] = blamed(chat("say foo now"), chat("say bar now"), chat("say foo baz now")).ops
+        assert [each.policy for each in op.by] == ["b"]
+        texts = "say foo. Now", "say bar. Now", "so foo. Now", "so foo. Later"
+        [op] = blamed(*map(chat, texts)).ops
+        assert [(tag, text.strip(), author) for tag, text, author in parts(op)] == [
+            ("-", "say", "b"),
+            ("+", "so", "b"),
+            ("-", "Now", "c"),
+            ("+", "Later", "c"),
+        ]
+
     def test_removed_put_back_and_changed(self) -> None:
         before = {"a": {"text": "one two"}, "n": 1}
         diff = blamed(before, {"n": 1}, {**before, "n": 2}, {"a": {"text": "one 2"}, "n": 2})
@@ -193,6 +216,10 @@ class TestMoves:
             "change /messages/0/content": "a",
             "add /messages/4": "b",
         }
+
+    def test_moved_back_and_moved_again(self) -> None:
+        first, second = chat("one", "two", "three"), chat("two", "three", "one")
+        assert culprits(blamed(first, second, first, {**second, "n": 1})) == {"move /messages/0": "c", "add /n": "c"}
 
     def test_taken_out_by_one_and_put_in_elsewhere_by_another(self) -> None:
         first, second, third = chat("one", "two", "three"), chat("two", "three"), chat("two", "three", "one")
@@ -262,6 +289,10 @@ class TestEncodings:
         diff = blamed({"a": 1, "b": 2, "c": "x"}, {"a": 1, "b": 2, "c": "y"}, {"b": 2, "a": 1, "c": "y"})
         assert culprits(diff) == {"change ": "b", "change /c": "a"}
 
+    def test_nobody_else_is_blamed_for_the_order(self) -> None:
+        diff = blamed({"a": 1, "b": 2}, {"a": 1, "c": 3, "b": 2}, {"b": 2, "a": 1, "c": 3})
+        assert culprits(diff) == {"change ": "b", "add /c": "a"}
+
     def test_an_order_that_came_of_a_field_that_was_removed_and_put_back(self) -> None:
         diff = blamed({"a": 1, "b": 2}, {"b": 2}, {"b": 2, "a": 1})
         assert culprits(diff) == {"change ": "ab"}
@@ -279,6 +310,10 @@ class TestGaps:
         before, after = jsontext.render(chat("one")), jsontext.render(chat("two"))
         diff = blame_steps(diff_payloads(before, after), self.steps(Stretch(before, after, (by("a"),), why="lost")))
         assert culprits(diff) == {"change /messages/0/content": "a"}
+
+    def test_without_any_step(self) -> None:
+        diff = blame_steps(diff_payloads(b"{}", b"[]"), self.steps())
+        assert [(op.policy, op.reason) for op in diff.ops] == [(None, "no recorded step made it")]
 
     def test_two_are_not(self) -> None:
         first, second, third = (jsontext.render(each) for each in (chat("one two"), chat("1 two"), chat("1 2")))

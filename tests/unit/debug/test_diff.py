@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Sequence
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given
@@ -300,6 +301,182 @@ class TestEncoding:
         assert (found.ops[-1].before_ptr, found.ops[-1].before, found.ops[-1].after) == ("", None, None)
 
 
+def part(kind: str, text: str, **more: Any) -> dict[str, Any]:
+    return {"type": kind, "text": text, **more}
+
+
+class TestPartLists:
+    """Text alone, or in a list of one part: the same content."""
+
+    @pytest.mark.parametrize(
+        ("before", "after", "ptr"),
+        [
+            ({"messages": [{"role": "user", "content": "hi"}]}, part("text", "hi"), "/messages/0/content"),
+            ({"system": "hi", "messages": []}, part("text", "hi"), "/system"),
+            ({"input": [{"role": "user", "content": "hi"}]}, part("input_text", "hi"), "/input/0/content"),
+            (
+                {"output": [{"role": "assistant", "content": "hi"}]},
+                part("output_text", "hi", annotations=[]),
+                "/output/0/content",
+            ),
+        ],
+    )
+    def test_a_string_that_became_a_list_of_one_part_is_one_operation(
+        self, before: Any, after: dict[str, Any], ptr: str
+    ) -> None:
+        document = json.loads(json.dumps(before).replace('"hi"', json.dumps([after])))
+        there, back = only_op(encoded(before), encoded(document)), only_op(encoded(document), encoded(before))
+        for op in (there, back):
+            assert (op.op, op.kind, op.before_ptr, op.after_ptr) == ("change", "type", ptr, ptr)
+            assert (op.flags, op.text, op.touches_value, op.degraded) == (("encoding_only",), (), True, False)
+        assert apply([there], parse(json.dumps(before))) == parse(json.dumps(document))
+
+    def test_text_that_changed_on_the_way_is_told_in_words(self) -> None:
+        op = only_op(b'{"content": "my key is abc"}', encoded({"content": [part("text", "my key is [hidden]")]}))
+        assert op.text == (("=", "my key is "), ("-", "abc"), ("+", "[hidden]"))
+        assert op.flags == ()
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            [part("text", "hi", cache_control={"type": "ephemeral"})],
+            [part("text", "hi"), part("text", "there")],
+            [part("image", "hi")],
+            [],
+            ["hi"],
+            part("text", "hi"),
+        ],
+    )
+    def test_whatever_has_more_than_that_text_is_another_value(self, value: Any) -> None:
+        op = only_op(b'{"content": "hi"}', encoded({"content": value}))
+        assert (op.kind, op.flags, op.text) == ("type", (), ())
+
+
+class TestSpelling:
+    @pytest.mark.parametrize(
+        ("before", "after", "flags"),
+        [
+            ("caf\u00e9 au lait", "cafe\u0301 au lait", ("normalization_only",)),
+            ("e\u0301\u0327", "e\u0327\u0301", ("normalization_only",)),
+            ("\ud55c", "\u1112\u1161\u11ab", ("normalization_only",)),
+            ("\ufb01", "fi", ()),
+            ("one two", "one  two\n", ("whitespace_only",)),
+            ("onetwo", "one\u00a0two", ("whitespace_only",)),
+            ("", " ", ("whitespace_only",)),
+            ("caf\u00e9 x", "cafe\u0301  x", ()),
+            ("one", "One", ()),
+        ],
+    )
+    def test_what_alone_two_strings_differ_in_is_flagged(
+        self, before: str, after: str, flags: tuple[str, ...]
+    ) -> None:
+        assert only_op(encoded([before]), encoded([after])).flags == flags
+        assert only_op(encoded([after]), encoded([before])).flags == flags
+
+    @given(st.text("a\u00e9e\u0301\u0327 ", max_size=8), st.text("a\u00e9e\u0301\u0327 ", max_size=8))
+    def test_it_is_what_comparing_the_whole_strings_says(self, before: str, after: str) -> None:
+        if before != after:
+            same_text = normalize("NFC", before) == normalize("NFC", after)
+            same_marks = not same_text and "".join(before.split()) == "".join(after.split())
+            flags = ["normalization_only"] * same_text + ["whitespace_only"] * same_marks
+            assert list(only_op(encoded([before]), encoded([after])).flags) == flags
+
+
+class TestInside:
+    """Strings that are JSON, such as the arguments of a tool call."""
+
+    def arguments(self, before: Any, after: Any) -> Op:
+        return only_op(encoded({"arguments": before}), encoded({"arguments": after}))
+
+    @given(PAIRS)
+    def test_the_operations_inside_lead_from_one_value_to_the_other(self, pair: tuple[Any, Any]) -> None:
+        before, after = ([value] for value in pair)
+        found = diff(json.dumps({"a": before}), json.dumps({"a": after}))
+        for op in found.ops:
+            assert apply(op.inside, parse(json.dumps({"a": before}))) == parse(json.dumps({"a": after}))
+            assert ("encoding_only" in op.flags) == (parse(json.dumps(before)) == parse(json.dumps(after)))
+
+    def test_what_changed_is_told_at_its_place_and_in_words(self) -> None:
+        op = self.arguments('{"path": "/etc/passwd", "lines": [1, 2]}', '{"path": "/tmp/x", "lines": [2]}')
+        assert [(each.id, each.op, each.before_ptr, each.after_ptr) for each in op.inside] == [
+            ("r1.1", "change", "/path", "/path"),
+            ("r1.2", "remove", "/lines/0", None),
+        ]
+        assert "".join(text for tag, text in op.text if tag != "+") == op.before
+        assert op.inside[0].text[0] == ("=", "/")
+
+    @pytest.mark.parametrize(
+        ("after", "inside", "flags"),
+        [
+            ('{"b":2,"a":1}', ["encoding"], ("encoding_only",)),
+            ('{"a": 1,  "b": 2}', [], ("encoding_only", "whitespace_only")),
+            ('{"\\u0061": 1, "b": 2}', [], ("encoding_only",)),
+            ('{"a": 1, "b": 2.0}', ["number"], ()),
+        ],
+    )
+    def test_json_that_is_only_written_otherwise_is_flagged(
+        self, after: str, inside: list[str], flags: tuple[str, ...]
+    ) -> None:
+        op = self.arguments('{"a": 1, "b": 2}', after)
+        assert ([each.kind for each in op.inside], op.flags, op.touches_value) == (inside, flags, True)
+
+    @pytest.mark.parametrize(
+        ("before", "after"), [("1", "2"), ('"a"', '"b"'), ("{}", "x"), ("{}", "{"), ("[1", "[2")]
+    )
+    def test_only_objects_and_arrays_are_looked_into(self, before: str, after: str) -> None:
+        assert self.arguments(before, after).inside == ()
+
+    def test_json_within_json_is_looked_into_so_far(self) -> None:
+        before, after = "[1]", "[2]"
+        for _ in range(compare.MAX_INSIDE + 1):
+            before, after = json.dumps([before]), json.dumps([after])
+        op, depth = self.arguments(before, after), 0
+        while op.inside:
+            (op,), depth = op.inside, depth + 1
+        assert depth == compare.MAX_INSIDE
+        assert op.id == "r1" + ".1" * depth
+
+    def test_what_is_too_much_to_look_into_is_degraded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(diff_module, "MAX_VALUES", 10)
+        op = self.arguments("[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]", "[2]")
+        assert (op.inside, op.degraded) == ((), True)
+
+    def test_beyond_so_many_strings_they_are_degraded(self) -> None:
+        before = {str(n): f"[{n}]" for n in range(compare.MAX_STRINGS_INSIDE + 1)}
+        found = diff(before, dict.fromkeys(before, "[-1]"))
+        assert [bool(op.inside) for op in found.ops] == [True] * compare.MAX_STRINGS_INSIDE + [False]
+        assert [op.degraded for op in found.ops] == [False] * compare.MAX_STRINGS_INSIDE + [True]
+        assert found.degraded
+
+    @given(PAIRS)
+    def test_all_ids_are_unique(self, pair: tuple[Any, Any]) -> None:
+        ops = list(diff([pair[0], json.dumps([pair[0]])], [pair[1], json.dumps([pair[1]])]).ops)
+        ids = []
+        while ops:
+            op = ops.pop()
+            ids.append(op.id)
+            ops += op.inside
+        assert len(set(ids)) == len(ids)
+
+
+class TestHuge:
+    """Two payloads of 30 MB each."""
+
+    def test_one_string_of_which_a_word_changed(self) -> None:
+        text = "some words " * 2_700_000
+        op = only_op(encoded({"a": text + "end"}), encoded({"a": text + "END"}))
+        assert (op.text[1:], op.degraded) == ((("-", "end"), ("+", "END")), False)
+
+    def test_one_string_rewritten(self) -> None:
+        found = diff({"a": "abc " * 7_500_000}, {"a": "xyz\n" * 7_500_000})
+        assert (len(found.ops), found.degraded) == (1, True)
+
+    def test_many_messages_of_which_one_is_new(self) -> None:
+        before = [{"role": "user", "content": f"{n} " * 1_000} for n in range(6_000)]
+        op = only_op(encoded(before), encoded([*before[:4_000], {"role": "user", "content": "new"}, *before[4_000:]]))
+        assert (op.op, op.after_ptr) == ("add", "/4000")
+
+
 class TestDepth:
     def nested(self, depth: int, core: str) -> bytes:
         return f'{{"top": 1, "deep": {"[" * depth}{core}{"]" * depth}}}'.encode()
@@ -318,6 +495,12 @@ class TestDepth:
         assert (deep.kind, deep.degraded) == ("array" if opening == "[" else deep.kind, True)
         assert len(tokens(deep.before_ptr or "")) == MAX_DEPTH
         assert apply((top, deep), parse(before.decode())) == parse(after.decode())
+
+    def test_a_nesting_of_2000_is_compared_one_way_or_another(self) -> None:
+        before, after = self.nested(2_000, "1"), self.nested(2_000, "2")
+        found = diff_payloads(before, after)
+        assert found.degraded
+        assert len(found.ops) == 1
 
     @pytest.mark.parametrize("depth", [150, 480, 900, 2_000, 100_000])
     def test_no_depth_makes_it_raise_or_miss_a_change(self, depth: int) -> None:

@@ -395,6 +395,7 @@ def test_raw_compares_both_payloads_line_by_line() -> None:
         ("same", '  "b": "x"\n'),
         ("same", "}"),
     ]
+    assert shown.places == {"r1": "?#request-r1"}
     exact = _shown({"a": 1}, {"a": 2}, layout="raw", exact=True)
     assert _text(_fields(exact)[0], 0) == '{"a": 1}'
 
@@ -476,3 +477,17 @@ def test_several_diffs_on_one_page_share_no_anchor() -> None:
     )
     ids = Counter(_ids(_html(first, second)))
     assert max(ids.values()) == 1
+
+
+def test_what_is_invisible_or_long_in_every_place_makes_no_huge_page() -> None:
+    """Each such character takes some 60 in HTML, wherever it stands: in values, in keys, where it is asked for."""
+    hidden = "\u202e\u200b" * 150_000
+    shown = _shown({"system": "x"}, {"system": hidden})
+    (rest,) = [piece for field in _fields(shown) for piece in _pieces(field.lines, 1) if isinstance(piece, Gap)]
+    asked = _html(_shown({"system": "x"}, {"system": hidden}, unfold=rest.anchor))
+    assert 300_000 < len(asked) < 1_500_000
+    keys = {f"{n}{hidden[:3_000]}": {"a": n} for n in range(400)}
+    after = {key: {"a": -1} for key in keys}
+    assert len(_html(_shown(keys, after))) < 1_000_000
+    assert len(_html(_shown({"a": 1, **keys}, {"a": 2, **keys}))) < 1_000_000
+    assert max(len(anchor) for anchor in _ids(_html(_shown({}, {"k" * 1_000_000: {"a": 1}})))) < 100

@@ -29,7 +29,7 @@ FATES = ["recorded", "missing", "awaited", "partial"]
 REPLY = {"id": "r", "choices": [{"message": {"content": "hello there"}}]}
 
 
-def chat(*contents: str, **fields: Any) -> dict[str, Any]:
+def chat(*contents: Any, **fields: Any) -> dict[str, Any]:
     return {**CHAT, "messages": [{"role": "user", "content": content} for content in contents], **fields}
 
 
@@ -117,6 +117,32 @@ class TestCompleteCalls:
             pairing=lambda ptr, b, a: Alignment([(0, None), (None, 0), (None, 1), (1, 2), (2, 3)]),
         )
         assert sentence.startswith("replace_text changed 1 of 3 messages, added 2 and removed 1;")
+
+    def test_messages_that_moved(self) -> None:
+        before = chat("one", "two", "three", "four")
+        assert tell(chat("four", "one", "two", "three"), before=before).startswith("replace_text moved 1 message;")
+        assert tell(chat("four", "one", "TWO", "three"), before=before).startswith(
+            "replace_text changed 1 of 4 messages and moved 1;"
+        )
+
+    def test_the_same_content_written_otherwise_is_not_changed(self) -> None:
+        parts = [{"type": "text", "text": "one"}]
+        assert tell(chat(parts, "two")).startswith("replace_text wrote 1 of 2 messages in another way;")
+        assert tell(chat(parts, "TWO")).startswith(
+            "replace_text changed 1 of 2 messages and wrote 1 of 2 messages in another way;"
+        )
+        both = chat(parts, "two")
+        both["messages"][0]["name"] = "x"
+        assert tell(both).startswith("replace_text changed 1 of 2 messages;")
+        assert tell(chat("one", "two", system=parts), before=chat("one", "two", system="one")).startswith(
+            "replace_text wrote the system prompt in another way;"
+        )
+
+    def test_a_response_with_the_same_content_written_otherwise(self) -> None:
+        reply = {"id": "r", "choices": [{"message": {"content": [{"type": "text", "text": "hello there"}]}}]}
+        assert tell(reply=reply, replied_by=["mask"]).endswith(
+            "; response: changed only in how it is written by mask"
+        )
 
     def test_the_system_prompt_beside_the_messages(self) -> None:
         before = chat("one", "two", system="be kind")

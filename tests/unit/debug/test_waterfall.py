@@ -96,12 +96,14 @@ def test_policies_on_a_stream_are_spread_and_its_timeline_says_when_the_provider
 
 
 def test_what_has_no_record_has_no_place() -> None:
-    for options, said in (
-        ({"is_running": True}, "not recorded yet"),
-        ({"all_there": True}, "not reached"),
-        ({"all_there": False}, "not recorded"),
+    for is_running, all_there, said in (
+        (True, False, "not recorded yet"),
+        (False, True, "not reached"),
+        (False, False, "not recorded"),
     ):
-        waterfall = made(PLAIN[:4], upstream_ms=None, client_first_chunk_ms=None, **options)
+        waterfall = made(
+            PLAIN[:4], upstream_ms=None, client_first_chunk_ms=None, is_running=is_running, all_there=all_there
+        )
         assert not waterfall.is_exact
         assert waterfall.began_ns == call_time_ms(CALL) * 1_000_000
         missing = {bar.label: bar for bar in waterfall.bars if bar.start_ms is None}

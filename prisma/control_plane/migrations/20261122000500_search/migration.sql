@@ -65,27 +65,34 @@ AS $$
 $$;
 
 -- The calls from first to behind (not itself any more) whose documents match, the newest or the oldest first.
--- A search reads its index and never the rows of a day one after the other, whatever the statistics promise: they do
--- not know which words occur together.
+-- A search reads its own index and never the rows of a day one after the other, whatever the statistics promise: they
+-- do not know which words occur together. So nothing may stop at the first so many rows that an ordered walk finds
+-- (MATERIALIZED), and looking into a document is said to be as dear as it is.
 CREATE FUNCTION luthien_found(wanted tsquery, first uuid, behind uuid, newest_first boolean, at_most integer)
 RETURNS SETOF uuid
 LANGUAGE plpgsql STABLE
 SET enable_seqscan = off
 SET enable_indexscan = off
+SET cpu_operator_cost = 0.1
+SET max_parallel_workers_per_gather = 0
 SET jit = off
 SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     IF newest_first THEN
         RETURN QUERY
-            SELECT call_id FROM conversation_search
-            WHERE document @@ wanted AND call_id >= first AND call_id < behind
-            ORDER BY call_id DESC LIMIT at_most;
+            WITH matching AS MATERIALIZED (
+                SELECT call_id FROM conversation_search
+                WHERE document @@ wanted AND call_id >= first AND call_id < behind
+            )
+            SELECT call_id FROM matching ORDER BY call_id DESC LIMIT at_most;
     ELSE
         RETURN QUERY
-            SELECT call_id FROM conversation_search
-            WHERE document @@ wanted AND call_id >= first AND call_id < behind
-            ORDER BY call_id LIMIT at_most;
+            WITH matching AS MATERIALIZED (
+                SELECT call_id FROM conversation_search
+                WHERE document @@ wanted AND call_id >= first AND call_id < behind
+            )
+            SELECT call_id FROM matching ORDER BY call_id LIMIT at_most;
     END IF;
 END
 $$;

@@ -82,7 +82,7 @@ function goTo(stop) {
   const target = stop.matches("[data-row]") ? linkOf(stop) ?? stop : stop.querySelector(":scope > summary") ?? stop;
   if (target === stop && !stop.hasAttribute("tabindex")) stop.tabIndex = -1;
   target.focus({ preventScroll: true });
-  stop.scrollIntoView({ block: "nearest" });
+  stop.scrollIntoView({ block: "nearest", behavior: "instant" });
 }
 
 function open() {

@@ -1,0 +1,80 @@
+"""Words and facets: what is asked finds what was indexed, and nothing else spells a facet."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthien.store.call_filter import CallFilter, Part
+from luthien.store.lexemes import MAX_WORD_CHARS, asked_facets, asked_words, facet, tsquery, words_of
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "is_found"),
+    [
+        ("Hello, World", "hello", True),
+        ("Hello, World", "WORLD hello", True),
+        ("Hello, World", "hell", False),
+        ("call get_weather now", "weather", True),
+        ("call get_weather now", "get_weather", True),
+        ("call get_weather now", "weather_get", False),
+        ("mail alice@example.org", "alice@example.org", True),
+        ("/etc/passwd", "etc/passwd", True),
+        ("Straße", "STRASSE", True),
+        ("caf\u00e9", "cafe\u0301", True),
+        ("cafe\u0301", "caf\u00e9", True),
+        ("caf\u00e9", "cafe", False),
+        ("\u6211\u7684\u6570\u636e\u5e93\u5f88\u5927", "\u6570\u636e\u5e93", True),
+        ("\u6211\u7684\u6570\u636e\u5e93\u5f88\u5927", "\u5e93", True),
+        ("\u6211\u7684\u6570\u636e\u5e93\u5f88\u5927", "\u5e93\u6570", False),
+        ("\u6771\u4eactower", "tower", True),
+        ("\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e", "\u092d\u093e\u0937\u093e", True),
+        ("x" * 500, "x" * 500, True),
+        ("nul\0l and \ud800 alone", "alone", True),
+        ("12345 67", "12345", True),
+    ],
+)
+def test_a_word_is_found_where_it_stands(text: str, asked: str, is_found: bool) -> None:
+    words = asked_words(asked)
+    assert words
+    assert (set(words) <= set(words_of(text))) is is_found
+
+
+@given(st.text())
+def test_every_text_is_found_by_itself(text: str) -> None:
+    assert set(asked_words(text)) <= set(words_of(text))
+
+
+@given(st.text())
+def test_a_word_is_short_and_plain_and_never_a_facet(text: str) -> None:
+    for word in words_of(text):
+        assert 0 < len(word) <= MAX_WORD_CHARS
+        assert not word.startswith("=")
+        assert "\0" not in word
+        assert unicodedata.is_normalized("NFC", word) or len(word) <= 2
+        word.encode()
+
+
+@given(st.text())
+def test_a_facet_is_one_lexeme_that_postgres_takes(value: str) -> None:
+    assert len(facet("session", value).encode()) <= 512
+    assert "\0" not in facet("session", value)
+
+
+def test_long_values_are_told_apart() -> None:
+    assert facet("session", "s" * 1000) != facet("session", "s" * 1001)
+
+
+def test_a_policy_and_a_part_are_asked_for_together() -> None:
+    assert "=change:tool_arguments redact" in asked_facets(CallFilter(changed_by="redact", part=Part.TOOL_ARGUMENTS))
+
+
+def test_a_text_without_a_word_asks_for_what_is_nowhere() -> None:
+    assert tsquery(CallFilter(text="?!", model="m")) == ""
+
+
+def test_quotes_and_backslashes_stay_inside_a_lexeme() -> None:
+    assert tsquery(CallFilter(model="a'b\\c")) == "'=model:a''b\\\\c'"
