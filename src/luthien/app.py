@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from luthien import __version__
 from luthien.debug.indexer import Indexer
+from luthien.debug.live import Feed
 from luthien.debug.lookup import Lookup
 from luthien.debug.routes import debug_router
 from luthien.debug.signin import SignIn
@@ -25,6 +26,7 @@ from luthien.gateway.boundary import Boundary, link_caller
 from luthien.gateway.configuration import Configuration, load_configuration
 from luthien.gateway.health import health_router
 from luthien.gateway.live import Live
+from luthien.gateway.protocol import ON_STOP
 from luthien.gateway.reload import Reloader, log_warnings
 from luthien.gateway.routes import call_routes
 from luthien.pipeline.ending import FAREWELL_S
@@ -68,6 +70,7 @@ class Running:
     orchestrator: Orchestrator
     passthrough: Passthrough
     lookup: Lookup
+    feed: Feed
     live: Live
     reloader: Reloader | None
 
@@ -103,7 +106,9 @@ class App:
         )
         self.api.include_router(health_router(lambda: self._now.lookup, self._configuration_state))
         self.api.include_router(
-            debug_router(self._sign_in, lambda: self._now.lookup, self._tempo, self._upstream_url)
+            debug_router(
+                self._sign_in, lambda: self._now.lookup, lambda: self._now.feed, self._tempo, self._upstream_url
+            )
         )
         self.asgi: ASGIApp = Boundary(
             self.api, settings.trusted_networks, lambda headers: self._now.live.current.keyring.trusts(headers)
@@ -125,7 +130,8 @@ class App:
         return {"version": now.live.current.version, "is_behind": is_behind}
 
     @asynccontextmanager
-    async def _lifespan(self, api: FastAPI) -> AsyncIterator[None]:
+    async def _lifespan(self, api: FastAPI) -> AsyncIterator[dict[str, object]]:
+        """Yields what the server does when it is told to stop, before it waits for responses to end."""
         settings = self._settings
         async with AsyncExitStack() as stack:
             source = _source(settings, self._dsn)
@@ -177,12 +183,15 @@ class App:
             passthrough = Passthrough(instruments, orchestrator.open_calls)
             reloader = self._reloader(live, telemetry)
             lookup = Lookup(reader, source, source.process_id)
-            self._running = Running(orchestrator, passthrough, lookup, live, reloader)
+            feed = Feed(lookup, self._dsn)
+            feed.start()
+            stack.push_async_callback(feed.stop)
+            self._running = Running(orchestrator, passthrough, lookup, feed, live, reloader)
             stack.push_async_callback(_end_calls, orchestrator.open_calls)
             if reloader is not None:
                 await reloader.start()
                 stack.push_async_callback(reloader.stop)
-            yield
+            yield {ON_STOP: feed.end}
             self._running = None
 
     def _reloader(self, live: Live, telemetry: Telemetry) -> Reloader | None:

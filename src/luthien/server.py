@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
 from luthien.errors import ConfigError
+from luthien.gateway.protocol import Protocol
 from luthien.gateway.reload import has_terminal
 from luthien.settings import Settings
 from luthien.telemetry.logs import logging_config
@@ -111,7 +112,7 @@ def server_options(settings: Settings) -> dict[str, Any]:
         "access_log": False,
         "backlog": _BACKLOG,
         "lifespan": "on",
-        "http": "h11",
+        "http": Protocol,
         "proxy_headers": False,
         "log_config": logging_config(settings.log_level, settings.log_format),
         "server_header": False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -13,6 +13,7 @@ from luthien.debug.completeness import Completeness, Evidence, completeness_of
 from luthien.exchange import call_time_ms
 from luthien.record.source import RecordSource
 from luthien.store.call_filter import CallFilter
+from luthien.store.feed import Position, Tip
 from luthien.store.read import CallRow, RecordReader, StoredCall, Unindexed
 
 _GRACE_MS = 60_000
@@ -66,7 +67,35 @@ class Lookup:
     async def calls(self, wanted: CallFilter, before: UUID | None, limit: int) -> list[Listed]:
         """The calls that a filter lets through, older than `before`, newest first. Raises StoreError."""
         waiting = self._waiting()
-        return [self._listed(row, waiting) for row in await self._reader.calls(wanted, before, limit)]
+        rows = await self._reader.calls(wanted, before, limit)
+        return [self._listed(row, waiting) for row in rows]
+
+    async def calls_of(self, ids: Collection[UUID]) -> list[Listed]:
+        """The calls with these ids that there are, newest first. Raises StoreError."""
+        waiting = self._waiting()
+        return [self._listed(row, waiting) for row in await self._reader.calls_of(ids)]
+
+    async def tip(self) -> Tip:
+        """Where the feed of changes is. Raises StoreError."""
+        return await self._reader.tip()
+
+    async def changes(self, after: Position, limit: int) -> list[tuple[Position, Listed]]:
+        """The calls that changed after a position, in the order of their last changes. Raises StoreError."""
+        waiting = self._waiting()
+        rows = await self._reader.changes(after, limit)
+        at_s = int(waiting.now.timestamp())
+        return [
+            (Position(int(row.pop("stored_xid")), row["call_id"], at_s), self._listed(row, waiting)) for row in rows
+        ]
+
+    async def missed(self, after: Position, limit: int) -> int:
+        """How many calls changed after a position, counted up to `limit`. Raises StoreError."""
+        return await self._reader.missed(after, limit)
+
+    async def processes(self, ids: Iterable[UUID]) -> dict[UUID, str]:
+        """`host:pid` of the processes that said so. Raises StoreError."""
+        found = await self._reader.processes(ids)
+        return {process_id: f"{host}:{pid}" for process_id, (host, pid) in found.items()}
 
     async def neighbours(self, wanted: CallFilter, call_id: UUID) -> tuple[UUID | None, UUID | None]:
         """The next newer and the next older call that a filter lets through; None where there is none.
@@ -115,7 +144,8 @@ class Lookup:
         return Found(call, self._evidence(call.row, waiting))
 
     def _listed(self, row: CallRow, waiting: _Waiting) -> Listed:
-        return Listed(row, completeness_of(self._evidence(row, waiting), ended_how=row["process_ended_how"]))
+        completeness = completeness_of(self._evidence(row, waiting), ended_how=row["process_ended_how"])
+        return Listed(row, completeness)
 
     def _waiting(self) -> _Waiting:
         oldest_age = timedelta(seconds=self._source.oldest_unsaved_age_s())

@@ -8,12 +8,14 @@ from fastapi import APIRouter
 
 from luthien.config import PUBLIC_UPSTREAMS
 from luthien.debug.cache import DiffCache
+from luthien.debug.live import Feed
 from luthien.debug.lookup import Lookup
 from luthien.debug.pages.call import add_call
 from luthien.debug.pages.call_list import add_call_list
 from luthien.debug.pages.compare_calls import add_compare
 from luthien.debug.pages.entry import add_entry
 from luthien.debug.pages.exports import UpstreamUrl, add_exports
+from luthien.debug.pages.live import add_live
 from luthien.debug.pages.sessions import add_sessions
 from luthien.debug.pages.stages import add_stages
 from luthien.debug.pages.trace import add_trace
@@ -25,10 +27,11 @@ from luthien.debug.web import guarded_by
 def debug_router(
     sign_in: SignIn,
     lookup: Callable[[], Lookup],
+    feed: Callable[[], Feed],
     tempo: Tempo,
     upstream_url: UpstreamUrl = PUBLIC_UPSTREAMS.__getitem__,
 ) -> APIRouter:
-    """The pages; `lookup` is asked for at each request, since it exists only while the app runs.
+    """The pages; `lookup` and `feed` are asked for at each request, since they exist only while the app runs.
 
     Args:
         upstream_url: where a provider is, for commands that ask it again.
@@ -36,6 +39,7 @@ def debug_router(
     router = APIRouter(route_class=guarded_by(sign_in))
     add_entry(router, sign_in)
     add_call_list(router, lookup)
+    add_live(router, lookup, feed)
     add_exports(router, lookup, upstream_url)
     add_stages(router, lookup)
     add_trace(router, lookup, tempo)

@@ -119,7 +119,8 @@ ON CONFLICT (call_id) DO UPDATE SET
     stages_stored = known.stages_stored + EXCLUDED.stages_stored,
     records_tombstoned = known.records_tombstoned + EXCLUDED.records_tombstoned,
     records_not_crash_proof = known.records_not_crash_proof + EXCLUDED.records_not_crash_proof,
-    parent_call_id = COALESCE(EXCLUDED.parent_call_id, known.parent_call_id)
+    parent_call_id = COALESCE(EXCLUDED.parent_call_id, known.parent_call_id),
+    stored_xid = EXCLUDED.stored_xid
 
 -- name: supersede
 -- Checkpoints whose side is recorded whole lose their payloads. Run when the rows of the calls are locked: of two
@@ -515,6 +516,75 @@ SELECT
 FROM conversation_events
 WHERE call_id = %(call_id)s
 ORDER BY sequence
+
+-- name: feed_position
+-- Everything below the first is stored for good; a transaction from the second on has not begun.
+SELECT
+    pg_snapshot_xmin(pg_current_snapshot())::text AS xmin, pg_snapshot_xmax(pg_current_snapshot())::text AS xmax,
+    extract(epoch FROM now())::bigint AS now_s
+
+-- name: feed_missed
+-- Counts no further than it is asked to.
+SELECT count(*) AS missed
+FROM (
+    SELECT
+    FROM conversation_calls
+    WHERE (stored_xid, call_id) > (%(xid)s::text::xid8, %(call_id)s)
+        AND stored_xid < pg_snapshot_xmin(pg_current_snapshot())
+    LIMIT %(limit)s
+) AS changed
+
+-- name: feed_next
+-- In the order in which they were written, and only those before which nothing can come any more. Of all days: a spool
+-- that is adopted late brings old calls.
+SELECT stored_xid, call_id
+FROM conversation_calls
+WHERE (stored_xid, call_id) > (%(xid)s::text::xid8, %(call_id)s)
+    AND stored_xid < pg_snapshot_xmin(pg_current_snapshot())
+ORDER BY stored_xid, call_id
+LIMIT %(limit)s
+
+-- name: feed_changes
+-- Those that feed_next has found, unless they have changed since: then they come later. Bounded like a list, so that not
+-- every day there is takes part in the plan.
+SELECT
+    listed.*,
+    luthien_is_alive(process.seen_at, process.ended_at, pg_postmaster_start_time()) AS process_is_alive,
+    process.saved_until AS process_saved_until, process.ended_how AS process_ended_how,
+    aside.records_set_aside, aside.is_end_set_aside,
+    NOT EXISTS (SELECT FROM conversation_unindexed WHERE conversation_unindexed.call_id = listed.call_id) AS is_indexed
+FROM (
+    SELECT
+        call_id, trace_id, session_id, gateway_key,
+        started_at, ended_at, wire_format, provider, model_requested, model_used,
+        streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
+        decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
+        upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id,
+        records_refused, stages_stored, records_tombstoned, records_not_crash_proof, parent_call_id,
+        stored_xid
+    FROM conversation_calls
+    WHERE (stored_xid, call_id) > (%(xid)s::text::xid8, %(call_id)s)
+        AND (stored_xid, call_id) <= (%(last_xid)s::text::xid8, %(last_id)s)
+        AND call_id >= %(since)s AND call_id <= %(until)s
+) AS listed
+LEFT JOIN conversation_processes AS process
+    ON process.process_id = listed.process_id
+    AND (listed.records_emitted IS NULL OR listed.records_stored < listed.records_emitted)
+LEFT JOIN LATERAL (
+    SELECT
+        count(DISTINCT sequence)::int4 AS records_set_aside,
+        COALESCE(bool_or(event_type = 'call_outcome'), false) AS is_end_set_aside
+    FROM conversation_quarantine
+    WHERE conversation_quarantine.call_id = listed.call_id
+        AND conversation_quarantine.call_id >= %(since)s AND conversation_quarantine.call_id <= %(until)s
+) AS aside ON true
+ORDER BY listed.stored_xid, listed.call_id
+
+-- name: feed_listen
+LISTEN luthien_records
+
+-- name: name_processes
+SELECT process_id, host, pid FROM conversation_processes WHERE process_id = ANY(%(ids)s)
 
 -- name: get_children
 -- They began while their parent ran, so only the days of that are looked into.

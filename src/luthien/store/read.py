@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,6 +19,7 @@ from luthien.exchange import StageRecord, call_time_ms
 from luthien.store import search
 from luthien.store.call_filter import EVERY_CALL, CallFilter
 from luthien.store.deadline import AsyncWatchedConnection, WatchedConnection
+from luthien.store.feed import Position, Tip
 from luthien.store.migrate import pending
 from luthien.store.sql import query
 from luthien.store.windows import NEWEST, id_range, windows
@@ -118,6 +119,15 @@ class RecordReader:
         async with self._connection() as conn:
             return await search.calls(conn, wanted, before or NEWEST, limit)
 
+    async def calls_of(self, ids: Collection[UUID]) -> list[CallRow]:
+        """The calls with these ids that there are, newest first. Raises as `calls` does."""
+        if not ids:
+            return []
+        bounds = min(ids), UUID(int=min(max(ids).int + 1, NEWEST.int))
+        async with self._connection() as conn:
+            found = await conn.execute(query("list_calls"), search.of_list(EVERY_CALL, *bounds, len(ids), [*ids]))
+            return await found.fetchall()
+
     async def neighbours(self, wanted: CallFilter, call_id: UUID) -> tuple[UUID | None, UUID | None]:
         """The next newer and the next older call that a filter lets through. Raises as `calls` does."""
         async with self._connection() as conn:
@@ -188,6 +198,42 @@ class RecordReader:
         """How many bytes of payloads are stored of each call that has records. Raises as `calls` does."""
         rows = await self._rows("payload_bytes", _bounded(call_ids)) if call_ids else []
         return {row["call_id"]: row["bytes"] for row in rows}
+
+    async def tip(self) -> Tip:
+        """Where the feed of changes is. Raises as `calls` does."""
+        [row] = await self._rows("feed_position", {})
+        return Tip(Position.before(int(row["xmin"]), row["now_s"]), int(row["xmax"]))
+
+    async def changes(self, after: Position, limit: int) -> list[CallRow]:
+        """The calls that changed after a position, as they are now, in the order of their last changes.
+
+        Each has its `stored_xid` besides. There may be more, also when these are fewer than `limit`; after none there
+        are none. Raises as `calls` does.
+        """
+        start = {"xid": str(after.xid), "call_id": after.call_id}
+        while found := await self._rows("feed_next", {**start, "limit": limit}):
+            ids, last = [row["call_id"] for row in found], found[-1]
+            bounds = {
+                "since": min(ids),
+                "until": max(ids),
+                "last_xid": last["stored_xid"],
+                "last_id": last["call_id"],
+            }
+            if rows := await self._rows("feed_changes", {**start, **bounds}):
+                return rows
+            start = {"xid": last["stored_xid"], "call_id": last["call_id"]}
+        return []
+
+    async def missed(self, after: Position, limit: int) -> int:
+        """How many calls changed after a position, counted up to `limit`. Raises as `calls` does."""
+        [row] = await self._rows("feed_missed", {"xid": str(after.xid), "call_id": after.call_id, "limit": limit})
+        count: int = row["missed"]
+        return count
+
+    async def processes(self, ids: Iterable[UUID]) -> dict[UUID, tuple[str, int]]:
+        """Host and process number of the processes that said so. Raises as `calls` does."""
+        rows = await self._rows("name_processes", {"ids": [*ids]})
+        return {row["process_id"]: (row["host"], row["pid"]) for row in rows if row["host"] is not None}
 
     async def pending_migrations(self) -> list[str]:
         """Migrations that the database still lacks. Raises as `calls` does."""

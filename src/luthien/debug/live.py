@@ -1,0 +1,306 @@
+"""The live feed: the changes of calls, as they are stored by whichever process, for any number of followers.
+
+One reader a process reads on from where it was, woken up by the writers' `NOTIFY` and by the clock behind it, and
+keeps the last changes. Followers have no queues: each takes what comes after its own position, at its own pace, from
+what is kept or else from the database. Who is too far behind is told so (`gap`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from uuid import UUID
+
+import psycopg
+
+from luthien.debug.lookup import Listed, Lookup
+from luthien.errors import LuthienError, StoreError
+from luthien.store.deadline import connection_options
+from luthien.store.feed import Position
+from luthien.store.sql import query
+
+_log = logging.getLogger(__name__)
+
+KEPT = 1000
+"""How many changes are kept for followers, and how many missed ones are read again for one who comes back."""
+REPLAY_S = 24 * 3600
+"""How old a position may be that somebody comes back with."""
+FOLLOWERS = 100
+"""How many may follow in one process."""
+POLL_S = 1.0
+KEEP_ALIVE_S = 15.0
+PAGE = 200
+
+# Commits that come in quick succession are read at once.
+_PAUSE_S = 0.2
+_RETRY_S = 1.0
+_PROCESSES = 1000
+
+
+class TooManyFollowers(LuthienError):
+    """This process has as many followers as it may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A call that changed, as it is now."""
+
+    position: Position
+    listed: Listed
+    process: str | None
+    """`host:pid` of the process that serves it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What else a follower is told: `hello`, `gap`, `away`, `back`, or `alive`, which is not for anybody to read."""
+
+    kind: str
+    position: Position | None
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class _Kept:
+    """The last changes, in order: all of them after `floor`, up to `tip`. Both are None while nothing was read."""
+
+    changes: deque[Change] = field(default_factory=deque)
+    floor: Position | None = None
+    tip: Position | None = None
+    trouble: str | None = None
+    """Why nothing can be read."""
+
+    def begin(self, tip: Position) -> None:
+        self.floor = self.tip = tip
+
+    def forget(self) -> None:
+        self.changes.clear()
+        self.floor = self.tip = self.trouble = None
+
+    def add(self, changes: list[Change], now_s: int) -> None:
+        for change in changes:
+            self.changes.append(change)
+            self.tip = change.position
+        while len(self.changes) > KEPT:
+            self.floor = self.changes.popleft().position
+        if self.tip is not None:
+            self.tip = replace(self.tip, at_s=now_s)
+
+    def after(self, position: Position) -> list[Change]:
+        """What is kept of what came after a position, a page of it."""
+        newer = list(takewhile(lambda change: change.position > position, reversed(self.changes)))
+        return newer[::-1][:PAGE]
+
+
+class Feed:
+    """Follows the record while somebody follows the feed.
+
+    Args:
+        dsn: for the one connection that listens; changes are read by `lookup`.
+    """
+
+    def __init__(self, lookup: Lookup, dsn: str) -> None:
+        self.kept = _Kept()
+        self.lookup = lookup
+        self._dsn = dsn
+        self._followers = 0
+        self._wanted = asyncio.Event()
+        self._asked = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._is_ending = False
+        self._processes: dict[UUID, str] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="luthien-feed")  # noqa: TID251 - awaited in stop
+
+    def end(self) -> None:
+        """Lets every follower come to its end; more than once changes nothing."""
+        self._is_ending = True
+        self._tell()
+
+    async def stop(self) -> None:
+        self.end()
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    @property
+    def is_full(self) -> bool:
+        return self._followers >= FOLLOWERS
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        """Somebody follows while the block runs. Raises TooManyFollowers."""
+        if self.is_full:
+            raise TooManyFollowers(f"{FOLLOWERS} follow this process already")
+        self._followers += 1
+        self._wanted.set()
+        try:
+            yield
+        finally:
+            self._followers -= 1
+
+    async def follow(self, after: Position | None) -> AsyncGenerator[Change | Notice, None]:
+        """What changes after a position, or from now on, until the process stops; to be closed by whoever follows.
+
+        A call that changed several times may come once, as it is at last.
+        """
+        follower = _Follower(self, after)
+        while not self._is_ending:
+            changed = self._changed
+            found = await follower.take()
+            for each in found:
+                yield each
+            if not found:
+                try:
+                    await asyncio.wait_for(changed.wait(), KEEP_ALIVE_S)
+                except TimeoutError:
+                    yield Notice("alive", follower.position)
+
+    async def changes(self, after: Position) -> list[Change]:
+        """A page of what changed after a position. Raises StoreError."""
+        found = await self.lookup.changes(after, PAGE)
+        served_by = {listed.row["process_id"] for _, listed in found}
+        unknown = [each for each in served_by if each is not None and each not in self._processes]
+        if unknown:
+            if len(self._processes) > _PROCESSES:
+                self._processes.clear()
+            self._processes |= await self.lookup.processes(unknown)
+        return [Change(position, each, self._processes.get(each.row["process_id"])) for position, each in found]
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wanted.wait()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    listening = group.create_task(self._listen())
+                    await self._read_on()
+                    listening.cancel()
+            except Exception:  # noqa: BLE001 - whatever it is, followers must hear of it, and it is tried again
+                _log.exception("the live feed failed")
+                self._fail("the live feed failed; see the gateway's log")
+                await asyncio.sleep(_RETRY_S)
+
+    async def _listen(self) -> None:
+        """Asks for a look whenever a writer has committed; without it, looks come with the clock."""
+        options = connection_options("luthien-feed")
+        while True:
+            with suppress(psycopg.Error, OSError):
+                async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True, **options) as conn:
+                    await conn.execute(query("feed_listen"))
+                    async for _ in conn.notifies():
+                        self._asked.set()
+            await asyncio.sleep(_RETRY_S)
+
+    async def _read_on(self) -> None:
+        """Reads until nobody follows any more."""
+        while self._followers:
+            self._asked.clear()
+            is_more = False
+            try:
+                is_more = await self._read()
+            except StoreError as error:
+                self._fail(str(error))
+            if not is_more:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._asked.wait(), POLL_S)
+                await asyncio.sleep(_PAUSE_S)
+        self._wanted.clear()
+        self.kept.forget()
+
+    async def _read(self) -> bool:
+        """Reads what has changed; returns whether there may be more."""
+        if self.kept.tip is None:
+            tip = await self.lookup.tip()
+            self.kept.begin(tip.position)
+            self._tell()
+        changes = await self.changes(self.kept.tip or tip.position)
+        self.kept.add(changes, int(time.time()))
+        if changes or self.kept.trouble:
+            self.kept.trouble = None
+            self._tell()
+        return len(changes) == PAGE
+
+    def _fail(self, trouble: str) -> None:
+        if self.kept.trouble != trouble:
+            self.kept.trouble = trouble
+            self._tell()
+
+
+class _Follower:
+    """One who follows: what it has seen, and what it has been told of the feed."""
+
+    def __init__(self, feed: Feed, after: Position | None) -> None:
+        self.position = after
+        self._feed = feed
+        self._is_greeted = False
+        self._trouble: str | None = None
+
+    async def take(self) -> Sequence[Change | Notice]:
+        """What comes next; nothing when there is nothing new."""
+        trouble = self._feed.kept.trouble
+        if trouble is None:
+            try:
+                return await self._take()
+            except StoreError as error:
+                trouble = str(error)
+        if trouble == self._trouble:
+            return ()
+        self._trouble = trouble
+        return [Notice("away", self.position, trouble)]
+
+    async def _take(self) -> Sequence[Change | Notice]:
+        kept = self._feed.kept
+        tip, floor = kept.tip, kept.floor
+        if tip is None or floor is None:
+            return ()
+        if self._trouble is not None:
+            self._trouble = None
+            return [Notice("back", self.position)]
+        if not self._is_greeted:
+            return await self._greet(tip)
+        position = self.position or tip
+        found = kept.after(position) if position >= floor else await self._read_again(position, tip)
+        if isinstance(found, Notice):
+            self.position = tip
+            return [found]
+        if found:
+            self.position = found[-1].position
+        elif position < floor:
+            self.position = floor
+        return found
+
+    async def _greet(self, tip: Position) -> Sequence[Notice]:
+        """Where it begins; and what is wrong with the position that it came with."""
+        came_with = self.position
+        lost = None if came_with is None else await self._lost(came_with)
+        self._is_greeted = True
+        if came_with is None or lost is not None:
+            self.position = tip
+        hello = Notice("hello", self.position)
+        return [hello] if lost is None else [hello, Notice("gap", tip, lost)]
+
+    async def _lost(self, came_with: Position) -> str | None:
+        """Why what came after a position cannot be told; None when it can."""
+        if time.time() - came_with.at_s > REPLAY_S:
+            return "too_old"
+        tip = await self._feed.lookup.tip()
+        return "unknown" if came_with.xid >= tip.beyond else None
+
+    async def _read_again(self, position: Position, tip: Position) -> list[Change] | Notice:
+        """From the database, what is not kept any more."""
+        if await self._feed.lookup.missed(position, KEPT + 1) > KEPT:
+            return Notice("gap", tip, "too_many")
+        return await self._feed.changes(position)
