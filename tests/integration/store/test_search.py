@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +20,8 @@ from luthien.debug.indexer import IndexStats, Pace, connected, index_some
 from luthien.errors import StoreError
 from luthien.exchange import EventType, StageRecord, call_time_ms
 from luthien.store.call_filter import EVERY_CALL, CallFilter, Part
+from luthien.store.migrate import migrate, migrations_folder
+from luthien.store.partitions import day_of
 from luthien.store.read import RecordReader
 from luthien.store.sql import query
 from luthien.store.write import prepare, write_batch
@@ -322,3 +326,24 @@ class TestWhatIsNotIndexed:
 def _triples(passing: list[UUID]) -> Iterator[tuple[UUID | None, UUID, UUID | None]]:
     around: list[UUID | None] = [None, *passing, None]
     return zip(around, passing, around[2:], strict=False)
+
+
+class TestTheMigration:
+    def test_gives_days_that_exist_what_they_lack_and_has_their_calls_indexed(
+        self, database: str, tmp_path: Path
+    ) -> None:
+        earlier = shutil.copytree(migrations_folder(), tmp_path / "migrations")
+        for later in [folder for folder in earlier.iterdir() if folder.name >= "20261122000500"]:
+            if later.is_dir():
+                shutil.rmtree(later)
+        migrate(database, folder=earlier)
+        [made] = made_calls(1)
+        with psycopg.connect(database, autocommit=True) as conn:
+            day = day_of(made.call_id)
+            conn.execute("SELECT luthien_create_day(%s)", (day,))
+            conn.execute("INSERT INTO conversation_calls (call_id) VALUES (%s)", (made.call_id,))
+            migrate(database)
+            assert conn.execute("SELECT call_id FROM conversation_unindexed").fetchall() == [(made.call_id,)]
+            for table in ("conversation_search", "conversation_changes"):
+                found = conn.execute("SELECT to_regclass(%s) IS NOT NULL", (f"{table}_{day:%Y%m%d}",)).fetchone()
+                assert found == (True,)
