@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from luthien.debug.indexed import ALGO
+from luthien.debug.search.indexed import ALGO
 from luthien.store.lexemes import SLOT_MS, SPAN
 from luthien.store.partitions import PartitionKeeper, day_range
 

@@ -35,7 +35,7 @@ from psycopg.conninfo import make_conninfo
 
 from benchmarks.filling_pages import RECORDS_A_CALL, fill_pages
 from benchmarks.gateways import TOKEN, luthien, running
-from luthien.debug.filters import read_filter
+from luthien.debug.search.filters import read_filter
 from luthien.store.embedded import embedded_postgres
 from luthien.store.lexemes import tsquery
 from luthien.store.migrate import migrate

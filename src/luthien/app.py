@@ -15,10 +15,10 @@ from opentelemetry.metrics import NoOpMeterProvider
 from starlette.types import ASGIApp
 
 from luthien import __version__
-from luthien.debug.indexer import Indexer
+from luthien.debug.call.lookup import Lookup
 from luthien.debug.live import Feed
-from luthien.debug.lookup import Lookup
 from luthien.debug.routes import debug_router
+from luthien.debug.search.indexer import Indexer
 from luthien.debug.signin import SignIn
 from luthien.debug.tempo import Tempo
 from luthien.errors import ConfigError

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from luthien import __version__
 from luthien.app import App, build_app, configuration_of
 from luthien.calls.command import calls
-from luthien.debug.reindex import index_queued, queue_calls
+from luthien.debug.search.reindex import index_queued, queue_calls
 from luthien.debug.signin import new_token
 from luthien.doctor.examination import examined, known_dsn
 from luthien.doctor.finding import Finding, Level

@@ -23,7 +23,7 @@ import psycopg
 import pytest
 
 from luthien.calls.options import HELP, option_of
-from luthien.debug.filters import NAMES
+from luthien.debug.search.filters import NAMES
 from luthien.store.embedded import embedded_postgres
 from luthien.store.migrate import migrate
 from luthien.store.write import prepare, write_batch

@@ -19,14 +19,14 @@ from luthien.calls.options import with_filter
 from luthien.calls.output import NOT_THERE, guarded, is_json, opened_output, output_ink, print_lines
 from luthien.calls.record import NEWEST, find, opened
 from luthien.config import read_config
-from luthien.debug.call_json import call_as_dict, diffs_as_dict, row_as_dict
-from luthien.debug.call_view import CallView, stage_named, view_call
+from luthien.debug.call.call_json import call_as_dict, diffs_as_dict, row_as_dict
+from luthien.debug.call.call_view import CallView, stage_named, view_call
+from luthien.debug.call.lookup import Listed, Lookup
+from luthien.debug.diffing.values import dumps
 from luthien.debug.export.forms import FORMS, export_call, whole_call
 from luthien.debug.export.lines import as_lines
 from luthien.debug.export.parties import Addresses, NotInRecord
-from luthien.debug.lookup import Listed, Lookup
-from luthien.debug.phrases import counted
-from luthien.debug.values import dumps
+from luthien.debug.showing.phrases import counted
 from luthien.doctor.examination import known_dsn
 from luthien.errors import ConfigError, StoreError
 from luthien.exchange import STAGES

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from luthien.calls.ink import Ink, one_line, plain
-from luthien.debug.call_view import CallView, PolicyView
-from luthien.debug.completeness import State
-from luthien.debug.ops import Diff, Op
-from luthien.debug.shown import laid_out
-from luthien.debug.values import dumps
-from luthien.debug.words import Segments
+from luthien.debug.call.call_view import CallView, PolicyView
+from luthien.debug.call.completeness import State
+from luthien.debug.diffing.ops import Diff, Op
+from luthien.debug.diffing.values import dumps
+from luthien.debug.diffing.words import Segments
+from luthien.debug.showing.shown import laid_out
 
 _CONTEXT_LINES = 2
 _MAX_LINES = 60

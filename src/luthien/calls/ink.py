@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO
 
-from luthien.debug.shown import is_visible
+from luthien.debug.showing.shown import is_visible
 
 VARIABLES = ("NO_COLOR", "FORCE_COLOR", "TERM")
 """Of the environment: what is asked of colours."""

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from luthien.calls.ink import Ink, cut, one_line, width_of
-from luthien.debug.completeness import State
-from luthien.debug.lookup import Listed
-from luthien.debug.shown import duration
+from luthien.debug.call.completeness import State
+from luthien.debug.call.lookup import Listed
+from luthien.debug.showing.shown import duration
 
 _MIN_MODEL = 10
 _GAP = "  "

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from luthien.debug.filters import CHOICES, NAMES, read_filter
+from luthien.debug.search.filters import CHOICES, NAMES, read_filter
 from luthien.store.call_filter import CallFilter
 
 HELP: Mapping[str, str] = {

@@ -17,7 +17,7 @@ import typer
 from luthien.calls.ink import VARIABLES, Ink, ink_for, plain
 from luthien.calls.record import NoSuchCall
 from luthien.debug.export.parties import NotInRecord
-from luthien.debug.filters import FilterError
+from luthien.debug.search.filters import FilterError
 from luthien.errors import LuthienError, StoreError
 from luthien.settings import from_environment
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import UUID
 
-from luthien.debug.lookup import Found, Listed, Lookup
+from luthien.debug.call.lookup import Found, Listed, Lookup
 from luthien.record.queue import RecordQueue
 from luthien.store.call_filter import CallFilter
 from luthien.store.read import RecordReader

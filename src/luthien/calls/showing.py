@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from luthien.calls.ink import Ink, one_line
 from luthien.calls.listing import STYLES, outcome_of
-from luthien.debug.call_view import CallView, PolicyView, StageView
-from luthien.debug.completeness import State
-from luthien.debug.lookup import Listed
-from luthien.debug.shown import duration, size
+from luthien.debug.call.call_view import CallView, PolicyView, StageView
+from luthien.debug.call.completeness import State
+from luthien.debug.call.lookup import Listed
+from luthien.debug.showing.shown import duration, size
 
 _ACTIONS = {"block": "bad", "error": "bad", "modify": "warn"}
 _STATES = {"recorded": "good", "missing": "bad", "partial": "warn", "awaited": "warn"}

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TypeAlias
 
-from luthien.debug.edits import codes_of, equal_runs, longest_rising
-from luthien.debug.identity import Identities, name_of, sort_of
-from luthien.debug.similar import Element, Similar
-from luthien.debug.values import Json
+from luthien.debug.diffing.edits import codes_of, equal_runs, longest_rising
+from luthien.debug.diffing.identity import Identities, name_of, sort_of
+from luthien.debug.diffing.similar import Element, Similar
+from luthien.debug.diffing.values import Json
 
 STEPS_PER_LIST = 200_000
 """What one look for a longest common subsequence may cost."""

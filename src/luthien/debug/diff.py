@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from luthien.debug.align import Aligner, Pairing
-from luthien.debug.changes import added, removed
-from luthien.debug.compare import Work, compare
-from luthien.debug.identity import Identities
-from luthien.debug.ops import Diff, Op, Summary, apply
-from luthien.debug.values import Json, Number, Numbers, count_marks, count_scalars, parse
+from luthien.debug.diffing.changes import added, removed
+from luthien.debug.diffing.compare import Work, compare
+from luthien.debug.diffing.identity import Identities
+from luthien.debug.diffing.ops import Diff, Op, Summary, apply
+from luthien.debug.diffing.values import Json, Number, Numbers, count_marks, count_scalars, parse
 
 __all__ = ["ALGO", "Diff", "Op", "Pairing", "Summary", "apply", "diff_payloads"]
 

@@ -19,7 +19,7 @@ from uuid import UUID
 
 import psycopg
 
-from luthien.debug.lookup import Listed, Lookup
+from luthien.debug.call.lookup import Listed, Lookup
 from luthien.errors import LuthienError, StoreError
 from luthien.store.deadline import connection_options
 from luthien.store.feed import Position

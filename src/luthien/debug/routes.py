@@ -7,9 +7,9 @@ from collections.abc import Callable
 from fastapi import APIRouter
 
 from luthien.config import PUBLIC_UPSTREAMS
-from luthien.debug.cache import DiffCache
+from luthien.debug.call.lookup import Lookup
+from luthien.debug.diffing.cache import DiffCache
 from luthien.debug.live import Feed
-from luthien.debug.lookup import Lookup
 from luthien.debug.pages.call import add_call
 from luthien.debug.pages.call_list import add_call_list
 from luthien.debug.pages.compare_calls import add_compare

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import httpx2 as httpx
 
-from luthien.debug.shown import plain
+from luthien.debug.showing.shown import plain
 from luthien.settings import Settings
 
 DEADLINE_S = 2.0

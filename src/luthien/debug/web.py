@@ -11,8 +11,8 @@ from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from luthien.debug.addresses import session_page
-from luthien.debug.completeness import reason_in_words
-from luthien.debug.shown import duration, plain, pretty, size, visible
+from luthien.debug.call.completeness import reason_in_words
+from luthien.debug.showing.shown import duration, plain, pretty, size, visible
 from luthien.debug.signin import SignIn
 from luthien.errors import StoreError
 

@@ -16,9 +16,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from luthien.debug.filters import CHOICES, NAMES, read_filter
-from luthien.debug.listing import conditions, narrowed
-from luthien.debug.matching import matches
+from luthien.debug.search.filters import CHOICES, NAMES, read_filter
+from luthien.debug.search.listing import conditions, narrowed
+from luthien.debug.search.matching import matches
 from luthien.exchange import StageRecord
 from luthien.store.call_filter import EVERY_CALL
 from luthien.store.partitions import PartitionKeeper, day_of

@@ -12,10 +12,10 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from luthien.debug.call.lookup import Found, Lookup
 from luthien.debug.export.forms import Whole, export_call
 from luthien.debug.export.lines import as_lines
 from luthien.debug.export.parties import Addresses, NotInRecord
-from luthien.debug.lookup import Found, Lookup
 from luthien.exchange import EventType, StageRecord, new_call_id
 from luthien.record.queue import RecordQueue
 from luthien.store.call_filter import EVERY_CALL

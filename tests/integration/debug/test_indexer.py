@@ -13,9 +13,9 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from luthien.debug import indexed, indexer
-from luthien.debug.indexer import Indexer, IndexStats, Pace, connected, index_some
-from luthien.debug.reindex import index_queued, queue_calls
+from luthien.debug.search import indexed, indexer
+from luthien.debug.search.indexer import Indexer, IndexStats, Pace, connected, index_some
+from luthien.debug.search.reindex import index_queued, queue_calls
 from luthien.exchange import EventType, StageRecord, new_call_id
 from luthien.store import index
 from luthien.store.call_filter import CallFilter

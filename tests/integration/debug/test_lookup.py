@@ -12,9 +12,9 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from luthien.debug.call_view import view_call
-from luthien.debug.completeness import State, state_of
-from luthien.debug.lookup import Found, Lookup, Pending
+from luthien.debug.call.call_view import view_call
+from luthien.debug.call.completeness import State, state_of
+from luthien.debug.call.lookup import Found, Lookup, Pending
 from luthien.errors import StoreError
 from luthien.exchange import EventType, StageRecord, new_call_id
 from luthien.record.processes import heartbeat, notices

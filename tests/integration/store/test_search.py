@@ -16,7 +16,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from luthien.debug.indexer import IndexStats, Pace, connected, index_some
+from luthien.debug.search.indexer import IndexStats, Pace, connected, index_some
 from luthien.errors import StoreError
 from luthien.exchange import EventType, StageRecord, call_time_ms
 from luthien.store.call_filter import EVERY_CALL, CallFilter, Part

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from luthien.debug.values import Json, tokens
+from luthien.debug.diffing.values import Json, tokens
 
 NUMBERS = st.one_of(
     st.integers(),

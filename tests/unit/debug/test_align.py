@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthien.debug import align, compare, similar
+from luthien.debug import align
 from luthien.debug.align import Aligner, Alignment, by_position, out_of_order
 from luthien.debug.diff import diff_payloads
-from luthien.debug.identity import Identities
-from luthien.debug.ops import Diff, Op, Summary, apply
-from luthien.debug.values import Json, parse
+from luthien.debug.diffing import compare, similar
+from luthien.debug.diffing.identity import Identities
+from luthien.debug.diffing.ops import Diff, Op, Summary, apply
+from luthien.debug.diffing.values import Json, parse
 from tests.unit.debug.json_values import VALUES, encoded
 
 ELEMENTS = st.sampled_from(

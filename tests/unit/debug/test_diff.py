@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthien.debug import compare
 from luthien.debug import diff as diff_module
 from luthien.debug.align import Alignment, Pairing
 from luthien.debug.diff import Diff, Op, Summary, apply, diff_payloads
-from luthien.debug.ops import MAX_DEPTH
-from luthien.debug.values import Json, Number, canonical, count_scalars, parse, pointer, tokens
+from luthien.debug.diffing import compare
+from luthien.debug.diffing.ops import MAX_DEPTH
+from luthien.debug.diffing.values import Json, Number, canonical, count_scalars, parse, pointer, tokens
 from tests.unit.debug.json_values import PAIRS, encoded, resolve
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthien.debug.timeline import Entry, Lanes, lanes_of
+from luthien.debug.call.timeline import Entry, Lanes, lanes_of
 from luthien.exchange import EventType, StageRecord
 from luthien.formats.registry import OPENAI_CHAT
 from luthien.formats.sse import Chunk, FrameReader

@@ -7,10 +7,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from luthien.debug.call_view import CallView, StageView
-from luthien.debug.completeness import State
+from luthien.debug.call.call_view import CallView, StageView
+from luthien.debug.call.completeness import State
+from luthien.debug.diffing.values import parse
 from luthien.debug.export.parties import NotInRecord, wire_format_of
-from luthien.debug.values import parse
 from luthien.exchange import EventType, Outcome
 
 _MAX_READABLE_BYTES = 2_000_000

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from luthien.debug.call_view import CallView, view_call
+from luthien.debug.call.call_view import CallView, view_call
+from luthien.debug.call.lookup import Found, Lookup
+from luthien.debug.diffing.values import dumps
 from luthien.debug.export.curl import as_curl
 from luthien.debug.export.fixture import as_fixture, text_of
 from luthien.debug.export.har import as_har
 from luthien.debug.export.parties import Addresses, NotInRecord, Party, asked
 from luthien.debug.export.pytest_case import as_pytest
 from luthien.debug.export.whole import as_export
-from luthien.debug.lookup import Found, Lookup
-from luthien.debug.values import dumps
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from luthien import __version__
-from luthien.debug.call_json import row_as_dict
-from luthien.debug.call_view import CallView
+from luthien.debug.call.call_json import row_as_dict
+from luthien.debug.call.call_view import CallView
 from luthien.debug.export.parties import Addresses, Answered, Asked, NotInRecord, Party, answered, asked
 from luthien.exchange import EventType
 

@@ -7,11 +7,11 @@ import logging
 from collections.abc import AsyncIterator
 from uuid import UUID
 
-from luthien.debug.call_json import row_as_dict
-from luthien.debug.call_view import view_call
+from luthien.debug.call.call_json import row_as_dict
+from luthien.debug.call.call_view import view_call
+from luthien.debug.call.lookup import Found, Listed, Lookup
+from luthien.debug.diffing.values import dumps
 from luthien.debug.export.whole import stages_as_dict
-from luthien.debug.lookup import Found, Listed, Lookup
-from luthien.debug.values import dumps
 from luthien.errors import StoreError
 from luthien.store.call_filter import CallFilter
 

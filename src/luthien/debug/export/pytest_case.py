@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from luthien.debug.call_view import CallView
+from luthien.debug.call.call_view import CallView
 from luthien.debug.export.fixture import as_fixture
 from luthien.exchange import EventType
 from luthien.formats.credentials import MASK

@@ -11,17 +11,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 from starlette.datastructures import QueryParams
 
-from luthien.debug.blame import Differ
-from luthien.debug.call_json import call_as_dict, diffs_as_dict, timeline_as_dict
-from luthien.debug.call_view import CallView, view_call
-from luthien.debug.completeness import NOTHING_YET, State
-from luthien.debug.drawing import LanesDrawing, WaterfallDrawing, draw_lanes, draw_waterfall
-from luthien.debug.filters import NAMES, FilterError, query_of, read_filter
-from luthien.debug.lookup import Found, Lookup, Pending
-from luthien.debug.shadows import ShadowView
-from luthien.debug.shown_diff import DiffOptions, ShownDiff, show_diff
+from luthien.debug.blaming.blame import Differ
+from luthien.debug.blaming.shadows import ShadowView
+from luthien.debug.call.call_json import call_as_dict, diffs_as_dict, timeline_as_dict
+from luthien.debug.call.call_view import CallView, view_call
+from luthien.debug.call.completeness import NOTHING_YET, State
+from luthien.debug.call.lookup import Found, Lookup, Pending
+from luthien.debug.diffing.values import dumps
+from luthien.debug.search.filters import NAMES, FilterError, query_of, read_filter
+from luthien.debug.showing.drawing import LanesDrawing, WaterfallDrawing, draw_lanes, draw_waterfall
+from luthien.debug.showing.shown_diff import DiffOptions, ShownDiff, show_diff
 from luthien.debug.tempo import Tempo
-from luthien.debug.values import dumps
 from luthien.debug.web import json_response, not_yet, page, wants_json
 from luthien.exchange import EventType, Side
 from luthien.store.call_filter import EVERY_CALL, CallFilter

@@ -14,15 +14,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from luthien.debug.addresses import compare_page
-from luthien.debug.blame import Differ
-from luthien.debug.call_json import links, row_as_dict
-from luthien.debug.call_view import StageView, some_stages
-from luthien.debug.comparison import NAMES, Compared, Manner, compare_stage, facts_of
-from luthien.debug.completeness import Completeness, State, completeness_of, state_of
-from luthien.debug.lookup import Found, Lookup, Pending
+from luthien.debug.blaming.blame import Differ
+from luthien.debug.call.call_json import links, row_as_dict
+from luthien.debug.call.call_view import StageView, some_stages
+from luthien.debug.call.completeness import Completeness, State, completeness_of, state_of
+from luthien.debug.call.lookup import Found, Lookup, Pending
+from luthien.debug.diffing.values import dumps
 from luthien.debug.pages.sessions import show_calls
-from luthien.debug.shown_diff import DiffOptions, ShownDiff, show_diff
-from luthien.debug.values import dumps
+from luthien.debug.sessions.comparison import NAMES, Compared, Manner, compare_stage, facts_of
+from luthien.debug.showing.shown_diff import DiffOptions, ShownDiff, show_diff
 from luthien.debug.web import json_response, not_yet, page, wants_json
 from luthien.errors import StoreError
 from luthien.exchange import STAGES, EventType

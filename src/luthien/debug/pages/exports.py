@@ -11,12 +11,12 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from luthien.config import PUBLIC_UPSTREAMS
+from luthien.debug.call.lookup import Found, Lookup
 from luthien.debug.export.forms import FORMS, all_texts, export_call, whole_call
 from luthien.debug.export.lines import as_lines
 from luthien.debug.export.parties import Addresses, NotInRecord
-from luthien.debug.filters import FilterError, read_filter
-from luthien.debug.lookup import Found, Lookup
 from luthien.debug.pages.call import find_call, unknown_call
+from luthien.debug.search.filters import FilterError, read_filter
 from luthien.debug.web import json_response, not_yet, page
 
 UpstreamUrl = Callable[[str], str]

@@ -12,12 +12,12 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Send
 
-from luthien.debug.call_json import row_as_dict
-from luthien.debug.filters import FilterError, read_filter
-from luthien.debug.listing import NEEDS_INDEX, address, list_values, row_as_html, suggestions
+from luthien.debug.call.call_json import row_as_dict
+from luthien.debug.call.lookup import Listed, Lookup
 from luthien.debug.live import KEPT, REPLAY_S, Change, Feed, Notice, TooManyFollowers
-from luthien.debug.lookup import Listed, Lookup
-from luthien.debug.matching import matches, may_leave
+from luthien.debug.search.filters import FilterError, read_filter
+from luthien.debug.search.listing import NEEDS_INDEX, address, list_values, row_as_html, suggestions
+from luthien.debug.search.matching import matches, may_leave
 from luthien.debug.web import json_response, not_yet, page
 from luthien.store.call_filter import EVERY_CALL, CallFilter
 from luthien.store.feed import Position

@@ -13,11 +13,11 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from luthien.debug.addresses import session_json, session_page
-from luthien.debug.blame import Differ
-from luthien.debug.lookup import Found, Listed, Lookup
-from luthien.debug.session_view import NEEDED, SessionViewer, ShownCall
-from luthien.debug.shown import size
-from luthien.debug.values import dumps
+from luthien.debug.blaming.blame import Differ
+from luthien.debug.call.lookup import Found, Listed, Lookup
+from luthien.debug.diffing.values import dumps
+from luthien.debug.sessions.session_view import NEEDED, SessionViewer, ShownCall
+from luthien.debug.showing.shown import size
 from luthien.debug.web import json_response, page, wants_json
 from luthien.store.read import CallRow
 from luthien.store.windows import NEWEST

@@ -10,10 +10,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from luthien.debug.call_view import StageView, stage_named, view_stages
-from luthien.debug.lookup import Found, Lookup
+from luthien.debug.call.call_view import StageView, stage_named, view_stages
+from luthien.debug.call.lookup import Found, Lookup
 from luthien.debug.pages.call import find_call, unknown_call
-from luthien.debug.shown import laid_out, plain
+from luthien.debug.showing.shown import laid_out, plain
 from luthien.debug.web import json_response
 from luthien.exchange import STAGES
 

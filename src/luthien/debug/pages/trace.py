@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from luthien.debug.lookup import Found, Lookup
+from luthien.debug.call.lookup import Found, Lookup
 from luthien.debug.pages.call import find_call, unknown_call
 from luthien.debug.tempo import Span, Tempo, Trace
 from luthien.debug.web import json_response

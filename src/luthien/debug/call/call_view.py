@@ -1,0 +1,360 @@
+"""What a call's page shows, made from its records. Pure; takes time for large payloads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from luthien.debug.blaming.blame import Differ, blame, ops_of
+from luthien.debug.blaming.shadows import ShadowView, shadows_of
+from luthien.debug.blaming.steps import steps_of
+from luthien.debug.call.completeness import Completeness, Evidence, State
+from luthien.debug.call.losses import UNREADABLE, Records
+from luthien.debug.call.partial import Partial, partial_of
+from luthien.debug.call.timeline import Lanes, lanes_of
+from luthien.debug.call.verdict import Basis, Decision, StageState, verdict_sentence
+from luthien.debug.call.waterfall import Waterfall, waterfall_of
+from luthien.debug.diff import diff_payloads
+from luthien.debug.diffing.ops import Diff
+from luthien.debug.diffing.values import dumps, parse
+from luthien.exchange import STAGES, EventType, Side, StageRecord
+from luthien.store.read import CallRow, StoredCall
+
+_ASKED = "asked_call_id"
+"""The detail of a decision that names a child call."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageView:
+    """One stage: whether it was recorded, and what; `payload` also when another record holds the bytes.
+
+    `reason` says why it is missing, as far as that is known. Of a stage whose record is missing, `partial` is what
+    checkpoints have, and `payload` what that says.
+    """
+
+    name: EventType
+    state: StageState
+    record: StageRecord | None = None
+    payload: bytes | None = None
+    reason: str | None = None
+    partial: Partial | None = None
+
+    @property
+    def raw(self) -> bytes | None:
+        """The exact bytes that are recorded: of a partial stage, those of the stream."""
+        return self.payload if self.partial is None else self.partial.raw
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether only the beginning of what passed is recorded."""
+        return self.record is not None and self.record.attributes.get("luthien.payload.capped") is True
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether credentials in it were masked before it was recorded: other bytes passed."""
+        return self.record is not None and self.record.attributes.get("luthien.credentials_masked") is True
+
+    @property
+    def violations(self) -> list[str]:
+        """The rules of its protocol that a stream broke, as rule=count: of the final stage, those that we broke."""
+        found = None if self.record is None else self.record.attributes.get("luthien.stream.violations")
+        return [str(each) for each in found] if isinstance(found, (list, tuple)) else []
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers that were recorded with it."""
+        if self.record is None:
+            return []
+        get = self.record.attributes.get
+        kept = _details(get("luthien.request.headers") or get("luthien.response.headers"))
+        return [(name, str(value)) for name, value in sorted(kept.items())]
+
+    @property
+    def note(self) -> str | None:
+        """What is to be known of a stage that is not whole before it is read."""
+        if self.partial is None:
+            if not self.is_capped or self.record is None:
+                return None
+            if "luthien.chunks" in self.record.attributes:
+                return f"capped: what the beginning of the stream says; {self.record.wire_bytes} bytes of it passed"
+            return (
+                f"capped: {self.record.payload_bytes} of {self.record.wire_bytes} bytes, the beginning, are recorded"
+            )
+        as_of = datetime.fromtimestamp(self.partial.as_of_ns // 1_000_000 / 1000, UTC)
+        return f"partial: as of the last checkpoint at {as_of.isoformat(timespec='milliseconds')}"
+
+    @property
+    def text(self) -> str:
+        """The payload for people to read; damaged bytes show as such."""
+        return (self.payload or b"").decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyView:
+    """One policy's recorded decision. `ops` are the operations of its side's diff in which it had a part."""
+
+    policy: str
+    version: str
+    side: str
+    action: str
+    shadow: bool
+    reason: str
+    changed: bool
+    duration_ms: float
+    count: int
+    details: Mapping[str, Any]
+    sequence: int = 0
+    ops: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """The action in words: of a policy in shadow, what it would have been."""
+        if not self.shadow:
+            return self.action
+        would_have = {"block": "blocked", "error": "failed", "modify": "changed", "annotate": "annotated"}
+        return f"would have {would_have.get(self.action, 'allowed')}"
+
+    @property
+    def noted(self) -> list[tuple[str, str]]:
+        """The details by name, as text; the call in which it asked a model is not among them."""
+        texts = {name: value if isinstance(value, str) else dumps(value) for name, value in self.details.items()}
+        return [(name, text) for name, text in texts.items() if name != _ASKED or self.asked is None]
+
+    @property
+    def asked(self) -> UUID | None:
+        """The call in which it asked a model."""
+        try:
+            return UUID(str(self.details.get(_ASKED)))
+        except ValueError:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class CallView:
+    """A call as its page shows it."""
+
+    call_id: UUID
+    row: CallRow
+    endpoint: str | None
+    """Method and path of a request that was passed through."""
+    completeness: Completeness
+    verdict: str
+    stages: dict[EventType, StageView]
+    decisions: list[PolicyView]
+    request: Diff | None
+    response: Diff | None
+    children: list[CallRow]
+    """The calls in which its policies asked models."""
+    lanes: Lanes | None = None
+    """When the frames of a stream came and went."""
+    waterfall: Waterfall | None = None
+    group: str | None = None
+    """The group whose policies looked at it, if it was not the default one."""
+    configuration: str | None = None
+    """The version of the configuration that it went by."""
+    shadows: Sequence[ShadowView] = ()
+    """What policies in shadow would have made of what they saw, in the order of their decisions."""
+    redacted: Sequence[Side] = ()
+    """The sides that differed on the wire, but only where credentials are masked in the record."""
+
+    def is_written_otherwise(self, side: str) -> bool:
+        """Whether other bytes passed than came, although both add up to the same."""
+        return _is_written_otherwise(self.stages, side)
+
+
+def _is_written_otherwise(stages: Mapping[EventType, StageView], side: str) -> bool:
+    came, passed = (stages[EventType(f"{side}_{state}")].record for state in ("original", "final"))
+    if came is None or passed is None:
+        return False
+    return came.payload_sha256 == passed.payload_sha256 and came.wire_sha256 != passed.wire_sha256
+
+
+def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloads) -> CallView:
+    """Compares the stages of a call and says in a sentence what came of it, and how much of it is there."""
+    records = Records(call)
+    completeness = records.completeness(evidence)
+    stages = _stages(records, completeness.state)
+    lanes = lanes_of(call.records)
+    request = _compare(stages[EventType.REQUEST_ORIGINAL], stages[EventType.REQUEST_FINAL], differ)
+    response = _compare(stages[EventType.RESPONSE_ORIGINAL], stages[EventType.RESPONSE_FINAL], differ)
+    steps = {side: steps_of(records, side) for side in Side}
+    request = None if request is None else blame(request, steps[Side.REQUEST], differ)
+    response = None if response is None else blame(response, steps[Side.RESPONSE], differ)
+    diffs = {Side.REQUEST.value: request, Side.RESPONSE.value: response}
+    decisions = [_decision(each, diffs) for each in call.records if each.event_type == EventType.POLICY_DECISION]
+    row = call.row
+    states = {name: stage.state for name, stage in stages.items()}
+    named = sum(state in ("missing", "partial") for state in states.values())
+    lost = sum(loss.records for loss in completeness.losses) - named
+    redacted = _redacted(row, stages, request, response)
+    sentence = verdict_sentence(
+        request,
+        response,
+        before=_document(stages[EventType.REQUEST_ORIGINAL]),
+        after=_document(stages[EventType.REQUEST_FINAL]),
+        decisions=[
+            Decision(each.policy, each.side, each.action, each.changed, each.shadow, each.sequence)
+            for each in decisions
+        ],
+        basis=Basis(
+            states,
+            max(0, lost),
+            redacted,
+            completeness.state,
+            [side for side in Side if _is_written_otherwise(stages, side)],
+        ),
+    )
+    endpoint = _endpoint(stages[EventType.REQUEST_ORIGINAL].record)
+    return CallView(
+        row["call_id"],
+        row,
+        endpoint,
+        completeness,
+        sentence,
+        stages,
+        decisions,
+        request,
+        response,
+        call.children,
+        lanes,
+        waterfall_of(
+            call.records,
+            row,
+            call.children,
+            lanes,
+            is_running=completeness.state is State.PENDING,
+            all_there=records.are_all_there,
+        ),
+        group=_said(call.records, "luthien.policy.group"),
+        configuration=_said(call.records, "luthien.config.version"),
+        redacted=redacted,
+        shadows=[shadow for side in Side for shadow in shadows_of(steps[side], differ)],
+    )
+
+
+def some_stages(call: StoredCall, names: Sequence[EventType], state: State) -> dict[EventType, StageView]:
+    """Some stages of a call whose record is in that state; only their payloads need to have been read."""
+    records = Records(call)
+    return {name: _stage(name, records, state) for name in names}
+
+
+def view_stages(call: StoredCall, evidence: Evidence) -> dict[EventType, StageView]:
+    """The stages of a call without what was made of them."""
+    records = Records(call)
+    return _stages(records, records.completeness(evidence).state)
+
+
+def _stages(records: Records, state: State) -> dict[EventType, StageView]:
+    return {name: _stage(name, records, state) for name in STAGES}
+
+
+def _said(records: Sequence[StageRecord], attribute: str) -> str | None:
+    """What the first or the last record of a call says; either may be missing."""
+    found = (record.attributes.get(attribute) for record in records)
+    return next((value for value in found if isinstance(value, str)), None)
+
+
+def _stage(name: EventType, records: Records, state: State) -> StageView:
+    record = records.of_stage(name)
+    if record is None:
+        return StageView(name, "not_reached") if records.are_all_there else _missing(name, records, state)
+    payload = records.payload_of(record)
+    if payload is None:
+        return _missing(name, records, state, record)
+    generated = record.attributes.get("luthien.generated") is True
+    return StageView(name, "gateway_generated" if generated else "recorded", record, payload)
+
+
+def _missing(name: EventType, records: Records, state: State, record: StageRecord | None = None) -> StageView:
+    """What there is of a stage that is not, or not yet, recorded whole."""
+    reason = records.reason_of_stage(name) if record is None else records.flaw_of(record)
+    partial = partial_of(name, records.all, records.wire_format)
+    if partial is not None:
+        return StageView(name, "partial", record, partial.payload, reason, partial)
+    is_awaited = state is State.PENDING and reason in (None, UNREADABLE)
+    return StageView(name, "awaited" if is_awaited else "missing", record, reason=reason)
+
+
+def _endpoint(request: StageRecord | None) -> str | None:
+    method = None if request is None else request.attributes.get("http.request.method")
+    return None if request is None or method is None else f"{method} {request.attributes.get('url.path', '')}"
+
+
+def _compare(original: StageView, final: StageView, differ: Differ) -> Diff | None:
+    """A diff where both sides were recorded: what the gateway made up is no change of what a provider said.
+
+    Two beginnings are compared only where the hashes say that all the rest is the same, too.
+    """
+    if original.state != "recorded" or final.state != "recorded":
+        return None
+    if (original.is_capped or final.is_capped) and not _is_same_on_the_wire(original.record, final.record):
+        return None
+    return differ(original.payload, final.payload)
+
+
+def _is_same_on_the_wire(one: StageRecord | None, other: StageRecord | None) -> bool:
+    return one is not None and other is not None and None is not one.wire_sha256 == other.wire_sha256
+
+
+def _document(stage: StageView) -> object:
+    if stage.payload is None:
+        return None
+    try:
+        return parse(stage.text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _redacted(
+    row: CallRow, stages: dict[EventType, StageView], request: Diff | None, response: Diff | None
+) -> list[Side]:
+    """The sides that differed on the wire although their masked payloads in the record may not."""
+    sides: list[Side] = []
+    for side, changed, diff in (
+        (Side.REQUEST, row["request_changed"], request),
+        (Side.RESPONSE, row["response_changed"], response),
+    ):
+        masked = any(
+            stage.record is not None and stage.record.attributes.get("luthien.credentials_masked")
+            for name, stage in stages.items()
+            if name.value.startswith(side.value)
+        )
+        if masked and changed and diff is not None and not diff.ops:
+            sides.append(side)
+    return sides
+
+
+def _decision(record: StageRecord, diffs: Mapping[str, Diff | None]) -> PolicyView:
+    get = record.attributes.get
+    side = str(get("luthien.policy.side", ""))
+    return PolicyView(
+        policy=str(get("luthien.policy.name", "")),
+        version=str(get("luthien.policy.version", "")),
+        side=side,
+        action=str(get("luthien.policy.action", "")),
+        shadow=get("luthien.policy.shadow") is True,
+        reason=str(get("luthien.policy.reason", "")),
+        changed=get("luthien.policy.changed") is True,
+        duration_ms=float(get("luthien.policy.duration", 0.0)),
+        count=int(get("luthien.policy.count", 0)),
+        details=_details(get("luthien.policy.details")),
+        sequence=record.sequence,
+        ops=ops_of(diffs.get(side), record.sequence),
+    )
+
+
+def _details(text: object) -> Mapping[str, Any]:
+    """What a policy noted; nothing, if that cannot be read."""
+    try:
+        noted = parse(str(text))
+    except (ValueError, RecursionError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def stage_named(stages: Sequence[EventType], name: str) -> EventType | None:
+    """The stage of that name, as it stands in an address."""
+    return next((stage for stage in stages if stage.value == name), None)

@@ -1,0 +1,267 @@
+"""What of a call is indexed: its words, what filters ask for, and each place that a policy changed. Pure.
+
+A call may have been made to be found hard to index: everything is bounded, and what is cut off is said.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthien.debug.call.call_view import CallView, PolicyView
+from luthien.debug.diffing.ops import Diff, Op
+from luthien.debug.diffing.values import Json, Number, parse
+from luthien.debug.search.parts import part_at
+from luthien.exchange import STAGES, EventType, Side
+from luthien.store.call_filter import Part
+from luthien.store.calls import as_text
+from luthien.store.index import Change, Entry, ReadCall
+from luthien.store.lexemes import change_facet, facet, time_facets, words_of
+from luthien.store.read import CallRow
+
+ALGO = 1
+"""The version of all this; a call that is indexed by another one is indexed anew."""
+MAX_CHARS = 400_000
+"""Of text, the latest of a call first."""
+MAX_WORDS = 20_000
+"""Different ones."""
+MAX_CHANGES = 500
+"""Rows of `conversation_changes`; facets are made of all changes."""
+_MAX_DOCUMENT_BYTES = 700_000  # Postgres takes one megabyte
+_MAX_POINTER_CHARS = 1_000
+_MAX_INNER_JSON_CHARS = 1_000_000
+_MAX_INNER_DEPTH = 4
+
+# What no person wrote: kinds and roles would be words of every call, signatures of none.
+_NO_TEXT = {"type", "role", "object", "signature", "encrypted_content", "thought_signature"}
+_ARGUMENTS = {"arguments", "input"}
+_BLOB = re.compile(r"(?:data:[\w./+-]+[;,]|[A-Za-z0-9+/=_-]{512})")
+_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/bfnrt]))')
+
+Breathe = Callable[[], object]
+
+
+@dataclass(slots=True)
+class _Words:
+    """The different words of a call, as far as there is room."""
+
+    breathe: Breathe
+    found: set[str] = field(default_factory=set)
+    chars: int = 0
+    size_bytes: int = 0
+    is_full: bool = False
+
+    def add(self, text: str) -> None:
+        if self.is_full or not text:
+            return
+        room = MAX_CHARS - self.chars
+        self.chars += len(text)
+        self.is_full = len(text) > room
+        for start in range(0, min(len(text), room), 10_000):
+            for word in words_of(text[start : min(start + 10_000, room)]):
+                self._add(word)
+            self.breathe()
+
+    def _add(self, word: str) -> None:
+        if word in self.found or self.is_full:
+            return
+        self.size_bytes += len(word.encode()) + 8
+        if len(self.found) >= MAX_WORDS or self.size_bytes > _MAX_DOCUMENT_BYTES:
+            self.is_full = True
+        else:
+            self.found.add(word)
+
+
+def entry_of(call: ReadCall, view: CallView | None, breathe: Breathe = lambda: None) -> Entry:
+    """What is indexed of a call.
+
+    Args:
+        view: what its page shows; None if its payloads are too large to be compared here.
+        breathe: called again and again, so that others get a turn.
+    """
+    capped = [] if view is not None else ["payloads"]
+    changes = list(_changes(view) if view is not None else _told_changes(call))
+    facets = {*row_facets(call.row), *_change_facets(changes)}
+    words = _Words(breathe)
+    for text in _texts(call, view):
+        words.add(text)
+        if words.is_full:
+            capped.append("text")
+            break
+    if len(changes) > MAX_CHANGES:
+        capped.append("changes")
+    return Entry(ALGO, (*sorted(facets), *sorted(words.found)), tuple(changes[:MAX_CHANGES]), tuple(capped))
+
+
+def failed_entry(row: CallRow, error: str) -> Entry:
+    """Of a call that cannot be indexed, what filters ask for."""
+    return Entry(ALGO, tuple(sorted(row_facets(row))), error=as_text(error)[:1000])
+
+
+def row_facets(row: CallRow) -> Iterator[str]:
+    """What the row of a call says that filters ask for."""
+    yield from time_facets(row["call_id"])
+    yield facet("outcome", row["outcome"] or "running")
+    named = {
+        "session": row["session_id"],
+        "provider": row["provider"],
+        "format": row["wire_format"],
+        "key": row["gateway_key"],
+    }
+    yield from (facet(name, value) for name, value in named.items() if value)
+    yield from {facet("model", row[column]) for column in ("model_requested", "model_used") if row[column]}
+    for policy in row["policies"] or ():
+        yield facet("policy", str(policy.get("name", "")))
+    sides = [side for side in ("request", "response") if row[f"{side}_changed"]]
+    yield from (facet("changed", side) for side in sides)
+    if sides:
+        yield facet("changed", "any")
+    elif row["outcome"] is not None:
+        yield facet("changed", "none")
+
+
+def _change_facets(changes: Iterable[Change]) -> Iterator[str]:
+    for change in changes:
+        yield facet("part", change.part)
+        if change.policy is not None:
+            yield facet("changed_by", change.policy)
+            yield change_facet(change.policy, change.part)
+
+
+def _changes(view: CallView) -> Iterator[Change]:
+    for side, diff in ((Side.REQUEST, view.request), (Side.RESPONSE, view.response)):
+        if diff is not None and diff.ops:
+            yield from _side_changes(view, side, diff)
+
+
+def _side_changes(view: CallView, side: Side, diff: Diff) -> Iterator[Change]:
+    before, after = (_document(view, side, state) for state in ("original", "final"))
+    sole = _sole_policy([each for each in view.decisions if each.side == side.value])
+    for op in diff.ops:
+        if not op.touches_value:
+            continue
+        document, ptr = (before, op.before_ptr) if op.after_ptr is None else (after, op.after_ptr)
+        part = part_at(document, ptr or "", side)
+        for policy, version in _authors(op, sole):
+            yield Change(
+                side.value,
+                op.id,
+                op.op,
+                op.kind,
+                part,
+                _clipped(op.before_ptr),
+                _clipped(op.after_ptr),
+                policy,
+                version,
+            )
+
+
+def _authors(op: Op, sole: tuple[str | None, str | None]) -> Sequence[tuple[str | None, str | None]]:
+    """Who had a part in it, each once."""
+    if op.by:
+        return list(dict.fromkeys((_plain(each.policy), _plain(each.version)) for each in op.by))
+    return [(_plain(op.policy), _plain(op.version))] if op.policy else [sole]
+
+
+def _sole_policy(decisions: Iterable[PolicyView]) -> tuple[str | None, str | None]:
+    """The policy that changed a side, if it was only one."""
+    changed = {(_plain(each.policy), _plain(each.version)) for each in decisions if each.changed and not each.shadow}
+    return changed.pop() if len(changed) == 1 else (None, None)
+
+
+def _told_changes(call: ReadCall) -> Iterator[Change]:
+    """What decisions say of changes that were not looked for: who, and on which side."""
+    for record in call.stored.records:
+        get = record.attributes.get
+        if record.event_type != EventType.POLICY_DECISION or get("luthien.policy.changed") is not True:
+            continue
+        if get("luthien.policy.shadow") is not True:
+            side, policy, version = (str(get(f"luthien.policy.{name}", "")) for name in ("side", "name", "version"))
+            yield Change(
+                _plain(side) or "", "", "change", "", Part.OTHER, None, None, _plain(policy), _plain(version)
+            )
+
+
+def _texts(call: ReadCall, view: CallView | None) -> Iterator[str]:
+    """All that one would search for, the latest first: what a conversation begins with is in other calls, too."""
+    yield call.row["error_message"] or ""
+    for record in call.stored.records:
+        yield str(record.attributes.get("luthien.policy.reason") or "")
+    if view is None:
+        for beginning in reversed(call.beginnings):
+            yield _ESCAPE.sub(_unescaped, beginning.decode("utf-8", "replace"))
+        return
+    seen: set[bytes] = set()
+    for stage in reversed(STAGES):
+        payload = view.stages[stage].payload
+        if payload and payload not in seen:
+            seen.add(payload)
+            yield from _payload_texts(payload)
+
+
+def _payload_texts(payload: bytes) -> Iterator[str]:
+    text = payload.decode("utf-8", "replace")
+    try:
+        document = parse(text)
+    except (ValueError, RecursionError):
+        if not _BLOB.match(text):
+            yield text
+        return
+    yield from strings_of(document)
+
+
+def strings_of(document: Json) -> Iterator[str]:
+    """The strings of a document, the last first. Of a tool's arguments, the names and numbers, too."""
+    todo: list[tuple[Json, bool, int]] = [(document, False, 0)]
+    while todo:
+        value, is_argument, depth = todo.pop()
+        if isinstance(value, dict):
+            for key, child in value.items():
+                if is_argument:
+                    yield key
+                if is_argument or key not in _NO_TEXT:
+                    todo.append((child, is_argument or (key in _ARGUMENTS and not isinstance(child, list)), depth))
+        elif isinstance(value, list):
+            todo.extend((child, is_argument, depth) for child in value)
+        elif isinstance(value, str):
+            inner = _inner(value) if depth < _MAX_INNER_DEPTH else None
+            if inner is not None:
+                todo.append((inner, True, depth + 1))
+            elif not _BLOB.match(value):
+                yield value
+        elif is_argument and isinstance(value, Number):
+            yield value.text
+
+
+def _inner(text: str) -> Json:
+    """The JSON in a string; None if there is none."""
+    if text[:1] not in ("{", "[") or text[-1:] not in ("}", "]") or len(text) > _MAX_INNER_JSON_CHARS:
+        return None
+    try:
+        return parse(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _document(view: CallView, side: Side, state: str) -> Json:
+    payload = view.stages[EventType(f"{side.value}_{state}")].payload
+    try:
+        return None if payload is None else parse(payload.decode("utf-8-sig", "surrogatepass"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    value: Any = json.loads(f'"{match[0]}"')
+    return str(value)
+
+
+def _clipped(ptr: str | None) -> str | None:
+    return None if ptr is None else as_text(ptr[:_MAX_POINTER_CHARS])
+
+
+def _plain(text: str | None) -> str | None:
+    return as_text(text) if text else None

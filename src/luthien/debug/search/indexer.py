@@ -1,0 +1,240 @@
+"""The indexer: a thread that makes what lists and searches read of calls that were stored, and keeps out of the way.
+
+Any number of processes share the work. What is to be done stands in the database (`store.index`), so nothing is lost
+when one ends, and what was stored late is indexed late.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+
+from luthien.debug.call.call_view import CallView, view_call
+from luthien.debug.call.completeness import Evidence
+from luthien.debug.search.indexed import ALGO, entry_of, failed_entry
+from luthien.store import index
+from luthien.store.deadline import WatchedConnection, connection_options
+from luthien.store.index import Claim, ReadCall, Sweep
+from luthien.store.sql import query
+from luthien.store.write import is_about_content
+
+_log = logging.getLogger(__name__)
+
+Connection = psycopg.Connection[Any]
+
+MAX_BYTES = 8 * 1024 * 1024
+"""A call with more bytes of payloads is not compared, and only the beginnings of its payloads are read."""
+
+_AT_ONCE = 8
+_POLL_S = 1.0
+_LAG_S = 10.0
+_SWEEP_PAUSE_S = 0.2
+_SWEEP_EVERY_S = 86_400.0
+_MOST_WAITING = 5_000
+_FIRST_BACKOFF_S = 1.0
+_MAX_BACKOFF_S = 30.0
+# It works in stretches of that length, so that who serves calls gets the interpreter soon.
+_STRETCH_S = 0.002
+_MAX_REST_S = 2.0
+
+
+@dataclass(slots=True)
+class IndexStats:
+    """What became of calls in this process, and how many wait in the database: no more than 10,000 are counted."""
+
+    indexed: int = 0
+    failed: int = 0
+    waiting: int | None = None
+    lag_s: float | None = None
+
+
+class Pace:
+    """Rests between stretches of work: of each second, a share is worked."""
+
+    def __init__(self, share: float, rest: Callable[[float], object]) -> None:
+        self._share = share
+        self._rest = rest
+        self._began = time.monotonic()
+
+    def breathe(self, stretch_s: float = _STRETCH_S) -> None:
+        """Rests, if the work since the last rest was long enough."""
+        worked_s = time.monotonic() - self._began
+        if worked_s >= stretch_s:
+            if self._share < 1.0:
+                self._rest(min(_MAX_REST_S, worked_s * (1 / self._share - 1)))
+            self.begin()
+
+    def begin(self) -> None:
+        """What went before was no work."""
+        self._began = time.monotonic()
+
+
+class Indexer:
+    """Indexes calls until it is stopped. Owns its thread and its connection; a forked child has neither.
+
+    Args:
+        share: of the time, how much it works at most.
+    """
+
+    def __init__(self, dsn: str, *, share: float = 0.25, poll_s: float = _POLL_S) -> None:
+        self.stats = IndexStats()
+        self._dsn = dsn
+        self._poll_s = poll_s
+        self._stopping = threading.Event()
+        self._giving_up = threading.Event()
+        self._pace = Pace(share, self._stopping.wait)
+        self._conn: WatchedConnection | None = None
+        self._sweep: Sweep | None = Sweep(ALGO)
+        self._sweep_at = 0.0
+        self._lag_at = 0.0
+        self._trouble: str | None = None
+        self._thread = threading.Thread(target=self._run, name="luthien-indexer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, deadline_s: float) -> None:
+        """Ends after the call that is being indexed, in at most `deadline_s`."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(deadline_s)
+            self._giving_up.set()
+            self._thread.join(1.0)
+
+    def _run(self) -> None:
+        backoff_s = _FIRST_BACKOFF_S
+        with suppress_instrumentation():
+            while not self._stopping.is_set():
+                try:
+                    pause_s = self._round(self._connected())
+                    self._trouble, backoff_s = None, _FIRST_BACKOFF_S
+                except Exception as error:  # noqa: BLE001 - the indexer's loop: it must outlive whatever it meets
+                    self._disconnect()
+                    self._say_trouble(error)
+                    pause_s, backoff_s = backoff_s, min(backoff_s * 2, _MAX_BACKOFF_S)
+                self._stopping.wait(pause_s)
+            self._disconnect()
+
+    def _round(self, conn: Connection) -> float:
+        """One small step; returns how long to wait before the next, in seconds."""
+        self._look_at_lag(conn)
+        done = index_some(conn, self._pace, self.stats, self._stopping.is_set)
+        if done:
+            return 0.0
+        return _SWEEP_PAUSE_S if self._swept(conn) else self._poll_s
+
+    def _swept(self, conn: Connection) -> bool:
+        """Whether there was something to sweep. Only while little waits, so that what waits is never much."""
+        now = time.monotonic()
+        if self._sweep is None and now >= self._sweep_at:
+            self._sweep = Sweep(ALGO)
+        if self._sweep is None or (self.stats.waiting or 0) > _MOST_WAITING:
+            return False
+        swept = self._sweep.step(conn)
+        if self._sweep.is_over:
+            self._sweep, self._sweep_at = None, now + _SWEEP_EVERY_S
+        return swept.calls > 0
+
+    def _look_at_lag(self, conn: Connection) -> None:
+        now = time.monotonic()
+        if now >= self._lag_at:
+            self.stats.waiting, self.stats.lag_s = index.lag(conn)
+            self._lag_at = now + _LAG_S
+
+    def _connected(self) -> WatchedConnection:
+        if self._conn is None or self._conn.closed:
+            conn = connected(self._dsn)
+            conn.is_given_up = self._giving_up.is_set
+            self._conn = conn
+        return self._conn
+
+    def _disconnect(self) -> None:
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
+
+    def _say_trouble(self, error: Exception) -> None:
+        """Once for each kind of trouble in a row."""
+        kind = type(error).__name__
+        if self._trouble == kind or self._giving_up.is_set():
+            return
+        self._trouble = kind
+        is_foreign = not isinstance(error, psycopg.Error)
+        _log.warning("calls are not indexed: %s", str(error).partition("\n")[0], exc_info=is_foreign)
+
+
+def connected(dsn: str) -> WatchedConnection:
+    """A connection to index on. What is lost in a crash of the database is made again, so no commit waits for a disk.
+
+    Raises psycopg.Error.
+    """
+    conn = WatchedConnection.connect(dsn, autocommit=True, **connection_options("luthien-indexer"))
+    conn.execute(query("session"))
+    conn.execute("SET synchronous_commit = off")
+    return conn
+
+
+def index_some(
+    conn: Connection, pace: Pace, stats: IndexStats, is_stopping: Callable[[], bool] = lambda: False
+) -> int:
+    """Indexes some of the calls that are due; returns how many. Raises psycopg.Error."""
+    claims = index.claim(conn, _AT_ONCE)
+    for number, claimed in enumerate(claims):
+        if is_stopping():
+            index.give_back(conn, claims[number:])
+            return number
+        pace.begin()
+        _index(conn, claimed, pace, stats)
+        pace.breathe(0.0)
+    return len(claims)
+
+
+def _index(conn: Connection, claimed: Claim, pace: Pace, stats: IndexStats) -> None:
+    """One that cannot be indexed is marked with its error, and never stops the others."""
+    if claimed.attempts > index.MAX_ATTEMPTS:
+        _give_up(conn, claimed, stats, f"{index.MAX_ATTEMPTS} attempts were not finished")
+        return
+    try:
+        call = index.read_call(conn, claimed.call_id, MAX_BYTES)
+        if call is None:
+            index.forget(conn, claimed)
+            return
+        entry = entry_of(call, _view(call), pace.breathe)
+        stats.indexed += index.write_entry(conn, claimed, entry)
+    except Exception as error:
+        if isinstance(error, psycopg.Error) and not is_about_content(error):
+            raise
+        # Not its message: it may quote the call.
+        _give_up(conn, claimed, stats, type(error).__name__)
+
+
+def _give_up(conn: Connection, claimed: Claim, stats: IndexStats, why: str) -> None:
+    row = index.read_row(conn, claimed.call_id)
+    if row is None:
+        index.forget(conn, claimed)
+        return
+    _log.warning("call %s cannot be indexed: %s", claimed.call_id, why)
+    stats.failed += index.write_entry(conn, claimed, failed_entry(row, why))
+
+
+def _view(call: ReadCall) -> CallView | None:
+    """What the call's page compares; None where that is too much for here."""
+    if not call.is_whole:
+        return None
+    row = call.row
+    evidence = Evidence(
+        emitted=row["records_emitted"],
+        stored=row["records_stored"],
+        stages_stored=row["stages_stored"],
+        tombstoned=row["records_tombstoned"],
+        set_aside=row["records_set_aside"],
+        refused=row["records_refused"] or 0,
+    )
+    return view_call(call.stored, evidence)

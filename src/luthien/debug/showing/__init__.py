@@ -1,0 +1,1 @@
+"""How payloads, diffs and times are laid out for readers: rows, folds, marks and drawings. Pure."""

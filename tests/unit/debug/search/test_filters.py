@@ -1,0 +1,106 @@
+"""Filters as they stand in addresses: what they may be, and what is said of those that may not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from urllib.parse import parse_qsl
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthien.debug.search.filters import CHOICES, NAMES, FilterError, filter_items, query_of, read_filter
+from luthien.store.call_filter import EVERY_CALL, CallFilter, Part
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+WORDS = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=50).filter(
+    lambda text: text.strip() == text
+)
+TIMES = st.datetimes(datetime(1970, 1, 2), datetime(9999, 1, 1), timezones=st.just(UTC))
+FILTERS = st.builds(
+    CallFilter,
+    id=st.none() | st.text("0123456789abcdef", min_size=1, max_size=32),
+    session=st.none() | WORDS,
+    model=st.none() | WORDS,
+    policy=st.none() | WORDS,
+    outcome=st.none() | st.sampled_from(CHOICES["outcome"]),
+    changed=st.none() | st.sampled_from(CHOICES["changed"]),
+    since=st.none() | TIMES,
+    until=st.none() | TIMES,
+    changed_by=st.none() | WORDS,
+    part=st.none() | st.sampled_from(Part),
+)
+
+
+@given(FILTERS)
+def test_what_is_written_is_read_again(wanted: CallFilter) -> None:
+    assert read_filter(filter_items(wanted)) == wanted
+    assert read_filter(parse_qsl(query_of(wanted, limit=5), keep_blank_values=True), also=("limit",)) == wanted
+
+
+def test_nothing_asks_for_everything() -> None:
+    assert read_filter([]) == EVERY_CALL
+    assert read_filter([(name, "  ") for name in NAMES]) == EVERY_CALL
+    assert query_of(EVERY_CALL) == ""
+    assert query_of(EVERY_CALL, before=None, limit=50) == "limit=50"
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("2026-11-22", datetime(2026, 11, 22, tzinfo=UTC)),
+        ("2026-11-22T15:00", datetime(2026, 11, 22, 15, tzinfo=UTC)),
+        ("2026-11-22T15:00Z", datetime(2026, 11, 22, 15, tzinfo=UTC)),
+        ("2026-11-22T15:00+02:00", datetime(2026, 11, 22, 15, tzinfo=timezone(timedelta(hours=2)))),
+        ("30s", NOW - timedelta(seconds=30)),
+        ("90m", NOW - timedelta(minutes=90)),
+        ("1h", NOW - timedelta(hours=1)),
+        ("7d", NOW - timedelta(days=7)),
+        ("2 w", NOW - timedelta(weeks=2)),
+    ],
+)
+def test_a_time_is_a_date_a_moment_or_so_long_ago(said: str, meant: datetime) -> None:
+    wanted = read_filter([("since", said)], now=NOW)
+    assert wanted.since == meant
+    assert wanted.since is not None
+    assert wanted.since.tzinfo is UTC
+
+
+def test_an_id_is_how_it_begins_whichever_way_it_is_written() -> None:
+    assert read_filter([("id", "01A0-2B")]).id == "01a02b"
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "said"),
+    [
+        ("outcome", "complete", "is none of completed, blocked"),
+        ("changed", "yes", "is none of request, response, any, none"),
+        ("part", "arguments", "is none of system, message, tool_arguments"),
+        ("since", "yesterday", "is no time"),
+        ("since", "2026-13-01", "is no time"),
+        ("until", "999999w", "is no time"),
+        ("since", "0001-01-01T00:00+14:00", "is no time"),
+        ("id", "xyz", "hexadecimal"),
+        ("id", "0" * 33, "32 at most"),
+        ("session", "a\0b", "NUL"),
+        ("text", "x" * 1001, "1001 characters are too many"),
+        ("text", "?!", "no word"),
+        ("modle", "gpt", "there is no such filter; there are id, session"),
+    ],
+)
+def test_what_cannot_be_is_said_with_its_name_and_what_may_be(parameter: str, value: str, said: str) -> None:
+    with pytest.raises(FilterError, match=parameter) as caught:
+        read_filter([(parameter, value)], now=NOW)
+    assert said in str(caught.value)
+    assert caught.value.parameter == parameter
+
+
+def test_what_is_somebody_else_s_is_left_alone() -> None:
+    assert read_filter([("before", "x"), ("limit", "9")], also=("before", "limit")) == EVERY_CALL
+
+
+def test_only_text_and_changes_need_the_index() -> None:
+    assert not CallFilter(session="s", model="m", policy="p", outcome="blocked", changed="any").needs_index
+    assert CallFilter(text="word").needs_index
+    assert CallFilter(changed_by="p").needs_index
+    assert CallFilter(part=Part.SYSTEM).needs_index
