@@ -1,1 +1,1 @@
-"""What the diff engine is made of: values, operations, pairing, words. `debug.align` and `debug.diff` are its face. Pure."""
+"""What the diff engine is made of; `debug.align` and `debug.diff` are its face. Pure."""
