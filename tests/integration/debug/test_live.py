@@ -208,6 +208,7 @@ class TestWhoComesBack:
             ("nonsense", "unreadable"),
             (f"{1 << 64}-{'0' * 32}-5", "unreadable"),
         ],
+        ids=["older than is kept", "of the future", "nonsense", "out of range"],
     )
     def test_with_a_position_that_says_nothing_is_told_so(
         self, gateway: Gateway, record_database: str, last: str, reason: str
