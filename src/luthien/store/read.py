@@ -59,7 +59,10 @@ class StoredCall:
 
 @dataclass(frozen=True, slots=True)
 class Unindexed:
-    """So many calls are not indexed as they are stored now; `or_more`: it was not counted further."""
+    """So many calls, which a filter may let through, are not indexed as they are stored now.
+
+    `or_more`: it was not counted further.
+    """
 
     calls: int
     or_more: bool = False
@@ -141,9 +144,9 @@ class RecordReader:
             since: the oldest call in it; None if the list has come to its end.
         """
         first, behind = id_range(wanted)
-        bounds = {"since": max(first, since or first), "before": min(behind, before or behind)}
-        [row] = await self._rows("count_unindexed", {**bounds, "limit": _MAX_COUNTED + 1})
-        return Unindexed(min(row["count"], _MAX_COUNTED), row["count"] > _MAX_COUNTED)
+        bounds = max(first, since or first), min(behind, before or behind)
+        [row] = await self._rows("count_unindexed", search.of_count(wanted, *bounds, _MAX_COUNTED + 1))
+        return Unindexed(min(row["calls"], _MAX_COUNTED), row["looked_at"] > _MAX_COUNTED)
 
     async def call(self, call_id: UUID, kinds: Sequence[str] | None = None) -> StoredCall | None:
         """All that is stored of a call; None when nothing is. Raises as `calls` does.

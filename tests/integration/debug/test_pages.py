@@ -15,6 +15,7 @@ import pytest
 from luthien.exchange import new_call_id
 from tests.browser import browser_page, watched
 from tests.playbook import TOKEN, Gateway, ScriptedProvider, answers, running_gateway
+from tests.tcp_proxy import proxy_to
 from tests.wire import openai_request, openai_response
 
 OPENAI = "/v1/chat/completions"
@@ -22,6 +23,7 @@ PAGES = ["/debug/calls", "/debug/calls/{id}"]
 TWINS = ["/debug/calls.json", "/debug/calls/{id}.json", "/debug/calls/{id}/diff.json"]
 OTHERS = ["/debug", "/debug/calls/{id}/stages/request_original/raw", "/debug/help"]
 HTML = {"accept": "text/html"}
+CHANGING = {"policy": "add_system_message", "config": {"text": "Be kind."}}
 ELSEWHERE = [
     "https://evil.example",
     "//evil.example",
@@ -231,6 +233,23 @@ def test_raw_stages_are_attachments(gateway: Gateway, call_id: str) -> None:
     assert response.headers["content-disposition"].startswith("attachment;")
     assert json.loads(response.content) == openai_request("Hello")
     assert gateway.get(f"/debug/calls/{call_id}/stages/nonsense/raw").status_code == 404
+
+
+def test_one_stage_is_served_without_reading_the_others(record_database: str, provider: ScriptedProvider) -> None:
+    """Two stages of a request of 300 kB, and two of a response of some bytes."""
+    provider.will(answers(openai_response("Hi")))
+    with (
+        proxy_to(record_database) as proxy,
+        running_gateway(proxy.dsn(record_database), provider.url, [CHANGING]) as gateway,
+    ):
+        call = gateway.call(gateway.post(OPENAI, openai_request("Hello " * 50_000)))
+        for way in ("raw", "text"):
+            before = proxy.answered_bytes
+            served = gateway.get(f"/debug/calls/{call['call_id']}/stages/response_final/{way}")
+            assert "Hi" in served.text
+            assert proxy.answered_bytes - before < 100_000
+        original = gateway.get(f"/debug/calls/{call['call_id']}/stages/request_original/raw")
+        assert len(original.content) > 300_000
 
 
 def test_an_unknown_call_is_404_and_a_young_one_202(gateway: Gateway) -> None:

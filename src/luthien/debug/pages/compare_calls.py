@@ -16,7 +16,7 @@ from fastapi.responses import RedirectResponse, Response
 from luthien.debug.addresses import compare_page
 from luthien.debug.blaming.blame import Differ
 from luthien.debug.call.call_json import links, row_as_dict
-from luthien.debug.call.call_view import StageView, some_stages
+from luthien.debug.call.call_view import StageView, kinds_for, some_stages
 from luthien.debug.call.completeness import Completeness, State, completeness_of, state_of
 from luthien.debug.call.lookup import Found, Lookup, Pending
 from luthien.debug.diffing.values import dumps
@@ -138,10 +138,9 @@ async def _compared(
     lookup: Lookup, stage: EventType, calls: Sequence[Found], asked: _Asked, differ: Differ, *, is_json: bool
 ) -> _Result:
     """One stage of both calls; no other payloads are in memory meanwhile."""
-    kinds = [stage.value] + ([EventType.RESPONSE_PARTIAL.value] if stage.value.startswith("response") else [])
     views: list[StageView] = []
     for call in calls:
-        found = await lookup.call(call.call.row["call_id"], kinds)
+        found = await lookup.call(call.call.row["call_id"], kinds_for(stage))
         if not isinstance(found, Found):
             raise StoreError("one of both calls was removed from the record just now")
         views.append((await asyncio.to_thread(some_stages, found.call, [stage], state_of(found.evidence)))[stage])
