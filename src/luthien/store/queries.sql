@@ -397,22 +397,23 @@ ORDER BY listed.call_id DESC
 -- name: session_after
 SELECT call_id
 FROM conversation_calls
-WHERE session_id = %(session)s AND call_id > %(than)s
+WHERE session_id = %(session)s AND call_id >= %(since)s AND call_id < %(before)s
 ORDER BY call_id
 LIMIT %(limit)s
 
 -- name: session_before
 SELECT call_id
 FROM conversation_calls
-WHERE session_id = %(session)s AND call_id < %(than)s
+WHERE session_id = %(session)s AND call_id >= %(since)s AND call_id < %(before)s
 ORDER BY call_id DESC
 LIMIT %(limit)s
 
 -- name: session_totals
--- Of the latest calls only: anybody may name one session in millions of calls. `earlier` counts those before a page.
+-- Of the latest calls only: anybody may name one session in millions of calls.
 SELECT
     count(*)::int4 AS calls,
-    count(*) FILTER (WHERE call_id < %(first)s)::int4 AS earlier,
+    (array_agg(call_id ORDER BY call_id))[1] AS oldest,
+    (array_agg(call_id ORDER BY call_id DESC))[1] AS newest,
     count(*) FILTER (WHERE parent_call_id IS NOT NULL)::int4 AS asked_by_policies,
     count(*) FILTER (WHERE outcome = 'blocked')::int4 AS blocked,
     count(*) FILTER (WHERE outcome NOT IN ('completed', 'blocked'))::int4 AS failed,
@@ -430,10 +431,15 @@ SELECT
 FROM (
     SELECT *
     FROM conversation_calls
-    WHERE session_id = %(session)s
+    WHERE session_id = %(session)s AND call_id >= %(since)s AND call_id < %(before)s
     ORDER BY call_id DESC
     LIMIT %(limit)s
 ) AS latest
+
+-- name: session_count
+SELECT count(*)::int4 AS calls
+FROM conversation_calls
+WHERE session_id = %(session)s AND call_id >= %(since)s AND call_id < %(before)s
 
 -- name: list_sessions
 -- The sessions that the latest calls of a window belong to; one row without a session when there is none. `oldest` is

@@ -16,7 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from luthien.errors import StoreError
 from luthien.exchange import StageRecord, call_time_ms
-from luthien.store import search
+from luthien.store import search, sessions
 from luthien.store.call_filter import EVERY_CALL, CallFilter
 from luthien.store.deadline import AsyncWatchedConnection, WatchedConnection
 from luthien.store.feed import Position, Tip
@@ -169,20 +169,25 @@ class RecordReader:
         )
 
     async def session_calls(
-        self, session_id: str, than: UUID, limit: int, *, backwards: bool = False
+        self, session_id: str, since: UUID, before: UUID, limit: int, *, backwards: bool = False
     ) -> list[CallRow]:
-        """So many calls of a session after an id, or before it, oldest first. Raises as `calls` does."""
-        wanted = {"session": session_id, "than": than, "limit": limit}
-        ids = [row["call_id"] for row in await self._rows(f"session_{'before' if backwards else 'after'}", wanted)]
-        if not ids:
-            return []
-        listed = search.of_list(EVERY_CALL, min(ids), UUID(int=max(ids).int + 1), len(ids), ids)
-        return (await self._rows("list_calls", listed))[::-1]
+        """So many calls of a session from the beginning of a range, or from its end, oldest first.
 
-    async def session_totals(self, session_id: str, first: UUID, limit: int) -> CallRow:
+        Raises as `calls` does.
+        """
+        async with self._connection() as conn:
+            ids = await sessions.ids(conn, session_id, since, before, limit, backwards=backwards)
+        return (await self.calls_of(ids))[::-1]
+
+    async def session_totals(self, session_id: str, limit: int) -> CallRow:
         """What the latest calls of a session, so many at most, add up to. Raises as `calls` does."""
-        [totals] = await self._rows("session_totals", {"session": session_id, "first": first, "limit": limit})
-        return totals
+        async with self._connection() as conn:
+            return await sessions.totals(conn, session_id, limit)
+
+    async def session_count(self, session_id: str, since: UUID, before: UUID) -> int:
+        """How many calls of a session a range has. Raises as `calls` does."""
+        async with self._connection() as conn:
+            return await sessions.count(conn, session_id, since, before)
 
     async def sessions(self, before: UUID, limit: int) -> tuple[list[CallRow], UUID | None]:
         """The sessions of the latest calls before an id, of at most so many calls, and the id to go on before.

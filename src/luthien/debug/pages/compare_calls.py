@@ -29,6 +29,8 @@ from luthien.exchange import STAGES, EventType
 from luthien.store.read import CallRow
 
 PREVIOUS = "previous"
+
+_OLDEST = UUID(int=0)
 """In the place of an id: the call that the other one goes on from."""
 DEFAULT_STAGES = (EventType.REQUEST_ORIGINAL, EventType.RESPONSE_FINAL)
 
@@ -119,7 +121,7 @@ async def _resolved(lookup: Lookup, asked: _Asked, differ: Differ) -> str | dict
     call_id, session_id = found.call.row["call_id"], found.call.row["session_id"]
     if session_id is None:
         return {earlier: _Trouble("The other call names no session, so that none is known to come before it.", 404)}
-    calls = await lookup.session(session_id, UUID(int=call_id.int + 1), _LOOK_BACK + 1, backwards=True)
+    calls = await lookup.session(session_id, _OLDEST, UUID(int=call_id.int + 1), _LOOK_BACK + 1, backwards=True)
     *before, last = [each for each in calls if each.row["parent_call_id"] is None or each.row["call_id"] == call_id]
     if not before:
         return {earlier: _Trouble("The other call is the first of its session.", 404)}
