@@ -494,6 +494,17 @@ SELECT
     pg_snapshot_xmin(pg_current_snapshot())::text AS xmin, pg_snapshot_xmax(pg_current_snapshot())::text AS xmax,
     extract(epoch FROM now())::bigint AS now_s
 
+-- name: feed_held
+-- Which open transaction keeps back what is stored, and since when it is open. Whose sessions they are not may see no
+-- more of them than that they are there.
+SELECT
+    pg_snapshot_xmin(pg_current_snapshot())::text AS xid,
+    COALESCE(
+        (SELECT xact_start FROM pg_stat_activity WHERE backend_xid = pg_snapshot_xmin(pg_current_snapshot())::xid),
+        now()
+    ) AS since
+WHERE EXISTS (SELECT FROM conversation_calls WHERE stored_xid >= pg_snapshot_xmin(pg_current_snapshot()))
+
 -- name: feed_missed
 -- Counts no further than it is asked to.
 SELECT count(*) AS missed

@@ -19,7 +19,7 @@ from luthien.exchange import StageRecord, call_time_ms
 from luthien.store import search, sessions
 from luthien.store.call_filter import EVERY_CALL, CallFilter
 from luthien.store.deadline import AsyncWatchedConnection, WatchedConnection
-from luthien.store.feed import Position, Tip
+from luthien.store.feed import Held, Position, Tip
 from luthien.store.migrate import pending
 from luthien.store.sql import query
 from luthien.store.windows import NEWEST, id_range, windows
@@ -211,6 +211,11 @@ class RecordReader:
         """Where the feed of changes is. Raises as `calls` does."""
         [row] = await self._rows("feed_position", {})
         return Tip(Position.before(int(row["xmin"]), row["now_s"]), int(row["xmax"]))
+
+    async def held(self) -> Held | None:
+        """What keeps back changes that are stored; None when nothing does. Raises as `calls` does."""
+        found = await self._rows("feed_held", {})
+        return Held(int(found[0]["xid"]), found[0]["since"]) if found else None
 
     async def changes(self, after: Position, limit: int) -> list[CallRow]:
         """The calls that changed after a position, as they are now, in the order of their last changes.

@@ -13,7 +13,7 @@ from luthien.debug.call.completeness import Completeness, Evidence, completeness
 from luthien.exchange import call_time_ms
 from luthien.record.source import RecordSource
 from luthien.store.call_filter import CallFilter
-from luthien.store.feed import Position, Tip
+from luthien.store.feed import Held, Position, Tip
 from luthien.store.read import CallRow, RecordReader, StoredCall, Unindexed
 
 _GRACE_MS = 60_000
@@ -78,6 +78,10 @@ class Lookup:
     async def tip(self) -> Tip:
         """Where the feed of changes is. Raises StoreError."""
         return await self._reader.tip()
+
+    async def held(self) -> Held | None:
+        """What keeps back changes that are stored; None when nothing does. Raises StoreError."""
+        return await self._reader.held()
 
     async def changes(self, after: Position, limit: int) -> list[tuple[Position, Listed]]:
         """The calls that changed after a position, in the order of their last changes. Raises StoreError."""
