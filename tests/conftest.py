@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,11 @@ from psycopg.conninfo import make_conninfo
 from luthien.store.embedded import embedded_postgres
 from luthien.store.migrate import migrate
 from tests.playbook import Gateway, ScriptedProvider, running_gateway
+
+
+def pytest_sessionfinish() -> None:
+    if (browser := sys.modules.get("tests.browser")) is not None:
+        browser.close_browser()
 
 
 @contextmanager
