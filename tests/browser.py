@@ -31,8 +31,8 @@ _QUIET = ("--disable-background-networking", "--disable-component-update", "--di
 class _Shared:
     """The browser of this process, from the first test that wants one, and the event loop that its driver runs on.
 
-    Playwright leaves its loop marked as the one that runs in this thread. Between tests it is not, so that tests which
-    run loops of their own can.
+    Playwright leaves its loop marked as the one that runs in this thread. Between tests it is not, so that others can
+    run loops of their own.
     """
 
     playwright: Playwright
