@@ -78,6 +78,18 @@ def record_database(postgres_dsn: str, migrated_template: str) -> Iterator[str]:
     yield from _database(postgres_dsn, migrated_template)
 
 
+@pytest.fixture(scope="module")
+def module_record_database(postgres_dsn: str, migrated_template: str) -> Iterator[str]:
+    """Like `record_database`, for all tests of a module."""
+    yield from _database(postgres_dsn, migrated_template)
+
+
+@pytest.fixture(scope="module")
+def empty_record_database(postgres_dsn: str, migrated_template: str) -> Iterator[str]:
+    """The same, in which no test of the module records anything."""
+    yield from _database(postgres_dsn, migrated_template)
+
+
 @pytest.fixture(scope="session")
 def shared_record_database(postgres_dsn: str, migrated_template: str) -> Iterator[str]:
     """The same for all tests that want one, each of which must tell its own calls from theirs."""
