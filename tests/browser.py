@@ -1,39 +1,111 @@
-"""A real browser: Debian's Chromium, headless."""
+"""A real browser: Debian's Chromium, headless, one for all tests of a process."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import ConsoleMessage, Dialog, Page, Request, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Dialog,
+    Error,
+    Page,
+    Playwright,
+    Request,
+    sync_playwright,
+)
 
 _QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
 
 
+@dataclass
+class _Shared:
+    """The browser of this process, from the first test that wants one, and the event loop that its driver runs on.
+
+    Playwright leaves its loop marked as the one that runs in this thread. Between tests it is not, so that others can
+    run loops of their own.
+    """
+
+    playwright: Playwright
+    browser: Browser
+    loop: asyncio.AbstractEventLoop
+
+
+_shared: _Shared | None = None
+
+
 @contextmanager
 def browser_page(*, dark: bool = False, width: int = 1200, javascript: bool = True) -> Iterator[Page]:
-    """A page in a browser of its own. Without Chromium the test is skipped, but never in CI."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        if os.environ.get("CI"):
-            pytest.fail("chromium is not installed")
-        pytest.skip("chromium is not installed")
-    # Chromium's sandbox refuses to run as root.
-    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
+    """A page with cookies and storage of its own. Without Chromium the test is skipped, but never in CI."""
+    options = {
+        "color_scheme": "dark" if dark else "light",
+        "viewport": {"width": width, "height": 900},
+        "java_script_enabled": javascript,
+    }
+    outer = asyncio._get_running_loop()
+    try:
+        context = _new_context(options)
+        try:
+            yield context.new_page()
+        finally:
+            with suppress(Error):  # a browser that has crashed has no contexts to close
+                context.close()
+    finally:
+        asyncio._set_running_loop(outer)
+
+
+def _new_context(options: dict[str, Any]) -> BrowserContext:
+    shared = _started()
+    asyncio._set_running_loop(shared.loop)
+    try:
+        return shared.browser.new_context(**options)
+    except Error:
+        if shared.browser.is_connected():
+            raise
+    close_browser()  # it crashed in an earlier test
+    shared = _started()
+    asyncio._set_running_loop(shared.loop)
+    return shared.browser.new_context(**options)
+
+
+def _started() -> _Shared:
+    global _shared
+    if _shared is None:
+        chromium = shutil.which("chromium")
+        if chromium is None:
+            if os.environ.get("CI"):
+                pytest.fail("chromium is not installed")
+            pytest.skip("chromium is not installed")
+        # Chromium's sandbox refuses to run as root.
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+        playwright = sync_playwright().start()
         browser = playwright.chromium.launch(executable_path=chromium, args=[*_QUIET, *sandbox])
-        context = browser.new_context(
-            color_scheme="dark" if dark else "light",
-            viewport={"width": width, "height": 900},
-            java_script_enabled=javascript,
-        )
-        yield context.new_page()
-        context.close()
-        browser.close()
+        _shared = _Shared(playwright, browser, asyncio.get_running_loop())
+        asyncio._set_running_loop(None)
+    return _shared
+
+
+def close_browser() -> None:
+    """At the end of the process. If that dies, its end of the driver's pipe does, and the browser with it."""
+    global _shared
+    if _shared is not None:
+        shared, _shared = _shared, None
+        asyncio._set_running_loop(shared.loop)
+        try:
+            with suppress(Error):
+                shared.browser.close()
+            shared.playwright.stop()
+        finally:
+            asyncio._set_running_loop(None)
 
 
 def watched(page: Page) -> list[str]:

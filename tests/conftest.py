@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,11 @@ from psycopg.conninfo import make_conninfo
 from luthien.store.embedded import embedded_postgres
 from luthien.store.migrate import migrate
 from tests.playbook import Gateway, ScriptedProvider, running_gateway
+
+
+def pytest_sessionfinish() -> None:
+    if (browser := sys.modules.get("tests.browser")) is not None:
+        browser.close_browser()
 
 
 @contextmanager
@@ -69,6 +75,18 @@ def database(postgres_dsn: str) -> Iterator[str]:
 @pytest.fixture
 def record_database(postgres_dsn: str, migrated_template: str) -> Iterator[str]:
     """The DSN of a database with the current schema and no calls, dropped afterwards."""
+    yield from _database(postgres_dsn, migrated_template)
+
+
+@pytest.fixture(scope="module")
+def module_record_database(postgres_dsn: str, migrated_template: str) -> Iterator[str]:
+    """Like `record_database`, for all tests of a module."""
+    yield from _database(postgres_dsn, migrated_template)
+
+
+@pytest.fixture(scope="module")
+def empty_record_database(postgres_dsn: str, migrated_template: str) -> Iterator[str]:
+    """The same, in which no test of the module records anything."""
     yield from _database(postgres_dsn, migrated_template)
 
 

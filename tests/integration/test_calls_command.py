@@ -1,9 +1,10 @@
-"""`luthien calls` as people and scripts run it: a process of its own, a real database, a real terminal."""
+"""`luthien calls` as people and scripts run it: a real database and terminal, real processes where they count."""
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import pty
 import re
@@ -15,19 +16,23 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
 from luthien.calls.options import HELP, option_of
+from luthien.cli import cli
 from luthien.debug.search.filters import NAMES
 from luthien.store.embedded import embedded_postgres
 from luthien.store.migrate import migrate
 from luthien.store.write import prepare, write_batch
-from tests.playbook import DEADLINE_S, Gateway, ScriptedProvider, answers, running_gateway
+from tests.playbook import DEADLINE_S, Gateway, ScriptedProvider, answers, eventually, running_gateway
 from tests.records import whole_call
 from tests.wire import openai_request, openai_response
 
@@ -39,17 +44,57 @@ FALCON: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class Done:
+    """What a command said, and how it ended."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
 @dataclass
 class Terminal:
-    """Somebody's shell, with a database in its environment."""
+    """Somebody's shell, with a database in its environment.
+
+    `run` and `see` are the program in this process, `run_process` and `see_process` in one of its own: what the
+    interpreter and the operating system have a part in.
+    """
 
     dsn: str
     home: Path
     environment: dict[str, str] = field(default_factory=dict)
 
-    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    def run(self, *words: str, **environment: str) -> Done:
         """With its output in a pipe."""
-        return subprocess.run(
+        with self._settled(environment):
+            result = CliRunner().invoke(cli, ["calls", *words])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return Done(result.exit_code, result.stdout_bytes, result.stderr_bytes)
+
+    def see(self, *words: str, columns: int = 120, **environment: str) -> tuple[int, str]:
+        """With its output in a terminal: the status, and what the terminal was given."""
+        ours, theirs = pty.openpty()
+        with (
+            ThreadPoolExecutor(1) as pool,
+            self._settled({"TERM": "xterm", "COLUMNS": str(columns)} | environment) as patch,
+        ):
+            seen = pool.submit(_all_of, ours)
+            with os.fdopen(theirs, "w", encoding="utf-8") as screen:
+                patch.setattr(sys, "stdout", screen)
+                patch.setattr(sys, "stderr", screen)
+                try:
+                    cli(["calls", *words], prog_name="luthien")
+                except SystemExit as left:
+                    status = left.code
+                patch.undo()
+            text = seen.result(DEADLINE_S)
+        os.close(ours)
+        assert isinstance(status, int)
+        return status, text
+
+    def run_process(self, *words: str, **environment: str) -> Done:
+        done = subprocess.run(
             self._command(words),
             capture_output=True,
             timeout=60,
@@ -57,9 +102,9 @@ class Terminal:
             cwd=self.home,
             check=False,
         )
+        return Done(done.returncode, done.stdout, done.stderr)
 
-    def see(self, *words: str, columns: int = 120, **environment: str) -> tuple[int, str]:
-        """With its output in a terminal: the status, and what the terminal was given."""
+    def see_process(self, *words: str, columns: int = 120, **environment: str) -> tuple[int, str]:
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         told = self._environment({"TERM": "xterm"} | environment)
@@ -67,18 +112,26 @@ class Terminal:
             self._command(words), stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=told, cwd=self.home
         ) as process:
             os.close(theirs)
-            seen, ends = b"", time.monotonic() + DEADLINE_S
-            while time.monotonic() < ends and select.select([ours], [], [], DEADLINE_S)[0]:
-                try:
-                    read = os.read(ours, 65536)
-                except OSError:  # how Linux says that the other end is closed
-                    break
-                seen += read
-                if not read:
-                    break
+            seen = _all_of(ours)
             status = process.wait(DEADLINE_S)
         os.close(ours)
-        return status, seen.decode().replace("\r\n", "\n")
+        return status, seen
+
+    @contextmanager
+    def _settled(self, environment: dict[str, str]) -> Iterator[pytest.MonkeyPatch]:
+        """This process with that environment, and as it was before afterwards."""
+        told, quieted = self._environment(environment), logging.getLogger("psycopg")
+        level = quieted.level
+        with pytest.MonkeyPatch.context() as patch:
+            for name in [*os.environ]:
+                patch.delenv(name)
+            for name, value in told.items():
+                patch.setenv(name, value)
+            patch.chdir(self.home)
+            try:
+                yield patch
+            finally:
+                quieted.setLevel(level)
 
     @staticmethod
     def _command(words: tuple[str, ...]) -> list[str]:
@@ -88,6 +141,20 @@ class Terminal:
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME") if name in os.environ}
         told = {**kept, "LANG": "C.UTF-8", "DATABASE_URL": self.dsn} | self.environment | more
         return {name: value for name, value in told.items() if value}
+
+
+def _all_of(terminal: int) -> str:
+    """What a terminal is given until its other end is closed."""
+    seen, ends = b"", time.monotonic() + DEADLINE_S
+    while time.monotonic() < ends and select.select([terminal], [], [], DEADLINE_S)[0]:
+        try:
+            read = os.read(terminal, 65536)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        seen += read
+        if not read:
+            break
+    return seen.decode().replace("\r\n", "\n")
 
 
 @pytest.fixture
@@ -104,7 +171,8 @@ def changing(record_database: str, provider: ScriptedProvider) -> Iterator[Gatew
 def made(gateway: Gateway, provider: ScriptedProvider, text: str, answer: str = "Hi", **fields: Any) -> str:
     provider.will(answers(openai_response(answer)))
     call_id = str(gateway.post(CHAT, openai_request(text, **fields)).headers["luthien-call-id"])
-    gateway.call(call_id)
+    # Whether it is indexed is told, too.
+    eventually(lambda: gateway.call(call_id), lambda call: call["indexed"])
     return call_id
 
 
@@ -112,10 +180,10 @@ def test_piped_it_is_json_and_in_a_terminal_words(
     terminal: Terminal, changing: Gateway, provider: ScriptedProvider
 ) -> None:
     first, second = (made(changing, provider, text) for text in ("plain", "a Nightingale"))
-    piped = terminal.run("list")
+    piped = terminal.run_process("list")
     assert piped.returncode == 0, piped.stderr
     assert [json.loads(line)["call_id"] for line in piped.stdout.splitlines()] == [second, first]
-    status, seen = terminal.see("list")
+    status, seen = terminal.see_process("list")
     assert status == 0
     assert "STARTED" in seen
     assert seen.index(second) < seen.index(first)
@@ -177,9 +245,9 @@ def test_the_diff_names_what_changed_and_who_did_it(
     assert "18 lines the same" in seen
     assert "response: no change" in seen
     assert terminal.see("diff", same)[0] == 0
-    assert terminal.run("diff", changed).returncode == 1
+    assert terminal.run_process("diff", changed).returncode == 1
     assert terminal.run("diff", same).returncode == 0
-    assert terminal.run("diff", "ffffffff").returncode == 3
+    assert terminal.run_process("diff", "ffffffff").returncode == 3
 
 
 @pytest.mark.parametrize("command", ["list", "show", "diff", "stage", "export"])
@@ -321,35 +389,43 @@ def test_a_reader_who_has_had_enough_is_no_error(
     terminal: Terminal, changing: Gateway, provider: ScriptedProvider
 ) -> None:
     made(changing, provider, "x" * 1_000_000)
-    for words in (["export"], ["export", "last"], ["show", "last"], ["diff", "last", "--words", "--whole"]):
-        with subprocess.Popen(
-            terminal._command(tuple(words)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=terminal._environment({}),
-        ) as process:
+    with ExitStack() as stack:
+        readers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    terminal._command(words),
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=terminal._environment({}),
+                )
+            )
+            for words in (("export",), ("export", "last"), ("show", "last"), ("diff", "last", "--words", "--whole"))
+        ]
+        for process in readers:
             assert process.stdout is not None
-            assert process.stderr is not None
             process.stdout.close()
+        for process in readers:
+            assert process.stderr is not None
             assert process.stderr.read() == b""
             assert process.wait(DEADLINE_S) in (128 + signal.SIGPIPE, 0, 1)
 
 
-@pytest.mark.parametrize("columns", [40, 60, 80, 200])
 def test_a_table_is_as_wide_as_its_terminal(
-    terminal: Terminal, changing: Gateway, provider: ScriptedProvider, columns: int
+    terminal: Terminal, changing: Gateway, provider: ScriptedProvider
 ) -> None:
     call_id = made(changing, provider, "x", model="模型-" * 30)
-    seen = terminal.see("list", columns=columns, NO_COLOR="1")[1]
-    assert call_id in seen
-    wide = sum(2 if ord(each) > 0x2E80 else 1 for each in max(seen.splitlines(), key=len))
-    assert wide <= max(columns, 36 + 2 + 9)
+    for columns in (40, 60, 80, 200):
+        see = terminal.see_process if columns == 80 else terminal.see
+        seen = see("list", columns=columns, NO_COLOR="1")[1]
+        assert call_id in seen
+        wide = sum(2 if ord(each) > 0x2E80 else 1 for each in max(seen.splitlines(), key=len))
+        assert wide <= max(columns, 36 + 2 + 9)
 
 
 def test_other_encodings_are_no_error(terminal: Terminal, changing: Gateway, provider: ScriptedProvider) -> None:
     made(changing, provider, "a Nightingale \N{SNOWMAN}")
     for encoding in ("ascii", "latin-1"):
-        done = terminal.run("diff", "last", "--words", PYTHONIOENCODING=encoding)
+        done = terminal.run_process("diff", "last", "--words", PYTHONIOENCODING=encoding)
         assert done.returncode == 1, done.stderr
         done.stdout.decode(encoding)
         assert b"Falcon" in done.stdout
