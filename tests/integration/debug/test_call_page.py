@@ -118,7 +118,11 @@ def test_what_why_at_what_cost_and_how_certain_stand_on_the_first_screen(
         assert [row.locator("dt").inner_text() for row in rows.all()] == ["Outcome", "Why", "Cost", "Trust"]
         for row, said in zip(
             rows.all()[1:],
-            ("add_system_message added a system message; replace_text replaced 1 match", "in policies", "complete"),
+            (
+                "add_system_message (request) added a system message; replace_text (request) replaced 1 match",
+                "in policies",
+                "complete",
+            ),
             strict=True,
         ):
             expect(row).to_contain_text(said)
