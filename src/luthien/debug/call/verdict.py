@@ -60,18 +60,17 @@ def verdict_sentence(
     response: Diff | None,
     *,
     before: object,
-    after: object,
     decisions: Sequence[Decision],
     basis: Basis,
 ) -> str:
-    """The sentence for one call; `before` and `after` are its parsed request documents.
+    """The sentence for one call; `before` is its request as it came, parsed.
 
     A diff is None where there is nothing to compare. Says for example "replace_text changed 1 of 2 messages;
     response: no change", or "incomplete: response_final is missing, so what changed cannot be said". What
     policies in shadow would have done comes last.
     """
     enforced = [decision for decision in decisions if not decision.shadow]
-    sentence = _enforced(request, response, before, after, enforced, basis)
+    sentence = _enforced(request, response, before, enforced, basis)
     return "; ".join(
         [
             sentence,
@@ -87,12 +86,11 @@ def _enforced(
     request: Diff | None,
     response: Diff | None,
     before: object,
-    after: object,
     decisions: Sequence[Decision],
     basis: Basis,
 ) -> str:
     teller = _Teller(decisions, basis)
-    first = teller.tell_request(request, before, after)
+    first = teller.tell_request(request, before)
     second = teller.tell_response(response)
     problems = _problems(basis, request, response)
     if problems:
@@ -207,7 +205,7 @@ class _Teller:
         """Whether the provider was never asked, so that there is no response to speak of."""
         return self.basis.states.get(EventType.REQUEST_FINAL) == "not_reached"
 
-    def tell_request(self, diff: Diff | None, before: object, after: object) -> str | None:
+    def tell_request(self, diff: Diff | None, before: object) -> str | None:
         stopped = self._stopped(Side.REQUEST)
         if stopped:
             return stopped

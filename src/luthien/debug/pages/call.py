@@ -11,12 +11,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 from starlette.datastructures import QueryParams
 
-from luthien.debug.blaming.blame import Differ
 from luthien.debug.blaming.shadows import ShadowView
 from luthien.debug.call.call_json import call_as_dict, diffs_as_dict, timeline_as_dict
 from luthien.debug.call.call_view import CallView, view_call
 from luthien.debug.call.completeness import NOTHING_YET, State
 from luthien.debug.call.lookup import Found, Lookup, Pending
+from luthien.debug.diff import Differ
+from luthien.debug.diffing.documents import Documents
 from luthien.debug.diffing.values import dumps
 from luthien.debug.search.filters import NAMES, FilterError, query_of, read_filter
 from luthien.debug.showing.drawing import LanesDrawing, WaterfallDrawing, draw_lanes, draw_waterfall
@@ -90,7 +91,11 @@ def add_call(router: APIRouter, lookup: Callable[[], Lookup], tempo: Tempo, diff
 def _render(view: CallView, around: Surroundings, options: DiffOptions, status: int) -> Response:
     drawn = Drawn(
         [_shown_diff(view, side, options) for side in ("request", "response")],
-        {each.decision: (each, _shown_shadow(each, options)) for each in view.shadows if _does_something(each)},
+        {
+            each.decision: (each, _shown_shadow(each, options, view.documents))
+            for each in view.shadows
+            if _does_something(each)
+        },
         None if view.lanes is None else draw_lanes(view.lanes),
         None if view.waterfall is None else draw_waterfall(view.waterfall),
     )
@@ -127,6 +132,7 @@ def _shown_diff(view: CallView, side: str, options: DiffOptions) -> ShownDiff:
         notes=notes,
         unchanged=unchanged,
         redacted=Side(side) in view.redacted,
+        documents=view.documents,
     )
 
 
@@ -134,7 +140,7 @@ def _does_something(shadow: ShadowView) -> bool:
     return shadow.why is not None or (shadow.diff is not None and bool(shadow.diff.ops))
 
 
-def _shown_shadow(shadow: ShadowView, options: DiffOptions) -> ShownDiff | None:
+def _shown_shadow(shadow: ShadowView, options: DiffOptions, documents: Documents) -> ShownDiff | None:
     if shadow.diff is None:
         return None
     return show_diff(
@@ -146,6 +152,7 @@ def _shown_shadow(shadow: ShadowView, options: DiffOptions) -> ShownDiff | None:
         title=f"{shadow.policy} on the {shadow.side}, in shadow",
         labels=("as it saw it", "as it would have given it on"),
         unchanged="It would have changed nothing.",
+        documents=documents,
     )
 
 

@@ -61,7 +61,6 @@ def tell(
         request if recorded(EventType.REQUEST_ORIGINAL, EventType.REQUEST_FINAL) else None,
         response if recorded(EventType.RESPONSE_ORIGINAL, EventType.RESPONSE_FINAL) else None,
         before=before,
-        after=after,
         decisions=[
             *(Decision(policy, "request", "modify", changed=True) for policy in by if after != before),
             *(Decision(policy, "response", "modify", changed=True) for policy in replied_by),
@@ -273,9 +272,7 @@ class TestBlamedChanges:
             chain = Steps(side, tuple(each for each in stretches if each.before != each.after))
             chain = (steps or {}).get(side.value, chain)
             diffs.append(blame(diff_payloads(payloads[0], payloads[-1]), chain))
-        return verdict_sentence(
-            diffs[0], diffs[1], before=documents[0], after=documents[-1], decisions=decisions, basis=Basis(WHOLE)
-        )
+        return verdict_sentence(diffs[0], diffs[1], before=documents[0], decisions=decisions, basis=Basis(WHOLE))
 
     def test_each_policy_has_its_own_count(self) -> None:
         first, second, third = chat("one", "two", "x"), chat("ONE", "TWO", "x"), chat("ONE", "TWO", "x", "four")
@@ -407,7 +404,7 @@ class TestIncompleteRecords:
         )
 
     def test_a_side_that_was_not_compared(self) -> None:
-        sentence = verdict_sentence(None, None, before=CHAT, after=CHAT, decisions=[], basis=Basis(WHOLE))
+        sentence = verdict_sentence(None, None, before=CHAT, decisions=[], basis=Basis(WHOLE))
         assert sentence == (
             "incomplete: the request was not compared and the response was not compared, "
             "so what changed cannot be said"
