@@ -2,7 +2,7 @@
 
     python -m benchmarks.lateness [--seconds S]
 
-A provider sends a chunk each 10 ms, with the time at which it did; the client looks at how old each is when it has come
+A provider sends a chunk each 10 ms, with the time at which it did; the client looks at how old each is when it comes
 through. The gateway has one core, all else the other. Meanwhile nothing happens; or the page of the biggest call is
 asked for again and again; or eight of them at once; or the indexer works through calls. Memory is the resident set
 of the gateway and of its children, at most.
@@ -16,8 +16,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,24 +109,24 @@ async def send(client: httpx.AsyncClient, body: bytes) -> str:
         await asyncio.sleep(0.1)
 
 
-@asynccontextmanager
-async def meanwhile(work: Callable[[], Awaitable[Any]], times: int) -> AsyncIterator[list[float]]:
-    """Does it again and again, so many times at once; yields how long each took, in seconds."""
-    took = list[float]()
+async def meanwhile(
+    client: httpx.AsyncClient, seconds: float, work: Callable[[], Awaitable[Any]], times: int
+) -> tuple[list[float], list[float]]:
+    """Measures while it does something again and again, so many times at once; and how long each took, in seconds."""
+    took, is_over = list[float](), asyncio.Event()
 
     async def go_on() -> None:
-        while True:
+        while not is_over.is_set():
             began = time.monotonic()
             await work()
             took.append(time.monotonic() - began)
 
-    tasks = [asyncio.create_task(go_on()) for _ in range(times)]
-    try:
-        yield took
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(times):
+            group.create_task(go_on())
+        ages = await lateness(client, seconds)
+        is_over.set()
+    return ages, took
 
 
 def peak_mb(pid: int) -> float:
@@ -159,10 +158,7 @@ async def measure(gateway: GatewayProcess, seconds: float) -> None:
                 assert page.status_code == 200, page.status_code
 
             for times in (1, 8):
-                async with meanwhile(visit, times) as took:
-                    ages = await lateness(client, seconds)
-                    while not took:
-                        await asyncio.sleep(0.1)
+                ages, took = await meanwhile(client, seconds, visit, times)
                 say(f"{name}, {times} at once", ages, took, gateway.pid)
 
 
