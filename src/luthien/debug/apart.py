@@ -31,6 +31,7 @@ LIMIT_S = 60.0
 """What takes longer is given up, and the process with it."""
 
 _NICENESS = 5
+_KEPT_BYTES = 128 * 1024 * 1024
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -142,7 +143,7 @@ class Apart:
 
 def serve(connection: Connection, idle_s: float) -> None:
     """The other end: until nothing was asked for a while, or there is nobody any more."""
-    dsn, differ = connection.recv(), DiffCache()
+    dsn, differ = connection.recv(), DiffCache(max_bytes=_KEPT_BYTES)
     connection.send("ready")
     while connection.poll(idle_s):
         connection.send(_answer(connection.recv(), dsn, differ))

@@ -20,7 +20,7 @@ from luthien.debug.diffing.values import Numbers, count_scalars
 
 __all__ = ["ALGO", "MAX_VALUES", "Diff", "Differ", "Op", "Pairing", "Summary", "apply", "diff_payloads"]
 
-ALGO = "aligned-dictdiffer/1"
+ALGO = "aligned-dictdiffer/2"
 """Names how a diff was made; it changes whenever the same payloads get another diff than before."""
 
 

@@ -34,7 +34,7 @@ def debug_router(
     views: Callable[[], Views],
     upstream_url: UpstreamUrl = PUBLIC_UPSTREAMS.__getitem__,
 ) -> APIRouter:
-    """The pages; `lookup`, `feed` and `views` are asked for at each request, since they exist only while the app runs.
+    """The pages. `lookup`, `feed` and `views` are asked for at each request: they exist only while the app runs.
 
     Args:
         differ: may be asked by several threads at once.
