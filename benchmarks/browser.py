@@ -2,7 +2,7 @@
 
     python -m benchmarks.browser [--rounds N]
 
-Sends calls through a gateway with two policies and opens their pages in Chromium. "First" is the first visit,
+Sends calls through a gateway with five policies and opens their pages in Chromium. "First" is the first visit,
 when the diff is made; "again" are the visits after it. Usable is when the page has loaded and answers to a click: the
 second frame after its load event. Ratios are to the page of a small call in the same run.
 """
@@ -10,6 +10,8 @@ second frame after its load event. Ratios are to the page of a small call in the
 from __future__ import annotations
 
 import argparse
+import base64
+import random
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +29,10 @@ from tests.playbook import TOKEN, Gateway, Play, ScriptedProvider, answers, call
 from tests.wire import openai_request, openai_response
 
 _POLICIES: list[dict[str, Any]] = [
-    {"policy": "replace_text", "config": {"rules": [{"find": "needle", "replace": "pin"}]}},
+    *(
+        {"policy": "replace_text", "config": {"rules": [{"find": found, "replace": written}]}}
+        for found, written in (("needle", "pin"), ("haystack", "field"), ("cow", "horse"), ("red", "blue"))
+    ),
     {"policy": "add_system_message", "config": {"text": "Be brief."}},
 ]
 _USABLE = """() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(
@@ -53,9 +58,25 @@ def cases() -> Iterator[Case]:
     yield Case("2,000 messages, one changed", plain, {"model": "m", "messages": talk})
     all_changed = [{"role": "user", "content": f"needle {number} " * 20} for number in range(2000)]
     yield Case("2,000 messages, all changed", plain, {"model": "m", "messages": all_changed})
+    farm = "needle in a haystack, a cow and a red roof"
+    by_four = [{"role": "user", "content": f"{farm} {number} " * 10} for number in range(2000)]
+    yield Case("2,000 messages, four policies", plain, {"model": "m", "messages": by_four})
+    short = [{"role": "user", "content": f"needle {number}"} for number in range(10_000)]
+    yield Case("10,000 messages changed", plain, {"model": "m", "messages": short})
+    big = [{"role": "user", "content": f"word needle of a long text {number} " * 40} for number in range(17_000)]
+    answer = openai_response()
+    answer["choices"][0]["message"]["content"] = "needle " + "answer in words " * 1_800_000
+    yield Case("20 MB, and an answer of 29 MB", answers(answer), {"model": "m", "messages": big})
+    yield Case("images of 20 MB", plain, {"model": "m", "messages": [_image(number) for number in range(10)]})
     frames = list(many_frames(100_000)())
     pieces = (b"".join(frames[at : at + 500]) for at in range(0, len(frames), 500))
     yield Case("a stream of 100,000 chunks", streams(*pieces), openai_request("needle", stream=True))
+
+
+def _image(number: int) -> dict[str, Any]:
+    url = "data:image/png;base64," + base64.b64encode(random.Random(number).randbytes(1_500_000)).decode()
+    parts = [{"type": "text", "text": "a needle"}, {"type": "image_url", "image_url": {"url": url}}]
+    return {"role": "user", "content": parts}
 
 
 def visit(page: Page, url: str) -> float:

@@ -92,6 +92,7 @@ def luthien(
     *,
     record: bool,
     spool: bool = True,
+    index: bool = True,
     export: bool = False,
     src: Path | None = None,
 ) -> Variant:
@@ -107,6 +108,7 @@ def luthien(
         "LUTHIEN_PORT": "{port}",
         "LUTHIEN_RECORD": "true" if record else "false",
         "LUTHIEN_SPOOL": "true" if spool else "false",
+        "LUTHIEN_INDEX": "true" if index else "false",
     }
     if export:
         environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = upstream_url

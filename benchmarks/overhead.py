@@ -46,6 +46,7 @@ RECORDS_PER_CALL = 5
 """The four stages and the outcome, at least: without policies there are no decisions, but streams have a timeline."""
 
 _RECORDED, _IN_MEMORY, _UNRECORDED = "luthien", "luthien, spool off", "luthien, record off"
+_UNINDEXED = "luthien, index off"
 _STORED_S = 30.0
 
 
@@ -135,6 +136,7 @@ def comparisons(rounds: Rounds, variants: Sequence[Variant]) -> list[Comparison]
     return [
         *(compare(rounds, variant.name, reference) for variant in variants[1:]),
         compare(rounds, _RECORDED, _IN_MEMORY),
+        compare(rounds, _RECORDED, _UNINDEXED),
         *(compare(rounds, name, _UNRECORDED) for name in recording),
     ]
 
@@ -148,6 +150,7 @@ async def _race(args: argparse.Namespace, dsn: str, folder: Path) -> list[Conten
         luthien(_RECORDED, url, dsn, folder, record=True),
         luthien(_IN_MEMORY, url, dsn, folder, record=True, spool=False),
         luthien(_UNRECORDED, url, dsn, folder, record=False),
+        luthien(_UNINDEXED, url, dsn, folder, record=True, index=False),
     ]
     if args.otlp:
         variants.append(luthien("luthien, exporting", url, dsn, folder, record=True, export=True))

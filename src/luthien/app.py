@@ -16,11 +16,13 @@ from starlette.types import ASGIApp
 
 from luthien import __version__
 from luthien.debug.call.lookup import Lookup
+from luthien.debug.diffing.cache import DiffCache
 from luthien.debug.live import Feed
 from luthien.debug.routes import debug_router
 from luthien.debug.search.indexer import Indexer
 from luthien.debug.signin import SignIn
 from luthien.debug.tempo import Tempo
+from luthien.debug.views import Views
 from luthien.debug.web import answer_mistakes
 from luthien.errors import ConfigError
 from luthien.gateway.boundary import Boundary, link_caller
@@ -72,6 +74,7 @@ class Running:
     passthrough: Passthrough
     lookup: Lookup
     feed: Feed
+    views: Views
     live: Live
     reloader: Reloader | None
 
@@ -95,6 +98,7 @@ class App:
         self._running: Running | None = None
         self._sign_in = SignIn(settings.debug_token)
         self._tempo = Tempo(settings)
+        self._differ = DiffCache()
         self.api = FastAPI(
             title="Luthien",
             version=__version__,
@@ -108,7 +112,13 @@ class App:
         self.api.include_router(health_router(lambda: self._now.lookup, self._configuration_state))
         self.api.include_router(
             debug_router(
-                self._sign_in, lambda: self._now.lookup, lambda: self._now.feed, self._tempo, self._upstream_url
+                self._sign_in,
+                lambda: self._now.lookup,
+                lambda: self._now.feed,
+                self._tempo,
+                self._differ,
+                lambda: self._now.views,
+                self._upstream_url,
             )
         )
         answer_mistakes(self.api)
@@ -188,7 +198,9 @@ class App:
             feed = Feed(lookup, self._dsn)
             feed.start()
             stack.push_async_callback(feed.stop)
-            self._running = Running(orchestrator, passthrough, lookup, feed, live, reloader)
+            views = Views(self._dsn, self._differ)
+            stack.push_async_callback(anyio.to_thread.run_sync, views.close)
+            self._running = Running(orchestrator, passthrough, lookup, feed, views, live, reloader)
             stack.push_async_callback(_end_calls, orchestrator.open_calls)
             if reloader is not None:
                 await reloader.start()

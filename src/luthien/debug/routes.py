@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from luthien.config import PUBLIC_UPSTREAMS
 from luthien.debug.call.lookup import Lookup
-from luthien.debug.diffing.cache import DiffCache
+from luthien.debug.diff import Differ
 from luthien.debug.live import Feed
 from luthien.debug.pages.call import add_call
 from luthien.debug.pages.call_list import add_call_list
@@ -21,6 +21,7 @@ from luthien.debug.pages.stages import add_stages
 from luthien.debug.pages.trace import add_trace
 from luthien.debug.signin import SignIn
 from luthien.debug.tempo import Tempo
+from luthien.debug.views import Views
 from luthien.debug.web import guarded_by
 
 
@@ -29,11 +30,14 @@ def debug_router(
     lookup: Callable[[], Lookup],
     feed: Callable[[], Feed],
     tempo: Tempo,
+    differ: Differ,
+    views: Callable[[], Views],
     upstream_url: UpstreamUrl = PUBLIC_UPSTREAMS.__getitem__,
 ) -> APIRouter:
-    """The pages; `lookup` and `feed` are asked for at each request, since they exist only while the app runs.
+    """The pages. `lookup`, `feed` and `views` are asked for at each request: they exist only while the app runs.
 
     Args:
+        differ: may be asked by several threads at once.
         upstream_url: where a provider is, for commands that ask it again.
     """
     router = APIRouter(route_class=guarded_by(sign_in))
@@ -43,8 +47,7 @@ def debug_router(
     add_exports(router, lookup, upstream_url)
     add_stages(router, lookup)
     add_trace(router, lookup, tempo)
-    differ = DiffCache()
-    add_call(router, lookup, tempo, differ)
+    add_call(router, lookup, tempo, views)
     add_sessions(router, lookup, differ)
     add_compare(router, lookup, differ)
     return router

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from luthien.debug import diff as diff_module
 from luthien.debug.align import Alignment, Pairing
 from luthien.debug.diff import Diff, Op, Summary, apply, diff_payloads
-from luthien.debug.diffing import compare
+from luthien.debug.diffing import compare, documents
 from luthien.debug.diffing.ops import MAX_DEPTH
 from luthien.debug.diffing.values import Json, Number, canonical, count_scalars, parse, pointer, tokens
 from tests.unit.debug.json_values import PAIRS, encoded, resolve
@@ -587,13 +587,13 @@ class TestNotJson:
 
 class TestBudgets:
     def test_a_payload_of_too_many_values_is_compared_as_text(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(diff_module, "MAX_VALUES", 3)
+        monkeypatch.setattr(documents, "MAX_VALUES", 3)
         found = diff_payloads(b"[1,2,3,4]", b"[1,2,3,5]")
         assert found.degraded
         assert (found.ops[0].kind, found.ops[0].before_ptr) == ("text", "")
 
     def test_commas_within_strings_are_not_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(diff_module, "MAX_VALUES", 3)
+        monkeypatch.setattr(documents, "MAX_VALUES", 3)
         assert not diff_payloads(b'{"a":"1,2,\\",3,4,5\\\\"}', b'{"a":"1,2,\\",3,4,6"}').degraded
 
     def test_a_part_with_too_many_differences_is_changed_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:

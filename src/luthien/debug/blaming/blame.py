@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TypeAlias
 
 from luthien.debug.blaming.authors import Authors
 from luthien.debug.blaming.culprits import TOO_LARGE, Culprits, signed
@@ -27,14 +26,12 @@ from luthien.debug.blaming.hops import (
     value_at,
 )
 from luthien.debug.blaming.steps import GATEWAY, OWN, Steps, Stretch
-from luthien.debug.diff import diff_payloads
+from luthien.debug.diff import Differ, diff_payloads
+from luthien.debug.diffing.documents import Documents
 from luthien.debug.diffing.ops import Blame, Diff, Op
 from luthien.debug.diffing.values import Json, is_same, parse, repeats
 from luthien.debug.diffing.words import Budget, diff_words
 from luthien.formats import jsontext
-
-Differ: TypeAlias = Callable[[bytes | None, bytes | None], Diff]
-"""Compares two payloads."""
 
 MAX_TRACED_BYTES = 128 * 1024 * 1024
 """How large all documents may be together that are compared to find out who made a diff of several steps."""
@@ -48,7 +45,7 @@ MAX_INSIDE = 4
 """How deep JSON in strings in JSON in strings is traced."""
 
 
-def blame(diff: Diff, steps: Steps, differ: Differ = diff_payloads) -> Diff:
+def blame(diff: Diff, steps: Steps, differ: Differ = diff_payloads, documents: Documents | None = None) -> Diff:
     """The diff of one side with `by`, and policy, version and reason of the last, in each operation.
 
     An operation without a policy says in `reason` why nobody is named.
@@ -56,7 +53,11 @@ def blame(diff: Diff, steps: Steps, differ: Differ = diff_payloads) -> Diff:
     stretches = _without_loops(steps.stretches)
     if not diff.ops:
         return diff
-    ops = _blamed(diff, stretches, differ) if stretches else [signed(op, (), OWN) for op in diff.ops]
+    ops = (
+        _blamed(diff, stretches, differ, documents or Documents())
+        if stretches
+        else [signed(op, (), OWN) for op in diff.ops]
+    )
     if steps.is_cut:
         ops = [_as_told(op, steps.stopped_by) if _is_error(op) else op for op in ops]
     return replace(diff, ops=tuple(ops), degraded=diff.degraded or any(op.degraded for op in ops))
@@ -78,7 +79,7 @@ def _without_loops(stretches: Sequence[Stretch]) -> list[Stretch]:
     return kept
 
 
-def _blamed(diff: Diff, stretches: Sequence[Stretch], differ: Differ) -> list[Op]:
+def _blamed(diff: Diff, stretches: Sequence[Stretch], differ: Differ, documents: Documents) -> list[Op]:
     stretches = _within_bytes(stretches)
     if len(stretches) == 1:
         culprits = Culprits(stretches)
@@ -86,8 +87,8 @@ def _blamed(diff: Diff, stretches: Sequence[Stretch], differ: Differ) -> list[Op
     budget = Budget()
     hops = _hops_of_text(diff, stretches, budget)
     if not hops:
-        stretches, hops = _hops(stretches, differ)
-    level = _Level(hops, range(len(hops)), lambda: _read(stretches[-1].after), stretches)
+        stretches, hops = _hops(stretches, differ, documents)
+    level = _Level(hops, range(len(hops)), lambda: _value(stretches[-1].after, documents), stretches)
     tracer = _Tracer(Culprits(stretches), Work(MAX_LOOKUPS), budget)
     return [tracer.blamed(op, level) for op in diff.ops]
 
@@ -111,7 +112,7 @@ def _as_one(stretches: Sequence[Stretch]) -> Stretch:
     return Stretch(stretches[0].before, stretches[-1].after, by, is_open, TOO_LARGE)
 
 
-def _hops(stretches: Sequence[Stretch], differ: Differ) -> tuple[list[Stretch], list[Hop]]:
+def _hops(stretches: Sequence[Stretch], differ: Differ, documents: Documents) -> tuple[list[Stretch], list[Hop]]:
     """The diffs of the steps; when they have become too many, all that are left are one."""
     compared: list[Stretch] = []
     hops: list[Hop] = []
@@ -119,10 +120,10 @@ def _hops(stretches: Sequence[Stretch], differ: Differ) -> tuple[list[Stretch], 
     while len(compared) < len(stretches):
         rest = stretches[len(compared) :]
         stretch = rest[0] if left > 0 else _as_one(rest)
-        made = differ(stretch.before, stretch.after)
+        made = differ(stretch.before, stretch.after, documents=documents)
         left -= len(made.ops) + (_DEGRADED_OPS if made.degraded else 0)
         compared.append(stretch)
-        hops.append(Hop(made.ops, _read(stretch.before)))
+        hops.append(Hop(made.ops, _value(stretch.before, documents)))
         if stretch is not rest[0]:
             break
     return compared, hops
@@ -284,6 +285,9 @@ class _Tracer:
         return ABSENT if place is None else value_at(level.hops[number].document, place)
 
     def _text(self, op: Op, level: _Level, turns: Sequence[_Turn], depth: int) -> Op:
+        steps = {level.steps[turn.hop] for turn in turns}
+        if len(steps) == 1 and turns[-1].after == op.after:  # all of the text is that step's
+            return self._culprits.sign(replace(op, inside=self._inside(op, level, turns, depth)), steps)
         text = Authors.of(op.before if isinstance(op.before, str) else None)
         for turn in turns:
             after = turn.after if isinstance(turn.after, str) and turn.after is not ABSENT else None
@@ -293,9 +297,9 @@ class _Tracer:
             text = text.becomes(after, level.steps[turn.hop], segments)
         if text.text != op.after:
             return self._culprits.sign(op, [level.steps[turn.hop] for turn in turns])
+        op = replace(op, inside=self._inside(op, level, turns, depth))
         pieces, is_coarse = text.told(self._budget)
-        inside = self._inside(op, level, turns, depth)
-        told = self._culprits.sign_text(replace(op, inside=inside), pieces)
+        told = self._culprits.sign_text(op, pieces)
         return replace(told, degraded=op.degraded or (is_coarse and bool(told.authors)))
 
     def _inside(self, op: Op, level: _Level, turns: Sequence[_Turn], depth: int) -> tuple[Op, ...]:
@@ -367,9 +371,9 @@ def _decoded(payload: bytes) -> str | None:
         return None
 
 
-def _read(payload: bytes) -> Json:
-    text = _decoded(payload)
-    return None if text is None else _parsed(text)
+def _value(payload: bytes, documents: Documents) -> Json:
+    document = documents.read(payload)
+    return None if document.form == "bytes" else document.value
 
 
 def _parsed(text: str) -> Json:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from luthien.debug.blaming.blame import Differ, blame
+from luthien.debug.blaming.blame import blame
 from luthien.debug.blaming.steps import Shadow, Steps, Stretch
-from luthien.debug.diff import diff_payloads
+from luthien.debug.diff import Differ, diff_payloads
+from luthien.debug.diffing.documents import Documents
 from luthien.debug.diffing.ops import Diff
 
 
@@ -43,7 +44,9 @@ class ShadowView:
         }
 
 
-def shadows_of(steps: Steps, differ: Differ = diff_payloads) -> Iterator[ShadowView]:
+def shadows_of(
+    steps: Steps, differ: Differ = diff_payloads, documents: Documents | None = None
+) -> Iterator[ShadowView]:
     """Every decision in shadow on one side, in order."""
     for shadow in steps.shadows:
         yield ShadowView(
@@ -53,15 +56,16 @@ def shadows_of(steps: Steps, differ: Differ = diff_payloads) -> Iterator[ShadowV
             shadow.action,
             shadow.step.reason,
             shadow.step.decision,
-            _diff(shadow, differ),
+            _diff(shadow, differ, documents),
             shadow.before,
             shadow.after,
             shadow.why,
         )
 
 
-def _diff(shadow: Shadow, differ: Differ) -> Diff | None:
+def _diff(shadow: Shadow, differ: Differ, documents: Documents | None) -> Diff | None:
     if shadow.before is None or shadow.after is None:
         return None
     made = Stretch(shadow.before, shadow.after, (shadow.step,))
-    return blame(differ(shadow.before, shadow.after), Steps(shadow.side, (made,)), differ)
+    diff = differ(shadow.before, shadow.after, documents=documents)
+    return blame(diff, Steps(shadow.side, (made,)), differ, documents)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from luthien.debug.blaming.blame import Differ, blame, ops_of
+from luthien.debug.blaming.blame import blame, ops_of
 from luthien.debug.blaming.shadows import ShadowView, shadows_of
 from luthien.debug.blaming.steps import steps_of
 from luthien.debug.call.answers import Answers, cost_of, trust_of
@@ -16,9 +16,10 @@ from luthien.debug.call.completeness import Completeness, Evidence, State
 from luthien.debug.call.losses import UNREADABLE, Records
 from luthien.debug.call.partial import Partial, partial_of
 from luthien.debug.call.timeline import Lanes, lanes_of
-from luthien.debug.call.verdict import Basis, Decision, Documents, StageState, verdict_sentence
+from luthien.debug.call.verdict import Basis, Decision, Parsed, StageState, verdict_sentence
 from luthien.debug.call.waterfall import Waterfall, waterfall_of
-from luthien.debug.diff import diff_payloads
+from luthien.debug.diff import Differ, diff_payloads
+from luthien.debug.diffing.documents import Documents
 from luthien.debug.diffing.ops import Diff
 from luthien.debug.diffing.values import Json, dumps, parse
 from luthien.exchange import STAGES, EventType, Side, StageRecord
@@ -164,6 +165,8 @@ class CallView:
     """The version of the configuration that it went by."""
     shadows: Sequence[ShadowView] = ()
     """What policies in shadow would have made of what they saw, in the order of their decisions."""
+    documents: Documents = field(default_factory=Documents)
+    """Its payloads, as far as they have been read; for one thread at a time."""
     redacted: Sequence[Side] = ()
     """The sides that differed on the wire, but only where credentials are masked in the record."""
 
@@ -181,15 +184,15 @@ def _is_written_otherwise(stages: Mapping[EventType, StageView], side: str) -> b
 
 def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloads) -> CallView:
     """Compares the stages of a call and says in a sentence what came of it, and how much of it is there."""
-    records = Records(call)
+    records, documents = Records(call), Documents()
     completeness = records.completeness(evidence)
     stages = _stages(records, completeness.state)
     lanes = lanes_of(call.records)
-    request = _compare(stages[EventType.REQUEST_ORIGINAL], stages[EventType.REQUEST_FINAL], differ)
-    response = _compare(stages[EventType.RESPONSE_ORIGINAL], stages[EventType.RESPONSE_FINAL], differ)
+    request = _compare(stages[EventType.REQUEST_ORIGINAL], stages[EventType.REQUEST_FINAL], differ, documents)
+    response = _compare(stages[EventType.RESPONSE_ORIGINAL], stages[EventType.RESPONSE_FINAL], differ, documents)
     steps = {side: steps_of(records, side) for side in Side}
-    request = None if request is None else blame(request, steps[Side.REQUEST], differ)
-    response = None if response is None else blame(response, steps[Side.RESPONSE], differ)
+    request = None if request is None else blame(request, steps[Side.REQUEST], differ, documents)
+    response = None if response is None else blame(response, steps[Side.RESPONSE], differ, documents)
     diffs = {Side.REQUEST.value: request, Side.RESPONSE.value: response}
     decisions = [_decision(each, diffs) for each in call.records if each.event_type == EventType.POLICY_DECISION]
     row = call.row
@@ -200,7 +203,7 @@ def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloa
     sentence = verdict_sentence(
         request,
         response,
-        documents=_documents(stages, request, response),
+        documents=_parsed(stages, request, response, documents),
         decisions=[
             Decision(each.policy, each.side, each.action, each.changed, each.shadow, each.sequence)
             for each in decisions
@@ -239,8 +242,9 @@ def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloa
         ),
         group=_said(call.records, "luthien.policy.group"),
         configuration=_said(call.records, "luthien.config.version"),
+        documents=documents,
         redacted=redacted,
-        shadows=[shadow for side in Side for shadow in shadows_of(steps[side], differ)],
+        shadows=[shadow for side in Side for shadow in shadows_of(steps[side], differ, documents)],
     )
 
 
@@ -291,7 +295,7 @@ def _endpoint(request: StageRecord | None) -> str | None:
     return None if request is None or method is None else f"{method} {request.attributes.get('url.path', '')}"
 
 
-def _compare(original: StageView, final: StageView, differ: Differ) -> Diff | None:
+def _compare(original: StageView, final: StageView, differ: Differ, documents: Documents) -> Diff | None:
     """A diff where both sides were recorded: what the gateway made up is no change of what a provider said.
 
     Two beginnings are compared only where the hashes say that all the rest is the same, too.
@@ -300,30 +304,27 @@ def _compare(original: StageView, final: StageView, differ: Differ) -> Diff | No
         return None
     if (original.is_capped or final.is_capped) and not _is_same_on_the_wire(original.record, final.record):
         return None
-    return differ(original.payload, final.payload)
+    return differ(original.payload, final.payload, documents=documents)
 
 
 def _is_same_on_the_wire(one: StageRecord | None, other: StageRecord | None) -> bool:
     return one is not None and other is not None and None is not one.wire_sha256 == other.wire_sha256
 
 
-def _documents(stages: Mapping[EventType, StageView], request: Diff | None, response: Diff | None) -> Documents:
+def _parsed(
+    stages: Mapping[EventType, StageView], request: Diff | None, response: Diff | None, documents: Documents
+) -> Parsed:
     """What the verdict counts in: only sides that differ are parsed."""
-    came, given = stages[EventType.RESPONSE_ORIGINAL], stages[EventType.RESPONSE_FINAL]
-    return Documents(
-        _document(stages[EventType.REQUEST_ORIGINAL]) if request and request.ops else None,
-        _document(came) if response and response.ops else None,
-        _document(given) if response and response.ops else None,
+
+    def document(name: EventType, diff: Diff | None) -> Json:
+        payload = stages[name].payload
+        return None if payload is None or diff is None or not diff.ops else documents.read(payload).value
+
+    return Parsed(
+        document(EventType.REQUEST_ORIGINAL, request),
+        document(EventType.RESPONSE_ORIGINAL, response),
+        document(EventType.RESPONSE_FINAL, response),
     )
-
-
-def _document(stage: StageView) -> Json:
-    if stage.payload is None:
-        return None
-    try:
-        return parse(stage.text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _redacted(

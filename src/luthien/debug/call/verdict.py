@@ -61,7 +61,7 @@ class Basis:
 
 
 @dataclass(frozen=True, slots=True)
-class Documents:
+class Parsed:
     """What is counted in: the parsed request as it came, and the response before and after.
 
     None is for what is not JSON, and for what nobody needs since it does not differ.
@@ -76,7 +76,7 @@ def verdict_sentence(
     request: Diff | None,
     response: Diff | None,
     *,
-    documents: Documents,
+    documents: Parsed,
     decisions: Sequence[Decision],
     basis: Basis,
 ) -> str:
@@ -103,7 +103,7 @@ def verdict_sentence(
 def _enforced(
     request: Diff | None,
     response: Diff | None,
-    documents: Documents,
+    documents: Parsed,
     decisions: Sequence[Decision],
     basis: Basis,
     *,
@@ -241,7 +241,7 @@ class _Teller:
         """Whether the provider was never asked, so that there is no response to speak of."""
         return self.basis.states.get(EventType.REQUEST_FINAL) == "not_reached"
 
-    def tell_request(self, diff: Diff | None, documents: Documents) -> str | None:
+    def tell_request(self, diff: Diff | None, documents: Parsed) -> str | None:
         stopped = self._stopped(Side.REQUEST)
         if stopped:
             return stopped
@@ -265,7 +265,7 @@ class _Teller:
         """Who is told to have changed a side where it cannot be said by whom which change was made."""
         return _names(self.decisions, {side}) or "an unrecorded step"
 
-    def tell_response(self, diff: Diff | None, documents: Documents) -> str | None:
+    def tell_response(self, diff: Diff | None, documents: Parsed) -> str | None:
         stopped = self._stopped(Side.RESPONSE)
         if stopped:
             return stopped

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future
 from threading import Lock
 from typing import TypeAlias
 
-from luthien.debug.diff import ALGO, diff_payloads
+from luthien.debug.diff import ALGO, Differ, diff_payloads
+from luthien.debug.diffing.documents import Documents
 from luthien.debug.diffing.ops import Diff, Op
 from luthien.debug.diffing.values import Json, Number
 
@@ -34,7 +34,7 @@ class DiffCache:
 
     def __init__(
         self,
-        differ: Callable[[bytes | None, bytes | None], Diff] = diff_payloads,
+        differ: Differ = diff_payloads,
         *,
         max_bytes: int = MAX_BYTES,
         max_diffs: int = MAX_DIFFS,
@@ -47,9 +47,10 @@ class DiffCache:
         self._in_work: dict[_Key, Future[Diff]] = {}
         self._bytes = 0
 
-    def __call__(self, before: bytes | None, after: bytes | None) -> Diff:
+    def __call__(self, before: bytes | None, after: bytes | None, /, *, documents: Documents | None = None) -> Diff:
         """What differs between two payloads. Raises what comparing them raises."""
-        key = (_hash(before), _hash(after), ALGO)
+        documents = documents or Documents()
+        key = (_hash(before, documents), _hash(after, documents), ALGO)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -59,7 +60,7 @@ class DiffCache:
         if awaited is not None:
             return awaited.result()
         try:
-            diff = self._differ(before, after)
+            diff = self._differ(before, after, documents=documents)
             size = size_of(diff)
         except BaseException as error:
             with self._lock:
@@ -88,8 +89,8 @@ class DiffCache:
             self._bytes -= freed
 
 
-def _hash(payload: bytes | None) -> bytes | None:
-    return None if payload is None else hashlib.sha256(payload).digest()
+def _hash(payload: bytes | None, documents: Documents) -> bytes | None:
+    return None if payload is None else documents.digest(payload)
 
 
 def size_of(diff: Diff) -> int:

@@ -23,6 +23,32 @@ def codes_of(before: Sequence[Hashable], after: Sequence[Hashable]) -> tuple[lis
 
 def equal_runs(before: list[int], after: list[int], allowed: int) -> tuple[Runs | None, int]:
     """What the shortest edit keeps, or None if finding it takes more steps than are allowed; and the steps taken."""
+    common = set(before) & set(after)
+    if not common:
+        return [], 0
+    # What one side alone has is no part of it, and to look for a way around each is what takes most of the steps.
+    old = [place for place, each in enumerate(before) if each in common]
+    new = [place for place, each in enumerate(after) if each in common]
+    if len(old) == len(before) and len(new) == len(after):
+        return _kept(before, after, allowed)
+    runs, steps = _kept([before[place] for place in old], [after[place] for place in new], allowed)
+    return None if runs is None else _spread(runs, old, new), steps
+
+
+def _spread(runs: Runs, old: list[int], new: list[int]) -> Runs:
+    """The same runs where their elements stand in the whole: at these places on both sides."""
+    spread = Runs()
+    for x, y, length in runs:
+        for i, j in zip(old[x : x + length], new[y : y + length], strict=True):
+            start, other, known = spread[-1] if spread else (-1, -1, 0)
+            if (start + known, other + known) == (i, j):
+                spread[-1] = (start, other, known + 1)
+            else:
+                spread.append((i, j, 1))
+    return spread
+
+
+def _kept(before: list[int], after: list[int], allowed: int) -> tuple[Runs | None, int]:
     rounds, steps = _furthest_points(before, after, allowed)
     if rounds is None:
         return None, steps

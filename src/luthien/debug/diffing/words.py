@@ -9,8 +9,7 @@ strings always give the same answer.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, TypeAlias
 from unicodedata import normalize
 
@@ -31,21 +30,23 @@ MAX_LINES = 100_000
 """How many lines a string may have to be cut into lines."""
 SNAP_CHARS = 64
 """How far a boundary moves so as not to cut a word; a longer word is cut."""
+MAX_KNOWN, MAX_KNOWN_CHARS = 2_000, 400
+"""How many pairs of strings are remembered, and how long both may be together: what is replaced is often the same."""
 
 UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """Scripts that write no spaces, whose words are single characters; as a part of a regular expression's class."""
 # A word takes one following space along.
 _WORDS = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+ ?|\s+|[^\w\s]")
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
-_TAGS: tuple[Tag, ...] = ("=", "-", "+")
 _CHUNK = 1 << 16
 
 
 class Budget:
-    """The steps that the strings of one diff may still take."""
+    """The steps that the strings of one diff may still take, and short strings that it has seen."""
 
     def __init__(self, steps: int = STEPS_PER_DIFF) -> None:
         self.steps = steps
+        self.known: dict[tuple[str, str], Segments] = {}
 
 
 def diff_words(before: str, after: str, budget: Budget) -> tuple[Segments, bool]:
@@ -54,6 +55,16 @@ def diff_words(before: str, after: str, budget: Budget) -> tuple[Segments, bool]
     The "=" and "-" segments together are exactly `before`, "=" and "+" exactly `after`; none is empty, no two
     neighbours have the same tag, and "-" comes before "+".
     """
+    known = budget.known.get((before, after))
+    if known is not None:
+        return known, False
+    segments, degraded = _diff(before, after, budget)
+    if not degraded and len(before) + len(after) <= MAX_KNOWN_CHARS and len(budget.known) < MAX_KNOWN:
+        budget.known[before, after] = segments
+    return segments, degraded
+
+
+def _diff(before: str, after: str, budget: Budget) -> tuple[Segments, bool]:
     head, tail = _common_ends(before, after)
     old, new = before[head : len(before) - tail], after[head : len(after) - tail]
     middle, degraded = _diff_middle(old, new, budget)
@@ -127,13 +138,24 @@ def _diff_tokens(old: list[str], new: list[str], budget: Budget) -> list[tuple[T
 def _merge(segments: Iterable[tuple[Tag, str]]) -> Segments:
     """Runs of changes told as one deletion and one insertion, runs of equal text as one segment."""
     merged: list[tuple[Tag, str]] = []
-    for _, group in groupby((s for s in segments if s[1]), key=lambda segment: segment[0] == "="):
-        run = list(group)
-        for tag in _TAGS:
-            text = "".join(part for other, part in run if other == tag)
-            if text:
-                merged.append((tag, text))
-    return tuple(merged)
+    parts: dict[Tag, list[str]] = {"=": [], "-": [], "+": []}
+    is_equal = True
+    for tag, text in segments:
+        if not text:
+            continue
+        if is_equal != (tag == "="):
+            merged += _joined(parts)
+            is_equal = not is_equal
+        parts[tag].append(text)
+    return (*merged, *_joined(parts))
+
+
+def _joined(parts: dict[Tag, list[str]]) -> Iterator[tuple[Tag, str]]:
+    """The texts that were collected for each tag, which are then collected anew."""
+    for tag, texts in parts.items():
+        if texts:
+            yield tag, texts[0] if len(texts) == 1 else "".join(texts)
+            texts.clear()
 
 
 def _common_ends(before: str, after: str) -> tuple[int, int]:

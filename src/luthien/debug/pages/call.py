@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -11,17 +10,19 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 from starlette.datastructures import QueryParams
 
-from luthien.debug.blaming.blame import Differ
 from luthien.debug.blaming.shadows import ShadowView
 from luthien.debug.call.call_json import call_as_dict, diffs_as_dict, timeline_as_dict
 from luthien.debug.call.call_view import CallView, view_call
 from luthien.debug.call.completeness import NOTHING_YET, State
 from luthien.debug.call.lookup import Found, Lookup, Pending
+from luthien.debug.diff import Differ
+from luthien.debug.diffing.documents import Documents
 from luthien.debug.diffing.values import dumps
 from luthien.debug.search.filters import NAMES, FilterError, query_of, read_filter
 from luthien.debug.showing.drawing import LanesDrawing, WaterfallDrawing, draw_lanes, draw_waterfall
 from luthien.debug.showing.shown_diff import DiffOptions, ShownDiff, show_diff
 from luthien.debug.tempo import Tempo
+from luthien.debug.views import Sought, Views
 from luthien.debug.web import json_response, not_yet, page, wants_json
 from luthien.exchange import EventType, Side
 from luthien.store.call_filter import EVERY_CALL, CallFilter
@@ -53,44 +54,53 @@ class Drawn:
     waterfall: WaterfallDrawing | None
 
 
-def add_call(router: APIRouter, lookup: Callable[[], Lookup], tempo: Tempo, differ: Differ) -> None:
-    """The page, diff.json and timeline.json; `differ` may be asked by several threads at once."""
+def add_call(router: APIRouter, lookup: Callable[[], Lookup], tempo: Tempo, views: Callable[[], Views]) -> None:
+    """The page, diff.json and timeline.json."""
 
     @router.get("/debug/calls/{call_id}/diff.json")
     async def diff(call_id: str) -> Response:
-        return await _with_view(lookup(), call_id, differ, diffs_as_dict)
+        return await _twin(lookup(), call_id, views(), diffs_as_dict)
 
     @router.get("/debug/calls/{call_id}/timeline.json")
     async def timeline(call_id: str) -> Response:
-        return await _with_view(lookup(), call_id, differ, timeline_as_dict)
+        return await _twin(lookup(), call_id, views(), timeline_as_dict)
 
     @router.get("/debug/calls/{call_id}")
     async def call(request: Request, call_id: str) -> Response:
         plain_id = call_id.removesuffix(".json")
         if plain_id != call_id or wants_json(request):
-            return await _with_view(lookup(), plain_id, differ, call_as_dict)
+            return await _twin(lookup(), plain_id, views(), call_as_dict)
         wanted = _filter_of(request.query_params)
-        found = await find_call(lookup(), plain_id)
-        if found is None:
+        sought = await views().find(lookup(), plain_id)
+        if sought is None:
             return page("no_call.html", {"call_id": plain_id, "back": _back(wanted)}, status=404)
-        if not isinstance(found, Found):
+        if isinstance(sought, Pending):
             return not_yet(page("pending.html", {"call_id": plain_id}, status=202))
-        around = await _surroundings(lookup(), wanted, found, tempo)
-        view = await asyncio.to_thread(view_call, found.call, found.evidence, differ)
-        is_pending = view.completeness.state is State.PENDING
+        around = await _surroundings(lookup(), wanted, sought.found, tempo)
         options = DiffOptions.from_query(request.query_params)
-        html = await asyncio.to_thread(_render, view, around, options, 202 if is_pending else 200)
-        return not_yet(html) if is_pending else html
+        return await views().make(call_page, lookup(), sought, around, options)
 
     @router.get("/v2/debug/request/{call_id}")
     async def seed_name(call_id: UUID) -> Response:
         return RedirectResponse(f"/debug/calls/{call_id}", status_code=308)
 
 
+def call_page(found: Found, differ: Differ, around: Surroundings, options: DiffOptions) -> Response:
+    """The page of a call; 202 while it is not all there."""
+    view = view_call(found.call, found.evidence, differ)
+    is_pending = view.completeness.state is State.PENDING
+    html = _render(view, around, options, 202 if is_pending else 200)
+    return not_yet(html) if is_pending else html
+
+
 def _render(view: CallView, around: Surroundings, options: DiffOptions, status: int) -> Response:
     drawn = Drawn(
         [_shown_diff(view, side, options) for side in ("request", "response")],
-        {each.decision: (each, _shown_shadow(each, options)) for each in view.shadows if _does_something(each)},
+        {
+            each.decision: (each, _shown_shadow(each, options, view.documents))
+            for each in view.shadows
+            if _does_something(each)
+        },
         None if view.lanes is None else draw_lanes(view.lanes),
         None if view.waterfall is None else draw_waterfall(view.waterfall),
     )
@@ -127,6 +137,7 @@ def _shown_diff(view: CallView, side: str, options: DiffOptions) -> ShownDiff:
         notes=notes,
         unchanged=unchanged,
         redacted=Side(side) in view.redacted,
+        documents=view.documents,
     )
 
 
@@ -134,7 +145,7 @@ def _does_something(shadow: ShadowView) -> bool:
     return shadow.why is not None or (shadow.diff is not None and bool(shadow.diff.ops))
 
 
-def _shown_shadow(shadow: ShadowView, options: DiffOptions) -> ShownDiff | None:
+def _shown_shadow(shadow: ShadowView, options: DiffOptions, documents: Documents) -> ShownDiff | None:
     if shadow.diff is None:
         return None
     return show_diff(
@@ -146,6 +157,7 @@ def _shown_shadow(shadow: ShadowView, options: DiffOptions) -> ShownDiff | None:
         title=f"{shadow.policy} on the {shadow.side}, in shadow",
         labels=("as it saw it", "as it would have given it on"),
         unchanged="It would have changed nothing.",
+        documents=documents,
     )
 
 
@@ -197,15 +209,18 @@ def unknown_call(call_id: str, is_pending: bool) -> Response:
     return json_response({"error": f"there is no call {call_id}"}, status=404)
 
 
-async def _with_view(
-    lookup: Lookup, call_id: str, differ: Differ, show: Callable[[CallView], dict[str, object]]
+async def _twin(
+    lookup: Lookup, call_id: str, views: Views, show: Callable[[CallView], dict[str, object]]
 ) -> Response:
-    """The JSON that `show` makes of a call; 202 while it is not all there, 404 when there is no such call."""
-    found = await find_call(lookup, call_id)
-    if not isinstance(found, Found):
-        return unknown_call(call_id, found is not None)
-    view = await asyncio.to_thread(view_call, found.call, found.evidence, differ)
-    text = await asyncio.to_thread(lambda: dumps(show(view)))
+    sought = await views.find(lookup, call_id)
+    if not isinstance(sought, Sought):
+        return unknown_call(call_id, sought is not None)
+    return await views.make(call_twin, lookup, sought, show)
+
+
+def call_twin(found: Found, differ: Differ, show: Callable[[CallView], dict[str, object]]) -> Response:
+    """The JSON that `show` makes of a call; 202 while it is not all there."""
+    view = view_call(found.call, found.evidence, differ)
     is_pending = view.completeness.state is State.PENDING
-    response = Response(text, status_code=202 if is_pending else 200, media_type="application/json")
+    response = Response(dumps(show(view)), status_code=202 if is_pending else 200, media_type="application/json")
     return not_yet(response) if is_pending else response

@@ -13,8 +13,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from luthien.debug.addresses import session_json, session_page
-from luthien.debug.blaming.blame import Differ
 from luthien.debug.call.lookup import Found, Listed, Lookup
+from luthien.debug.diff import Differ
 from luthien.debug.diffing.values import dumps
 from luthien.debug.sessions.session_view import NEEDED, SessionViewer, ShownCall
 from luthien.debug.showing.shown import size

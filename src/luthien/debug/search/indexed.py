@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luthien.debug.call.call_view import CallView, PolicyView
+from luthien.debug.diffing.documents import Document
 from luthien.debug.diffing.ops import Diff, Op
 from luthien.debug.diffing.values import Json, Number, parse
 from luthien.debug.search.parts import part_at
@@ -199,18 +200,16 @@ def _texts(call: ReadCall, view: CallView | None) -> Iterator[str]:
         payload = view.stages[stage].payload
         if payload and payload not in seen:
             seen.add(payload)
-            yield from _payload_texts(payload)
+            yield from _payload_texts(payload, view.documents.read(payload))
 
 
-def _payload_texts(payload: bytes) -> Iterator[str]:
-    text = payload.decode("utf-8", "replace")
-    try:
-        document = parse(text)
-    except (ValueError, RecursionError):
-        if not _BLOB.match(text):
-            yield text
+def _payload_texts(payload: bytes, document: Document) -> Iterator[str]:
+    if document.form == "json":
+        yield from strings_of(document.value)
         return
-    yield from strings_of(document)
+    text = payload.decode("utf-8", "replace")
+    if not _BLOB.match(text):
+        yield text
 
 
 def strings_of(document: Json) -> Iterator[str]:
@@ -248,10 +247,7 @@ def _inner(text: str) -> Json:
 
 def _document(view: CallView, side: Side, state: str) -> Json:
     payload = view.stages[EventType(f"{side.value}_{state}")].payload
-    try:
-        return None if payload is None else parse(payload.decode("utf-8-sig", "surrogatepass"))
-    except (ValueError, RecursionError):
-        return None
+    return None if payload is None else view.documents.read(payload).value
 
 
 def _unescaped(match: re.Match[str]) -> str:

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from luthien.debug.diff import MAX_VALUES
+from luthien.debug.diffing.documents import Documents
 from luthien.debug.diffing.ops import Diff, Op, Summary
-from luthien.debug.diffing.values import count_marks, parse
 from luthien.debug.diffing.words import Budget, diff_words
 from luthien.debug.showing.index import ABSENT, Maybe
 from luthien.debug.showing.lines import Pen, Segment
@@ -39,12 +38,14 @@ def show_diff(
     notes: Sequence[str] = (),
     unchanged: str = "No change.",
     redacted: bool = False,
+    documents: Documents | None = None,
 ) -> ShownDiff:
     """Both payloads and their diff as rows.
 
     `name` begins every anchor, so it is unique on its page. `diff` is None where there is nothing to compare: `notes`
     say why. `raw` are the addresses of the exact bytes of both sides. `unchanged` is what to say if nothing differs,
-    `redacted` that something did before credentials were masked.
+    `redacted` that something did before credentials were masked. `documents` has the
+    payloads as far as they have been read.
     """
     options = options if options.unfold.startswith((f"{name}/", f"{name}-", f"{name}@")) else options.with_unfold("")
     items, places = list[Item](), dict[str, str]()
@@ -55,7 +56,7 @@ def show_diff(
             places = {op.id: f"{unified}#{name}-{op.id}" for op in ([] if diff is None else diff.ops)}
         if diff is not None and (options.layout != "raw" or not items):
             walk = Walk(name, f"{name}-", diff.ops, Room(options), options)
-            items, places = walk.run(*_documents(before, after, diff)), walk.places
+            items, places = walk.run(*_documents(before, after, diff, documents or Documents())), walk.places
     return ShownDiff(
         name,
         title or name.replace("-", " ").capitalize(),
@@ -98,12 +99,12 @@ def _summed_up(summary: Summary) -> str:
     return f"{told}; {summary.same:,} {'value' if summary.same == 1 else 'values'} the same."
 
 
-def _documents(before: bytes | None, after: bytes | None, diff: Diff) -> tuple[Maybe, Maybe]:
+def _documents(before: bytes | None, after: bytes | None, diff: Diff, documents: Documents) -> tuple[Maybe, Maybe]:
     """Both payloads as they were compared: as JSON if both are, else as text."""
     whole = next((op for op in diff.ops if op.before_ptr in ("", None) and op.after_ptr in ("", None)), None)
     if whole is not None and whole.kind in ("text", "bytes"):
         return _as_whole(whole, before, after)
-    values = [_parsed(payload, is_json=bool(diff.ops)) for payload in (before, after)]
+    values = [_read(payload, documents) for payload in (before, after)]
     return values[0], values[1]
 
 
@@ -111,15 +112,11 @@ def _as_whole(op: Op, before: bytes | None, after: bytes | None) -> tuple[Maybe,
     return ABSENT if before is None else op.before, ABSENT if after is None else op.after
 
 
-def _parsed(payload: bytes | None, *, is_json: bool) -> Maybe:
+def _read(payload: bytes | None, documents: Documents) -> Maybe:
     if payload is None:
         return ABSENT
-    text = payload.decode("utf-8-sig", "surrogatepass" if _is_text(payload) else "replace")
-    if not is_json and count_marks(payload, MAX_VALUES) > MAX_VALUES:
-        return text
-    with suppress(ValueError, RecursionError):
-        return parse(text)
-    return text
+    document = documents.read(payload)
+    return payload.decode("utf-8-sig", "replace") if document.form == "bytes" else document.value
 
 
 def _is_text(payload: bytes) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from luthien.debug.diff import diff_payloads
 from luthien.debug.diffing import cache
 from luthien.debug.diffing.cache import DiffCache, size_of
+from luthien.debug.diffing.documents import Documents
 from luthien.debug.diffing.ops import Diff
 
 
@@ -19,7 +20,7 @@ class Counting:
     def __init__(self) -> None:
         self.calls: list[tuple[bytes | None, bytes | None]] = []
 
-    def __call__(self, before: bytes | None, after: bytes | None) -> Diff:
+    def __call__(self, before: bytes | None, after: bytes | None, /, *, documents: Documents | None = None) -> Diff:
         self.calls.append((before, after))
         return diff_payloads(before, after)
 
@@ -55,7 +56,7 @@ def test_another_way_to_compare_is_not_taken_for_the_same(monkeypatch: pytest.Mo
 def test_several_that_ask_at_once_wait_for_one_comparison() -> None:
     started, may_go_on, calls = threading.Event(), threading.Event(), list[bytes | None]()
 
-    def slow(before: bytes | None, after: bytes | None) -> Diff:
+    def slow(before: bytes | None, after: bytes | None, /, *, documents: Documents | None = None) -> Diff:
         calls.append(before)
         started.set()
         assert may_go_on.wait(30)
@@ -75,7 +76,7 @@ def test_several_that_ask_at_once_wait_for_one_comparison() -> None:
 def test_one_that_fails_fails_all_who_wait_and_is_tried_again() -> None:
     outcomes = iter([MemoryError("no"), None])
 
-    def failing(before: bytes | None, after: bytes | None) -> Diff:
+    def failing(before: bytes | None, after: bytes | None, /, *, documents: Documents | None = None) -> Diff:
         outcome = next(outcomes)
         if outcome is not None:
             raise outcome

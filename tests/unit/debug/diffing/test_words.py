@@ -79,8 +79,8 @@ def test_what_is_too_much_by_word_is_tried_by_line_first() -> None:
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("ab " * 13_000, "ba " * 13_000),
-        ("a " * 20_000, "a b " * 20_000),
+        ("ab ba " * 6_500, "ba cd ab ab " * 4_500),
+        ("a b c " * 9_000, "c a a b " * 7_000),
         ("".join(random.Random(1).choices("ab \n", k=50_000)), "".join(random.Random(2).choices("ab \n", k=50_000))),
     ],
 )
@@ -90,6 +90,22 @@ def test_no_string_costs_more_than_the_budget(before: str, after: str) -> None:
     assert degraded
     assert budget.steps >= 0
     assert (before_of(segments), after_of(segments)) == (before, after)
+
+
+def test_words_that_only_one_side_has_cost_no_search() -> None:
+    budget = Budget()
+    segments, degraded = diff_words("a cow and " * 5_000, "a big horse and " * 5_000, budget)
+    assert (degraded, segments[:4]) == (False, (("=", "a "), ("-", "cow "), ("+", "big horse "), ("=", "and a ")))
+    assert Budget().steps - budget.steps < 150_000
+    assert not diff_words("a b " * 10_000, "c d " * 10_000, budget)[1]
+
+
+def test_short_strings_that_were_seen_before_cost_nothing() -> None:
+    budget = Budget()
+    first = diff_words("a needle here", "a pin here", budget)
+    left = budget.steps
+    assert diff_words("a needle here", "a pin here", budget) == first
+    assert budget.steps == left
 
 
 def test_what_differs_little_costs_little() -> None:

@@ -1,0 +1,141 @@
+"""Pages of big calls are made in a process of their own, which is there only as long as it is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from luthien.debug.apart import Apart, CannotStart, Failed
+from luthien.debug.call.completeness import Evidence
+from luthien.debug.call.lookup import Found
+from luthien.debug.diff import Differ
+from tests.playbook import Gateway, ScriptedProvider, answers, call_id_of, eventually, running_gateway
+from tests.wire import openai_request, openai_response
+
+CHAT = "/v1/chat/completions"
+POLICIES: list[dict[str, Any]] = [
+    {"policy": "replace_text", "config": {"rules": [{"find": "needle", "replace": "pin"}]}}
+]
+EVIDENCE = Evidence(emitted=None, stored=0, stages_stored=0)
+
+
+def records_of(found: Found, _differ: Differ) -> tuple[int, int]:
+    return len(found.call.records), os.getpid()
+
+
+def breaks(_found: Found, _differ: Differ) -> None:
+    raise LookupError("secret")
+
+
+def dies(_found: Found, _differ: Differ) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def gateway(shared_record_database: str, shared_provider: ScriptedProvider) -> Iterator[Gateway]:
+    with running_gateway(shared_record_database, shared_provider.url, POLICIES) as running:
+        yield running
+
+
+@pytest.fixture
+def call_id(gateway: Gateway, shared_provider: ScriptedProvider) -> UUID:
+    shared_provider.will(answers(openai_response()))
+    response = gateway.post(CHAT, openai_request("a needle"))
+    gateway.call(response)
+    return UUID(call_id_of(response))
+
+
+def children() -> set[int]:
+    """The processes of big pages that this one has."""
+    found = set[int]()
+    for each in Path("/proc/self/task").glob("*/children"):
+        for pid in each.read_text().split():
+            if b"luthien.debug.apart" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(int(pid))
+    return found
+
+
+def test_a_big_call_is_shown_as_a_small_one_is(gateway: Gateway, shared_provider: ScriptedProvider) -> None:
+    shared_provider.will(answers(openai_response()))
+    before = children()
+    found: dict[str, str] = {}
+    for name, padding in (("small", ""), ("big", "x" * 700_000)):
+        response = gateway.post(CHAT, openai_request(f"a needle {padding}"))
+        call = gateway.call(response)
+        found[name] = call["verdict"]
+        assert gateway.diff(response)["request"]["summary"]["changed"] == 1
+        html = gateway.get(f"/debug/calls/{call_id_of(response)}", gateway.headers | {"accept": "text/html"})
+        assert (html.status_code, "pin" in html.text) == (200, True)
+        assert len(children() - before) == (1 if name == "big" else 0)
+    assert found["small"] == found["big"] == "replace_text changed 1 of 1 message; response: no change"
+
+
+def test_it_is_started_once_and_again_after_it_has_died(shared_record_database: str, call_id: UUID) -> None:
+    apart = Apart(shared_record_database)
+
+    async def pages() -> None:
+        first, again = [await apart.make(records_of, call_id, EVIDENCE) for _ in range(2)]
+        assert first == again
+        assert first[0] >= 5
+        assert first[1] == apart.pid != os.getpid()
+        with pytest.raises(Failed, match="ended over it"):
+            await apart.make(dies, call_id, EVIDENCE)
+        assert (await apart.make(records_of, call_id, EVIDENCE))[1] != first[1]
+
+    try:
+        asyncio.run(pages())
+    finally:
+        apart.close()
+    assert apart.pid is None
+
+
+def test_what_breaks_says_what_and_not_why(shared_record_database: str, call_id: UUID) -> None:
+    apart = Apart(shared_record_database)
+    try:
+        with pytest.raises(Failed, match="LookupError") as raised:
+            asyncio.run(apart.make(breaks, call_id, EVIDENCE))
+        assert "secret" not in str(raised.value)
+        assert asyncio.run(apart.make(records_of, call_id, EVIDENCE))[0] >= 5
+    finally:
+        apart.close()
+
+
+def test_it_ends_when_it_is_idle_and_comes_back(shared_record_database: str, call_id: UUID) -> None:
+    apart = Apart(shared_record_database, idle_s=0.1)
+    try:
+        _, first = asyncio.run(apart.make(records_of, call_id, EVIDENCE))
+        assert eventually(lambda: Path(f"/proc/{first}/stat").read_text().split()[2], lambda state: state == "Z")
+        _, second = asyncio.run(apart.make(records_of, call_id, EVIDENCE))
+        assert second != first
+    finally:
+        apart.close()
+
+
+def test_it_ends_with_the_gateway(shared_record_database: str, shared_provider: ScriptedProvider) -> None:
+    shared_provider.will(answers(openai_response()))
+    before = children()
+    with running_gateway(shared_record_database, shared_provider.url, POLICIES) as gateway:
+        gateway.call(gateway.post(CHAT, openai_request("a needle" + "x" * 700_000)))
+        assert len(children() - before) == 1
+    assert children() <= before
+
+
+def test_where_there_is_no_process_the_page_is_made_all_the_same(
+    shared_record_database: str, shared_provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with pytest.raises(CannotStart):
+        asyncio.run(Apart(shared_record_database).make(records_of, UUID(int=0), EVIDENCE))
+    shared_provider.will(answers(openai_response()))
+    with running_gateway(shared_record_database, shared_provider.url, POLICIES) as gateway:
+        call = gateway.call(gateway.post(CHAT, openai_request("a needle" + "x" * 700_000)))
+    assert json.dumps(call["verdict"]).startswith('"replace_text changed')
