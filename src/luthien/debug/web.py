@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -22,6 +23,11 @@ from luthien.errors import StoreError
 OPEN_TO_ALL = "/debug/sign-in", "/debug/static/{name}", "/favicon.ico", "/v2/debug/request/{call_id}"
 """Paths, as the routes write them, that need no sign-in: they say nothing of what is recorded."""
 
+AT_ONCE = 3
+"""How many pages that read whole calls are made at a time: each may take much memory, and a thread for seconds."""
+
+_WHOLE_CALL = "/debug/calls/{call_id}"
+_WAITS_FOR_TEMPO = "/debug/calls/{call_id}/trace.json"
 _RETRY_AFTER_S = 1
 _MISTAKES = {
     404: ("There is no such page", "nothing is at this address"),
@@ -48,7 +54,16 @@ templates.globals.update(session_page=session_page)
 
 
 def guarded_by(sign_in: SignIn) -> type[APIRoute]:
-    """Routes that ask for a sign-in, say when the database is away, and carry the headers of hostile content."""
+    """Routes that ask for a sign-in, say when the database is away, and carry the headers of hostile content.
+
+    Those of whole calls wait for each other, and are not made for who has gone meanwhile.
+    """
+    making = asyncio.Semaphore(AT_ONCE)
+
+    async def made(handle: Callable[[Request], Coroutine[Any, Any, Response]], request: Request) -> Response:
+        await request.is_disconnected()  # takes the request's own message; the next one is that it has gone
+        async with making:
+            return Response(status_code=499) if await request.is_disconnected() else await handle(request)
 
     class Guarded(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -59,7 +74,8 @@ def guarded_by(sign_in: SignIn) -> type[APIRoute]:
                     response = _refusal(request, sign_in)
                 else:
                     try:
-                        response = await handle(request)
+                        is_large = self.path.startswith(_WHOLE_CALL) and self.path != _WAITS_FOR_TEMPO
+                        response = await (made(handle, request) if is_large else handle(request))
                     except StoreError as error:
                         response = _away(request, str(error))
                 response.headers.update(_HEADERS)

@@ -18,7 +18,8 @@ from luthien.store.call_filter import CallFilter
 
 MAX_WORD_CHARS = 64
 _MAX_FACET_BYTES = 512
-_MAX_ASKED = 64
+MAX_ASKED = 64
+"""How many words may be searched for at once; in scripts without spaces, nearly as many characters."""
 SLOT_MS = 1 << 20
 """A call's time is a facet of this grain, about 17 minutes, and one of `SPAN` of them."""
 SPAN = 16
@@ -41,8 +42,7 @@ def words_of(text: str) -> Iterator[str]:
 
 def asked_words(text: str) -> list[str]:
     """The words that a document must have to hold this text; none if there is nothing to search for."""
-    asked = dict.fromkeys(word for run in _runs(text) for word in _asked(run))
-    return list(asked)[:_MAX_ASKED]
+    return list(dict.fromkeys(word for run in _runs(text) for word in _asked(run)))
 
 
 def facet(name: str, value: str) -> str:

@@ -116,6 +116,26 @@ class TestWhatIsIndexed:
             conn, records[0].call_id
         )
 
+    @pytest.mark.parametrize("gap", [" ", ";", "\u3002"])
+    def test_is_each_word_of_a_long_text_whole(self, conn: Conn, gap: str) -> None:
+        words = [f"word{number}" for number in range(5_000)]
+        records = call(says(gap.join(words)))
+        store(conn, *records)
+        index_all(conn)
+        assert set(words) <= lexemes(conn, records[0].call_id)
+
+    def test_is_each_pair_of_a_long_text_without_spaces(self, conn: Conn) -> None:
+        records = call(says("文" * 9_999 + "数据" + "文" * 9_999))
+        store(conn, *records)
+        index_all(conn)
+        assert "数据" in lexemes(conn, records[0].call_id)
+
+    def test_is_text_that_only_begins_like_a_picture(self, conn: Conn) -> None:
+        records = call(says("data:text/csv,names and a treasure"))
+        store(conn, *records)
+        index_all(conn)
+        assert "treasure" in lexemes(conn, records[0].call_id)
+
     def test_is_no_picture(self, conn: Conn) -> None:
         records = call(says("data:image/png;base64," + "QUJD" * 50_000))
         store(conn, *records)

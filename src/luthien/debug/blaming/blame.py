@@ -323,9 +323,10 @@ class _Tracer:
             [route_before(level.hops, ptr, self._work) for ptr in parents(op.after_ptr or "")],
         ]
         for at in range(max(map(len, rings))):
-            near = {hop for ring in rings for route in ring[at : at + 1] for hop in _touching(level.hops, route)}
+            routes = [route for ring in rings for route in ring[at : at + 1]]
+            near = {hop for route in routes for hop in (*_touching(level.hops, route), route.ended)} - {None}
             if near:
-                return [*near]
+                return [hop for hop in near if hop is not None]
         return [*range(len(level.hops))]
 
 

@@ -21,7 +21,7 @@ def add_trace(router: APIRouter, lookup: Callable[[], Lookup], tempo: Tempo) -> 
 
     @router.get("/debug/calls/{call_id}/trace.json")
     async def trace(call_id: str) -> Response:
-        found = await find_call(lookup(), call_id)
+        found = await find_call(lookup(), call_id, ())
         if not isinstance(found, Found):
             return unknown_call(call_id, found is not None)
         row = found.call.row

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 from luthien.exchange import Outcome
 from luthien.store.call_filter import CallFilter, Changed, Part
-from luthien.store.lexemes import asked_words
+from luthien.store.lexemes import MAX_ASKED, asked_words
 
 RUNNING = "running"
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -94,9 +94,17 @@ def _read(name: str, value: str, now: datetime) -> object:
             return _read_time(name, value, now)
         case "part":
             return Part(value)
-        case "text" if not asked_words(value):
-            raise FilterError(name, f"{value!r} has no word to search for")
+        case "text":
+            _check_words(value)
     return value
+
+
+def _check_words(text: str) -> None:
+    words = asked_words(text)
+    if not words:
+        raise FilterError("text", f"{text!r} has no word to search for")
+    if len(words) > MAX_ASKED:
+        raise FilterError("text", f"{len(words)} words are too many; {MAX_ASKED} may be")
 
 
 def _read_id(value: str) -> str:

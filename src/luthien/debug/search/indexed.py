@@ -39,7 +39,9 @@ _MAX_INNER_DEPTH = 4
 # What no person wrote: kinds and roles would be words of every call, signatures of none.
 _NO_TEXT = {"type", "role", "object", "signature", "encrypted_content", "thought_signature"}
 _ARGUMENTS = {"arguments", "input"}
-_BLOB = re.compile(r"(?:data:[\w./+-]+[;,]|[A-Za-z0-9+/=_-]{512})")
+_BLOB = re.compile(r"(?:data:[\w./+-]+[;,]|[A-Za-z0-9+/=_-]{512})\S*\s*")
+_PIECE_CHARS = 10_000
+_GAP = re.compile(r"[\s!-/:-@\[-^`{-~\u3001\u3002\uff0c]")
 _ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/bfnrt]))')
 
 Breathe = Callable[[], object]
@@ -61,8 +63,8 @@ class _Words:
         room = MAX_CHARS - self.chars
         self.chars += len(text)
         self.is_full = len(text) > room
-        for start in range(0, min(len(text), room), 10_000):
-            for word in words_of(text[start : min(start + 10_000, room)]):
+        for piece in _pieces(text[:room]):
+            for word in words_of(piece):
                 self._add(word)
             self.breathe()
 
@@ -74,6 +76,16 @@ class _Words:
             self.is_full = True
         else:
             self.found.add(word)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A text in pieces between which no word stands: they are cut where one ends, however far that is."""
+    start = 0
+    while start < len(text):
+        gap = _GAP.search(text, start + _PIECE_CHARS)
+        end = len(text) if gap is None else gap.end()
+        yield text[start:end]
+        start = end
 
 
 def entry_of(call: ReadCall, view: CallView | None, breathe: Breathe = lambda: None) -> Entry:
@@ -208,7 +220,7 @@ def _payload_texts(payload: bytes, document: Document) -> Iterator[str]:
         yield from strings_of(document.value)
         return
     text = payload.decode("utf-8", "replace")
-    if not _BLOB.match(text):
+    if not _BLOB.fullmatch(text):
         yield text
 
 
@@ -229,7 +241,7 @@ def strings_of(document: Json) -> Iterator[str]:
             inner = _inner(value) if depth < _MAX_INNER_DEPTH else None
             if inner is not None:
                 todo.append((inner, True, depth + 1))
-            elif not _BLOB.match(value):
+            elif not _BLOB.fullmatch(value):
                 yield value
         elif is_argument and isinstance(value, Number):
             yield value.text

@@ -68,6 +68,18 @@ def parts(op: Op) -> list[tuple[str, str, str]]:
     ]
 
 
+class TestElementsTakenForOneAnother:
+    def test_who_added_what_is_paired_with_something_rewritten_had_a_part_in_it(self) -> None:
+        rest = "second as it was", "third as it was"
+        diff = blamed(
+            chat("gamma delta epsilon", *rest),
+            chat("written by a", *rest),
+            chat("added by b", "written by a", *rest),
+            chat("added by b, and c", "written by a", *rest),
+        )
+        assert culprits(diff)["change /messages/0/content"] == "abc"
+
+
 class TestOneStep:
     def test_it_made_everything(self) -> None:
         diff = blamed(chat("one", "two", n=1), chat("ONE", x=None, n=1.5))

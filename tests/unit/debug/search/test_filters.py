@@ -85,6 +85,8 @@ def test_an_id_is_how_it_begins_whichever_way_it_is_written() -> None:
         ("session", "a\0b", "NUL"),
         ("text", "x" * 1001, "1001 characters are too many"),
         ("text", "?!", "no word"),
+        ("text", " ".join(f"w{number}" for number in range(65)), "65 words"),
+        ("text", "".join(chr(0x4E00 + number) for number in range(66)), "65 words"),
         ("modle", "gpt", "there is no such filter; there are id, session"),
     ],
 )

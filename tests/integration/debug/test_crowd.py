@@ -1,0 +1,75 @@
+"""Many who ask for large pages at once: they wait for each other, and nobody else waits for them."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from luthien.debug.call.call_view import view_call
+from luthien.debug.web import AT_ONCE
+from tests.playbook import TOKEN, Gateway, ScriptedProvider, answers, eventually, running_gateway
+from tests.wire import openai_request, openai_response
+
+LONG = "Hello there. " * 1_000
+REDACTS = [{"policy": "redact", "config": {"rules": [{"kinds": ["email"]}]}}]
+
+
+class Slow:
+    """Makes views only when it may, and counts them."""
+
+    def __init__(self, view: Any) -> None:
+        self.view = view
+        self.begun = 0
+        self.may = threading.Event()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.begun += 1
+        assert self.may.wait(60)
+        return self.view(*args, **kwargs)
+
+
+@pytest.fixture
+def gateway(record_database: str, provider: ScriptedProvider) -> Iterator[Gateway]:
+    provider.will(answers(openai_response()))
+    with running_gateway(record_database, provider.url, REDACTS) as gateway:
+        yield gateway
+
+
+def asked(gateway: Gateway, path: str) -> socket.socket:
+    """A connection on which a page was asked for."""
+    address = urlsplit(gateway.url)
+    conn = socket.create_connection((address.hostname, address.port))
+    conn.sendall(f"GET {path} HTTP/1.1\r\nhost: test\r\nauthorization: Bearer {TOKEN}\r\n\r\n".encode())
+    return conn
+
+
+def test_large_pages_wait_for_each_other_and_calls_and_lists_for_none(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    response = gateway.post("/v1/chat/completions", openai_request())
+    gateway.call(response)
+    path = f"/debug/calls/{response.headers['luthien-call-id']}"
+    slow = Slow(view_call)
+    monkeypatch.setattr("luthien.debug.pages.call.view_call", slow)
+    with ExitStack() as stack:
+        stack.callback(slow.may.set)
+        pool = stack.enter_context(ThreadPoolExecutor(4))
+        gone = [stack.enter_context(asked(gateway, f"{path}/diff.json")) for _ in range(AT_ONCE + 20)]
+        assert eventually(lambda: slow.begun, lambda begun: begun == AT_ONCE) == AT_ONCE
+        last = pool.submit(gateway.get, f"{path}/diff.json")
+        # A long text is looked at in one of the threads that pages are made in.
+        assert gateway.post("/v1/chat/completions", openai_request(LONG)).status_code == 200
+        assert gateway.get("/debug/calls.json").status_code == 200
+        assert slow.begun == AT_ONCE
+        for conn in gone:
+            conn.close()
+        slow.may.set()
+        assert last.result().status_code == 200
+        assert slow.begun <= AT_ONCE + 1, "pages were made for those who had gone"
