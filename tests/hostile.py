@@ -44,6 +44,10 @@ INVISIBLE = (
     "lone\ud800surrogate",
     "Z\u0335\u0322\u0348a\u0336l\u0337g\u0338o",
 )
+ODD_KEYS = (
+    "", " ", '"', "'", "<b>", "&amp;", "a/b", "a~b", "~1", "#", "?", "%", "%22", "%zz", "a.b", "\x00", "\ud800", "é",
+    "\u202e", "x" * 300, "__proto__", "constructor",
+)  # fmt: skip
 POISON = " ".join((*MARKUP, *INVISIBLE))
 HEADER = " ".join(MARKUP).replace("\n", " ")
 """What of it a header can carry."""
@@ -141,6 +145,12 @@ def chat_stream() -> list[bytes]:
     return [*frames, sse({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": MARKUP[1]}]}), DONE]
 
 
+def odd_keys() -> list[dict[str, Any]]:
+    """Messages with keys that mean something in addresses, selectors, pointers or markup, over what is folded."""
+    below = {"same": [{"at": number, "text": "word " * 30} for number in range(12)]}
+    return [{"role": "user", "content": "Hello", f"odd {key}": {key: below}} for key in ODD_KEYS]
+
+
 def messages_request() -> dict[str, Any]:
     return {
         "model": MARKUP[0],
@@ -205,6 +215,10 @@ def corpus() -> Iterator[Hostile]:
         b"data: <script>" + RUNS.encode() + b"</script>\n\n",
         b"event: " + MARKUP[1].encode() + b"\ndata: {}\n\n",
     ]
+    yield Hostile("keys", answers(chat_response()), chat, chat_request(messages=odd_keys()))
+    yield Hostile(
+        "large", answers({**chat_response(), "more": [POISON] * 30}), chat, chat_request(more=[POISON] * 30)
+    )
     yield Hostile("bad frames", streams(*frames, then_cut=True), chat, chat_request(stream=True))
 
 

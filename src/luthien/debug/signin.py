@@ -71,9 +71,11 @@ class SignIn:
 
 def is_same_origin(request: Request) -> bool:
     """Whether a request that changes something comes from our own pages."""
-    origin = request.headers.get("origin")
+    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
     if origin is None:
-        return request.headers.get("sec-fetch-site", "same-origin") in {"same-origin", "none"}
+        return site in {None, "same-origin", "none"}
+    if origin == "null":  # what browsers say on pages that send no referrer, as ours
+        return site == "same-origin"
     return origin.partition("://")[2] == request.headers.get("host")
 
 
