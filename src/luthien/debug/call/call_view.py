@@ -16,7 +16,7 @@ from luthien.debug.call.completeness import Completeness, Evidence, State
 from luthien.debug.call.losses import UNREADABLE, Records
 from luthien.debug.call.partial import Partial, partial_of
 from luthien.debug.call.timeline import Lanes, lanes_of
-from luthien.debug.call.verdict import Basis, Decision, Documents, StageState, verdict_sentence
+from luthien.debug.call.verdict import Basis, Bodies, Decision, StageState, verdict_sentence
 from luthien.debug.call.waterfall import Waterfall, waterfall_of
 from luthien.debug.diff import diff_payloads
 from luthien.debug.diffing.ops import Diff
@@ -200,7 +200,7 @@ def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloa
     sentence = verdict_sentence(
         request,
         response,
-        documents=_documents(stages, request, response),
+        bodies=_bodies(stages, request, response),
         decisions=[
             Decision(each.policy, each.side, each.action, each.changed, each.shadow, each.sequence)
             for each in decisions
@@ -308,10 +308,10 @@ def _is_same_on_the_wire(one: StageRecord | None, other: StageRecord | None) -> 
     return one is not None and other is not None and None is not one.wire_sha256 == other.wire_sha256
 
 
-def _documents(stages: Mapping[EventType, StageView], request: Diff | None, response: Diff | None) -> Documents:
+def _bodies(stages: Mapping[EventType, StageView], request: Diff | None, response: Diff | None) -> Bodies:
     """What the verdict counts in: only sides that differ are parsed."""
     came, given = stages[EventType.RESPONSE_ORIGINAL], stages[EventType.RESPONSE_FINAL]
-    return Documents(
+    return Bodies(
         _document(stages[EventType.REQUEST_ORIGINAL]) if request and request.ops else None,
         _document(came) if response and response.ops else None,
         _document(given) if response and response.ops else None,
