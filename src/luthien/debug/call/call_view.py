@@ -16,7 +16,7 @@ from luthien.debug.call.completeness import Completeness, Evidence, State
 from luthien.debug.call.losses import UNREADABLE, Records
 from luthien.debug.call.partial import Partial, partial_of
 from luthien.debug.call.timeline import Lanes, lanes_of
-from luthien.debug.call.verdict import Basis, Decision, Parsed, StageState, verdict_sentence
+from luthien.debug.call.verdict import Basis, Bodies, Decision, StageState, verdict_sentence
 from luthien.debug.call.waterfall import Waterfall, waterfall_of
 from luthien.debug.diff import Differ, diff_payloads
 from luthien.debug.diffing.documents import Documents
@@ -203,7 +203,7 @@ def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloa
     sentence = verdict_sentence(
         request,
         response,
-        documents=_parsed(stages, request, response, documents),
+        bodies=_bodies(stages, request, response, documents),
         decisions=[
             Decision(each.policy, each.side, each.action, each.changed, each.shadow, each.sequence)
             for each in decisions
@@ -311,16 +311,16 @@ def _is_same_on_the_wire(one: StageRecord | None, other: StageRecord | None) -> 
     return one is not None and other is not None and None is not one.wire_sha256 == other.wire_sha256
 
 
-def _parsed(
+def _bodies(
     stages: Mapping[EventType, StageView], request: Diff | None, response: Diff | None, documents: Documents
-) -> Parsed:
+) -> Bodies:
     """What the verdict counts in: only sides that differ are parsed."""
 
     def document(name: EventType, diff: Diff | None) -> Json:
         payload = stages[name].payload
         return None if payload is None or diff is None or not diff.ops else documents.read(payload).value
 
-    return Parsed(
+    return Bodies(
         document(EventType.REQUEST_ORIGINAL, request),
         document(EventType.RESPONSE_ORIGINAL, response),
         document(EventType.RESPONSE_FINAL, response),

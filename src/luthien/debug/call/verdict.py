@@ -61,7 +61,7 @@ class Basis:
 
 
 @dataclass(frozen=True, slots=True)
-class Parsed:
+class Bodies:
     """What is counted in: the parsed request as it came, and the response before and after.
 
     None is for what is not JSON, and for what nobody needs since it does not differ.
@@ -76,7 +76,7 @@ def verdict_sentence(
     request: Diff | None,
     response: Diff | None,
     *,
-    documents: Parsed,
+    bodies: Bodies,
     decisions: Sequence[Decision],
     basis: Basis,
 ) -> str:
@@ -87,7 +87,7 @@ def verdict_sentence(
     policies in shadow would have done comes last.
     """
     enforced = [decision for decision in decisions if not decision.shadow]
-    sentence = _enforced(request, response, documents, enforced, basis, is_looked_at=bool(decisions))
+    sentence = _enforced(request, response, bodies, enforced, basis, is_looked_at=bool(decisions))
     return "; ".join(
         [
             sentence,
@@ -103,15 +103,15 @@ def verdict_sentence(
 def _enforced(
     request: Diff | None,
     response: Diff | None,
-    documents: Parsed,
+    bodies: Bodies,
     decisions: Sequence[Decision],
     basis: Basis,
     *,
     is_looked_at: bool,
 ) -> str:
     teller = _Teller(decisions, basis)
-    first = teller.tell_request(request, documents)
-    second = teller.tell_response(response, documents)
+    first = teller.tell_request(request, bodies)
+    second = teller.tell_response(response, bodies)
     problems = _problems(basis, request, response)
     if problems:
         known = [side for side in (first, second) if side]
@@ -241,7 +241,7 @@ class _Teller:
         """Whether the provider was never asked, so that there is no response to speak of."""
         return self.basis.states.get(EventType.REQUEST_FINAL) == "not_reached"
 
-    def tell_request(self, diff: Diff | None, documents: Parsed) -> str | None:
+    def tell_request(self, diff: Diff | None, bodies: Bodies) -> str | None:
         stopped = self._stopped(Side.REQUEST)
         if stopped:
             return stopped
@@ -259,13 +259,13 @@ class _Teller:
             [(subject, _), *_] = _by_subject(diff.ops, self._claim(Side.REQUEST))
             return f"{subject} changed only how the request is written"
         makers = _by_subject(ops, self._claim(Side.REQUEST))
-        return set_apart([f"{who} {told_of_request(theirs, ops, documents.request)}" for who, theirs in makers])
+        return set_apart([f"{who} {told_of_request(theirs, ops, bodies.request)}" for who, theirs in makers])
 
     def _claim(self, side: Side) -> str:
         """Who is told to have changed a side where it cannot be said by whom which change was made."""
         return _names(self.decisions, {side}) or "an unrecorded step"
 
-    def tell_response(self, diff: Diff | None, documents: Parsed) -> str | None:
+    def tell_response(self, diff: Diff | None, bodies: Bodies) -> str | None:
         stopped = self._stopped(Side.RESPONSE)
         if stopped:
             return stopped
@@ -286,7 +286,7 @@ class _Teller:
         makers = _by_subject(ops or diff.ops, claim)
         if not ops:
             return f"response: {makers[0][0]} changed only how it is written"
-        told = [f"{who} {told_of_response(theirs, documents.came, documents.given)}" for who, theirs in makers]
+        told = [f"{who} {told_of_response(theirs, bodies.came, bodies.given)}" for who, theirs in makers]
         return f"response: {set_apart(told)}"
 
     def _stopped(self, side: Side) -> str | None:

@@ -15,7 +15,7 @@ from luthien.debug.align import Alignment
 from luthien.debug.blaming.blame import blame
 from luthien.debug.blaming.steps import GATEWAY, Steps, Stretch
 from luthien.debug.call.completeness import State
-from luthien.debug.call.verdict import Basis, Decision, Parsed, StageState, verdict_sentence
+from luthien.debug.call.verdict import Basis, Bodies, Decision, StageState, verdict_sentence
 from luthien.debug.diff import diff_payloads
 from luthien.debug.diffing.ops import Blame, Diff
 from luthien.exchange import STAGES, EventType, Side
@@ -62,7 +62,7 @@ def tell(
     return verdict_sentence(
         request if recorded(EventType.REQUEST_ORIGINAL, EventType.REQUEST_FINAL) else None,
         response if recorded(EventType.RESPONSE_ORIGINAL, EventType.RESPONSE_FINAL) else None,
-        documents=Parsed(before, REPLY, reply),
+        bodies=Bodies(before, REPLY, reply),
         decisions=[
             *(Decision(policy, "request", "modify", changed=True) for policy in by if after != before),
             *(Decision(policy, "response", "modify", changed=True) for policy in replied_by),
@@ -315,7 +315,7 @@ class TestBlamedChanges:
         return verdict_sentence(
             diffs[0],
             diffs[1],
-            documents=Parsed(documents[0], REPLY, [REPLY, *replies][-1]),
+            bodies=Bodies(documents[0], REPLY, [REPLY, *replies][-1]),
             decisions=decisions,
             basis=Basis(WHOLE),
         )
@@ -388,7 +388,7 @@ class TestBlamedChanges:
         sentence = verdict_sentence(
             diff_payloads(b"{}", b"{}"),
             blame(diff_payloads(before, after), ended),
-            documents=Parsed({}, REPLY, {**REPLY, "error": {"code": "x"}}),
+            bodies=Bodies({}, REPLY, {**REPLY, "error": {"code": "x"}}),
             decisions=[],
             basis=Basis(WHOLE, outcome="upstream_error", http_status=200),
         )
@@ -468,7 +468,7 @@ class TestIncompleteRecords:
         )
 
     def test_a_side_that_was_not_compared(self) -> None:
-        sentence = verdict_sentence(None, None, documents=Parsed(CHAT), decisions=[], basis=Basis(WHOLE))
+        sentence = verdict_sentence(None, None, bodies=Bodies(CHAT), decisions=[], basis=Basis(WHOLE))
         assert sentence == (
             "incomplete: the request was not compared and the response was not compared, "
             "so what changed cannot be said"
