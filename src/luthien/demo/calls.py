@@ -178,7 +178,7 @@ def demo_calls() -> list[DemoCall]:
                     {"role": "user", "content": _MORE},
                 ],
                 temperature=0,
-                max_completion_tokens=_MAX_TOKENS // 2,
+                max_completion_tokens=_MAX_TOKENS,
                 stream=True,
                 extra_headers=_SESSION,
             ) as stream,
