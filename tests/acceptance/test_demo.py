@@ -56,7 +56,7 @@ def test_the_demo_keeps_serving_and_its_links_show_what_changed(data_dir: Path) 
                 "2 messages added",
             ]
             page.goto(f"{address}/debug/calls")
-            assert page.locator("tbody tr").count() == 8
+            assert page.locator("[data-live-rows] tr").count() == 8
             assert page.evaluate(
                 "[document.documentElement, document.querySelector('.wide')].map(e => e.scrollWidth - e.clientWidth)"
             ) == [0, 0]
