@@ -16,7 +16,8 @@ def test_the_demo_makes_eight_calls_and_ends_well(data_dir: Path) -> None:
         status = demo.wait()
     assert status == 0, demo.output
     assert "NOT AS EXPECTED" not in demo.output
-    said = r"redact and replace_text changed (1 of 2 messages|1 of 1 message|the input); response: "
+    both = "redact and replace_text changed"
+    said = rf"{both} (1 of 2 messages|1 of 1 message|the input); response: {both} the answer"
     assert re.findall(said, demo.output) == [
         what for what in ("1 of 2 messages", "the input", "1 of 1 message") for _ in range(2)
     ]

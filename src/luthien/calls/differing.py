@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from luthien.calls.ink import Ink, one_line, plain
+from luthien.debug.blaming.steps import GATEWAY
 from luthien.debug.call.call_view import CallView, PolicyView
 from luthien.debug.call.completeness import State
 from luthien.debug.diffing.ops import Diff, Op
@@ -84,9 +85,13 @@ def _flags(op: Op) -> str:
 
 
 def _by(op: Op, names: Iterable[str]) -> str:
-    """The steps that made it; where that is not known, all that changed something on this side."""
-    steps = [each.policy for each in op.by] or ([op.policy] if op.policy else [*names])
-    return one_line(", ".join(dict.fromkeys(steps))) or "an unrecorded step"
+    """The steps that made it; where that is not certain, why, and if nobody says, all that changed something here."""
+    if op.reason == GATEWAY:
+        return "the gateway"
+    steps = [each.policy for each in op.by] or ([] if op.reason else [*names])
+    known = ", ".join(dict.fromkeys(steps))
+    unknown = f"not certain: {op.reason}" if op.policy is None and op.reason else ""
+    return one_line("; ".join(part for part in (known, unknown) if part)) or "an unrecorded step"
 
 
 def _lines(value: object) -> list[str]:

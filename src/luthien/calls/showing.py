@@ -24,6 +24,7 @@ def in_words(view: CallView, ink: Ink) -> Iterator[str]:
     record = view.completeness
     state = ink(record.state.value, "good" if record.state is State.COMPLETE else "bad")
     yield f"{state}: {one_line(record.sentence)}" + (f" {one_line(record.advice)}" if record.advice else "")
+    yield from (one_line(sentence) for sentence in view.answers.trust)
     yield ""
     for name, value in _facts(view):
         yield f"{ink(f'{name:13}', 'dim')} {value}"
@@ -48,6 +49,8 @@ def _facts(view: CallView) -> Iterator[tuple[str, str]]:
     yield "Time", f"{duration(row['duration_ms'])} (provider {provider}, policies {policies}, gateway {gateway})"
     first = duration(row["upstream_first_chunk_ms"]), duration(row["client_first_chunk_ms"])
     yield "First chunk", f"from the provider {first[0]}, to the client {first[1]}"
+    if view.answers.cost:
+        yield "Cost", one_line(" ".join(view.answers.cost))
     given, made = row["input_tokens"], row["output_tokens"]
     yield "Tokens", "not reported" if given is None and made is None else f"{given} in, {made} out"
     others = {

@@ -588,7 +588,7 @@ SELECT process_id, host, pid FROM conversation_processes WHERE process_id = ANY(
 
 -- name: get_children
 -- They began while their parent ran, so only the days of that are looked into.
-SELECT call_id, model_requested, model_used, outcome, duration_ms
+SELECT call_id, model_requested, model_used, outcome, duration_ms, input_tokens, output_tokens
 FROM conversation_calls
 WHERE parent_call_id = %(call_id)s AND call_id > %(call_id)s AND call_id < %(until)s
 ORDER BY call_id

@@ -121,8 +121,8 @@ def test_responses_streamed_and_rewritten(record_database: str, provider: Script
     assert call["stages"]["response_final"]["payload"] == responses_response("a [hidden] b")
     assert call["changed"] == {"request": True, "response": True}
     assert call["verdict"] == (
-        "replace_text and add_system_message changed the input and added the instructions;"
-        " response: 1 change by replace_text"
+        "replace_text changed the input and add_system_message added the instructions;"
+        " response: replace_text changed the answer"
     )
     assert [op["before_ptr"] for op in diff["response"]["ops"]] == ["/output/0/content/0/text"]
 

@@ -251,7 +251,7 @@ def test_own_policies_and_what_they_say(record_database: str, provider: Scripted
     assert "<script>alert(1)" not in page.text
     assert call["verdict"] == (
         "Stamp added metadata and replace_text changed 1 of 1 message; response: no change; "
-        "Claims gave on the request as it was, and said otherwise"
+        "Claims said it modified the request, but left it as it was"
     )
 
 

@@ -108,6 +108,29 @@ def test_the_header_says_what_came_of_the_call(gateway: Gateway, provider: Scrip
         assert "gpt-test asked, gpt-test-2026 used" in said
 
 
+def test_what_why_at_what_cost_and_how_certain_stand_on_the_first_screen(
+    gateway: Gateway, provider: ScriptedProvider
+) -> None:
+    call_id = made_call(gateway, provider)
+    with opened(gateway, f"/debug/calls/{call_id}") as page:
+        page.set_viewport_size({"width": 1280, "height": 800})
+        rows = page.locator(".answers > div")
+        assert [row.locator("dt").inner_text() for row in rows.all()] == ["Outcome", "Why", "Cost", "Trust"]
+        for row, said in zip(
+            rows.all()[1:],
+            (
+                "add_system_message (request) added a system message; replace_text (request) replaced 1 match",
+                "in policies",
+                "complete",
+            ),
+            strict=True,
+        ):
+            expect(row).to_contain_text(said)
+            expect(row).to_be_in_viewport()
+        expect(rows.last).to_contain_text("Every change is traced to who made it.")
+        expect(page.locator("#decisions tbody tr").first).to_be_in_viewport()
+
+
 def test_decisions_are_anchors_and_shadow_is_told_apart(gateway: Gateway, provider: ScriptedProvider) -> None:
     call_id = made_call(gateway, provider)
     with opened(gateway, f"/debug/calls/{call_id}") as page:

@@ -103,10 +103,10 @@ def test_every_page_carries_the_headers_of_hostile_content(gateway: Gateway, cal
 def test_the_page_and_its_json_twin(gateway: Gateway, call_id: str) -> None:
     page = gateway.get(f"/debug/calls/{call_id}", gateway.headers | HTML)
     assert page.headers["content-type"] == "text/html; charset=utf-8"
-    assert "no policy changed this call" in page.text
+    assert "no policy looked at this call" in page.text
     by_accept = gateway.get(f"/debug/calls/{call_id}", gateway.headers | {"accept": "application/json"})
     assert by_accept.json() == gateway.get(f"/debug/calls/{call_id}.json").json()
-    assert by_accept.json()["verdict"] == "no policy changed this call"
+    assert by_accept.json()["verdict"] == "no policy looked at this call"
 
 
 def test_the_diff_has_the_documented_shape(gateway: Gateway, call_id: str) -> None:

@@ -46,7 +46,7 @@ def test_unchanged_bodies_are_forwarded_as_the_very_bytes_that_came(
         assert gateway.raw(response, stage) == ODD_JSON
     call = gateway.call(response)
     assert call["changed"] == {"request": False, "response": False}
-    assert call["verdict"] == "no policy changed this call"
+    assert call["verdict"] == "no policy looked at this call"
 
 
 def test_unchanged_streams_are_forwarded_as_the_very_bytes_that_came(

@@ -81,7 +81,7 @@ class TestSdks:
         assert call["endpoint"] == "POST /v1/embeddings"
         assert call["stages"]["request_original"]["payload"]["input"] == "Hello"
         assert set(states(call).values()) == {"recorded"}
-        assert call["verdict"] == "no policy changed this call"
+        assert call["verdict"] == "no policy looked at this call"
         assert call["ms"]["upstream"] > 0
         assert call["ms"]["client_first_chunk"] >= call["ms"]["upstream_first_chunk"] > 0
 
@@ -260,7 +260,7 @@ class TestBodies:
             assert raw.headers["luthien-note"] == f"capped: {KEPT_BYTES} of {BIG} bytes, the beginning, are recorded"
             diff = gateway.diff(response)
             assert diff["capped"] == list(STAGES)
-            assert diff["verdict"] == "no policy changed this call"
+            assert diff["verdict"] == "no policy looked at this call"
             page = gateway.get(f"/debug/calls/{call['call_id']}", {**gateway.headers, "accept": "text/html"}).text
             assert "capped" in page
             assert "hashes of all bytes are the same" in page

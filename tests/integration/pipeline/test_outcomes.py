@@ -508,7 +508,7 @@ def test_a_streamed_rewrite_shows_in_the_diff(record_database: str, provider: Sc
     assert response_op["before"] == "my secret, told"
     assert response_op["after"] == "my [hidden], told"
     assert call["changed"] == {"request": True, "response": True}
-    assert call["verdict"] == "replace_text changed 1 of 1 message; response: 1 change"
+    assert call["verdict"] == "replace_text changed 1 of 1 message; response: replace_text changed the answer"
 
 
 def test_two_policies_on_one_text_each_leave_their_own_step(record_database: str, provider: ScriptedProvider) -> None:

@@ -124,4 +124,7 @@ def test_a_policy_that_breaks_and_may(
             assert response.json() == plain("break")
         assert told(gateway, response) == [("request", "error", False), ("response", "error", False)]
         verdict = gateway.call(response)["verdict"]
-        assert verdict == "no policy changed this call; stern broke on the request; stern broke on the response"
+        assert verdict == (
+            "no policy changed this call; stern broke on the request, and the call went on without it; "
+            "stern broke on the response, and the call went on without it"
+        )

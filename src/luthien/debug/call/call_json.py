@@ -22,6 +22,8 @@ def call_as_dict(call: CallView) -> dict[str, object]:
         "configuration": call.configuration,
         "completeness": call.completeness.as_dict(),
         "verdict": call.verdict,
+        "cost": call.answers.cost,
+        "trust": call.answers.trust,
         "decisions": [
             {
                 "policy": decision.policy,

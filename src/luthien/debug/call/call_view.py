@@ -11,15 +11,16 @@ from uuid import UUID
 from luthien.debug.blaming.blame import Differ, blame, ops_of
 from luthien.debug.blaming.shadows import ShadowView, shadows_of
 from luthien.debug.blaming.steps import steps_of
+from luthien.debug.call.answers import Answers, cost_of, trust_of
 from luthien.debug.call.completeness import Completeness, Evidence, State
 from luthien.debug.call.losses import UNREADABLE, Records
 from luthien.debug.call.partial import Partial, partial_of
 from luthien.debug.call.timeline import Lanes, lanes_of
-from luthien.debug.call.verdict import Basis, Decision, StageState, verdict_sentence
+from luthien.debug.call.verdict import Basis, Bodies, Decision, StageState, verdict_sentence
 from luthien.debug.call.waterfall import Waterfall, waterfall_of
 from luthien.debug.diff import diff_payloads
 from luthien.debug.diffing.ops import Diff
-from luthien.debug.diffing.values import dumps, parse
+from luthien.debug.diffing.values import Json, dumps, parse
 from luthien.exchange import STAGES, EventType, Side, StageRecord
 from luthien.store.read import CallRow, StoredCall
 
@@ -118,6 +119,11 @@ class PolicyView:
         return f"would have {would_have.get(self.action, 'allowed')}"
 
     @property
+    def says_why(self) -> bool:
+        """Whether it did something to the call, and said why."""
+        return not self.shadow and self.action != "allow" and bool(self.reason)
+
+    @property
     def noted(self) -> list[tuple[str, str]]:
         """The details by name, as text; the call in which it asked a model is not among them."""
         texts = {name: value if isinstance(value, str) else dumps(value) for name, value in self.details.items()}
@@ -142,6 +148,7 @@ class CallView:
     """Method and path of a request that was passed through."""
     completeness: Completeness
     verdict: str
+    answers: Answers
     stages: dict[EventType, StageView]
     decisions: list[PolicyView]
     request: Diff | None
@@ -193,8 +200,7 @@ def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloa
     sentence = verdict_sentence(
         request,
         response,
-        before=_document(stages[EventType.REQUEST_ORIGINAL]),
-        after=_document(stages[EventType.REQUEST_FINAL]),
+        bodies=_bodies(stages, request, response),
         decisions=[
             Decision(each.policy, each.side, each.action, each.changed, each.shadow, each.sequence)
             for each in decisions
@@ -205,6 +211,8 @@ def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloa
             redacted,
             completeness.state,
             [side for side in Side if _is_written_otherwise(stages, side)],
+            row["outcome"],
+            row["http_status"],
         ),
     )
     endpoint = _endpoint(stages[EventType.REQUEST_ORIGINAL].record)
@@ -214,6 +222,7 @@ def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloa
         endpoint,
         completeness,
         sentence,
+        Answers(cost_of(row, lanes, call.children), trust_of((request, response), _masked(stages))),
         stages,
         decisions,
         request,
@@ -299,7 +308,17 @@ def _is_same_on_the_wire(one: StageRecord | None, other: StageRecord | None) -> 
     return one is not None and other is not None and None is not one.wire_sha256 == other.wire_sha256
 
 
-def _document(stage: StageView) -> object:
+def _bodies(stages: Mapping[EventType, StageView], request: Diff | None, response: Diff | None) -> Bodies:
+    """What the verdict counts in: only sides that differ are parsed."""
+    came, given = stages[EventType.RESPONSE_ORIGINAL], stages[EventType.RESPONSE_FINAL]
+    return Bodies(
+        _document(stages[EventType.REQUEST_ORIGINAL]) if request and request.ops else None,
+        _document(came) if response and response.ops else None,
+        _document(given) if response and response.ops else None,
+    )
+
+
+def _document(stage: StageView) -> Json:
     if stage.payload is None:
         return None
     try:
@@ -313,18 +332,23 @@ def _redacted(
 ) -> list[Side]:
     """The sides that differed on the wire although their masked payloads in the record may not."""
     sides: list[Side] = []
+    masked = _masked(stages)
     for side, changed, diff in (
         (Side.REQUEST, row["request_changed"], request),
         (Side.RESPONSE, row["response_changed"], response),
     ):
-        masked = any(
-            stage.record is not None and stage.record.attributes.get("luthien.credentials_masked")
-            for name, stage in stages.items()
-            if name.value.startswith(side.value)
-        )
-        if masked and changed and diff is not None and not diff.ops:
+        if side.value in masked and changed and diff is not None and not diff.ops:
             sides.append(side)
     return sides
+
+
+def _masked(stages: Mapping[EventType, StageView]) -> list[str]:
+    """The sides of which credentials are masked in the record."""
+    return [
+        side.value
+        for side in Side
+        if any(stage.is_masked for name, stage in stages.items() if name.value.startswith(side.value))
+    ]
 
 
 def _decision(record: StageRecord, diffs: Mapping[str, Diff | None]) -> PolicyView:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from luthien.debug.diffing.ops import Op
-from luthien.debug.diffing.values import tokens
+from luthien.debug.diffing.values import dumps, tokens
 from luthien.debug.showing.phrases import counted, listed
 
 _LISTS = {"messages": "message", "input": "input item", "tools": "tool"}
 _FIELDS = {"system": "the system prompt", "instructions": "the instructions", "input": "the input"}
-_VERBS = {"change": "changed", "write": "wrote", "add": "added", "remove": "removed", "move": "moved"}
+VERBS = {"change": "changed", "write": "re-encoded", "add": "added", "remove": "removed", "move": "moved"}
 _NAMED_FIELDS = 3
 _NAME_CHARS = 40
 
@@ -20,20 +20,20 @@ def told_of_request(ops: Sequence[Op], everything: Sequence[Op], before: object)
 
     Says for example "changed 1 of 2 messages and added 1".
     """
-    fields: dict[str, dict[str, None]] = {action: {} for action in _VERBS}
+    fields: dict[str, dict[str, None]] = {action: {} for action in VERBS}
     within: dict[str, list[Op]] = {}
     for op in ops:
         path = _path(op)
         if not path:
-            return f"{_VERBS[op.op]} the whole request"
+            return f"{VERBS[op.op]} the whole request"
         if len(path) == 1:
-            fields[_action(op)][_label(path[0])] = None
+            fields[_action(op)][label_of(path[0]) + _from_to(op, path[0])] = None
         elif path[0] in _LISTS and _length(before, path[0]) is not None:
             within.setdefault(path[0], []).append(op)
         else:
-            fields["write" if _action(op) == "write" else "change"][_label(path[0])] = None
+            fields["write" if _action(op) == "write" else "change"][label_of(path[0])] = None
     fields["write"] = {label: None for label in fields["write"] if label not in fields["change"]}
-    parts = {action: _sorted(labels) for action, labels in fields.items()}
+    parts = {action: sorted_labels(labels) for action, labels in fields.items()}
     for name, inner in within.items():
         elements = _Elements([op for op in everything if _path(op)[:1] == [name] and len(_path(op)) > 1])
         touched = elements.touched_by(inner)
@@ -45,7 +45,7 @@ def told_of_request(ops: Sequence[Op], everything: Sequence[Op], before: object)
                 parts[action].append(str(len(indices)) if bare else counted(len(indices), noun))
     return clauses(
         [
-            f"{_VERBS[action]} {listed(labels)}{' in another way' if action == 'write' else ''}"
+            f"{VERBS[action]} {listed(labels)}{' (same content)' if action == 'write' else ''}"
             for action, labels in parts.items()
             if labels
         ]
@@ -75,7 +75,7 @@ class _Elements:
         A changed element counts once, whether its operations name it by its index before or, as additions within
         it do, after.
         """
-        touched: dict[str, set[int]] = {action: set() for action in _VERBS}
+        touched: dict[str, set[int]] = {action: set() for action in VERBS}
         for op in ops:
             path = _path(op)
             index = int(path[1])
@@ -111,7 +111,15 @@ def _length(document: object, name: str) -> int | None:
     return len(elements) if isinstance(elements, list) else None
 
 
-def _label(name: str) -> str:
+def _from_to(op: Op, name: str) -> str:
+    """The two values of a field that changed, where they are a model or short numbers."""
+    if op.op != "change" or not (op.kind in ("number", "boolean") or (name == "model" and op.kind == "text")):
+        return ""
+    old, new = (value if isinstance(value, str) else dumps(value) for value in (op.before, op.after))
+    return f" from {old} to {new}" if max(len(old), len(new)) <= _NAME_CHARS else ""
+
+
+def label_of(name: str) -> str:
     if name in _FIELDS:
         return _FIELDS[name]
     if name in _LISTS:
@@ -119,7 +127,7 @@ def _label(name: str) -> str:
     return name if len(name) <= _NAME_CHARS else f"{name[:_NAME_CHARS]}…"
 
 
-def _sorted(labels: Iterable[str]) -> list[str]:
+def sorted_labels(labels: Iterable[str]) -> list[str]:
     """The system prompt first, and no more names of other fields than a sentence bears."""
     known = [label for label in labels if label.startswith("the ")]
     others = [label for label in labels if not label.startswith("the ")]

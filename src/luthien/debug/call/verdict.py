@@ -9,15 +9,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from operator import itemgetter
 from typing import Literal, NamedTuple, TypeAlias
 
 from luthien.debug.blaming.steps import GATEWAY, names_of
 from luthien.debug.call.completeness import State
 from luthien.debug.call.told import set_apart, told_of_request
+from luthien.debug.call.told_response import told_of_response
 from luthien.debug.diffing.ops import Diff, Op
+from luthien.debug.diffing.values import Json
 from luthien.debug.showing.phrases import counted, listed
-from luthien.exchange import STAGES, EventType, Side
+from luthien.exchange import STAGES, EventType, Outcome, Side
 
 StageState: TypeAlias = Literal["recorded", "not_reached", "gateway_generated", "missing", "partial", "awaited"]
 
@@ -45,7 +48,7 @@ class Basis:
 
     `lost_records` counts what is lost besides those stages. `redacted` are the sides whose payloads
     differed on the wire although, after redaction, they may not differ in the record; `rewritten` those of which
-    other bytes passed that add up to the same.
+    other bytes passed that add up to the same. `http_status` is what the client was answered with.
     """
 
     states: Mapping[EventType, StageState]
@@ -53,28 +56,42 @@ class Basis:
     redacted: Collection[Side] = ()
     record: State = State.COMPLETE
     rewritten: Collection[Side] = ()
+    outcome: str | None = None
+    http_status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bodies:
+    """What is counted in: the parsed request as it came, and the response before and after.
+
+    None is for what is not JSON, and for what nobody needs since it does not differ.
+    """
+
+    request: object = None
+    came: Json = None
+    given: Json = None
 
 
 def verdict_sentence(
     request: Diff | None,
     response: Diff | None,
     *,
-    before: object,
-    after: object,
+    bodies: Bodies,
     decisions: Sequence[Decision],
     basis: Basis,
 ) -> str:
-    """The sentence for one call; `before` and `after` are its parsed request documents.
+    """The sentence for one call.
 
     A diff is None where there is nothing to compare. Says for example "replace_text changed 1 of 2 messages;
     response: no change", or "incomplete: response_final is missing, so what changed cannot be said". What
     policies in shadow would have done comes last.
     """
     enforced = [decision for decision in decisions if not decision.shadow]
-    sentence = _enforced(request, response, before, after, enforced, basis)
+    sentence = _enforced(request, response, bodies, enforced, basis, is_looked_at=bool(decisions))
     return "; ".join(
         [
             sentence,
+            *_ending(basis, response),
             *_in_vain(enforced, request, response, basis),
             *_broken(enforced, basis),
             *_remarks(enforced),
@@ -86,14 +103,15 @@ def verdict_sentence(
 def _enforced(
     request: Diff | None,
     response: Diff | None,
-    before: object,
-    after: object,
+    bodies: Bodies,
     decisions: Sequence[Decision],
     basis: Basis,
+    *,
+    is_looked_at: bool,
 ) -> str:
     teller = _Teller(decisions, basis)
-    first = teller.tell_request(request, before, after)
-    second = teller.tell_response(response)
+    first = teller.tell_request(request, bodies)
+    second = teller.tell_response(response, bodies)
     problems = _problems(basis, request, response)
     if problems:
         known = [side for side in (first, second) if side]
@@ -105,7 +123,21 @@ def _enforced(
     claims = _names(decisions, {Side.REQUEST, Side.RESPONSE})
     if claims:
         return f"no change in the end, although {claims} changed something on the way"
-    return "no policy changed this call"
+    return "no policy changed this call" if is_looked_at else "no policy looked at this call"
+
+
+def _ending(basis: Basis, response: Diff | None) -> list[str]:
+    """How a call ended that its provider or its client did not let end well, where some of a response is there."""
+    if not _is_recorded(basis, Side.RESPONSE):
+        return []
+    if basis.outcome == Outcome.CLIENT_DISCONNECTED:
+        return ["the client hung up before the end"]
+    if basis.outcome != Outcome.UPSTREAM_ERROR:
+        return []
+    if basis.http_status is not None and basis.http_status >= HTTPStatus.BAD_REQUEST:
+        return [f"the provider answered with an error (HTTP {basis.http_status})"]
+    is_told = response is not None and any(op.reason == GATEWAY and op.op == "add" for op in response.ops)
+    return ["the provider's answer broke off" if is_told else "the provider ended its answer with an error"]
 
 
 def _in_vain(decisions: Sequence[Decision], request: Diff | None, response: Diff | None, basis: Basis) -> list[str]:
@@ -119,7 +151,7 @@ def _in_vain(decisions: Sequence[Decision], request: Diff | None, response: Diff
     for side in Side:
         idle = [each for each in decisions if each.side == side and each.action == "modify" and not each.changed]
         names = list(dict.fromkeys(each.policy for each in idle))
-        told += [f"{listed(names)} gave on the {side} as it was, and said otherwise"] if names else []
+        told += [f"{listed(names)} said it modified the {side}, but left it as it was"] if names else []
     return told
 
 
@@ -140,8 +172,10 @@ def _broken(decisions: Iterable[Decision], basis: Basis) -> list[str]:
     """The policies that broke on a side of which the record has all that went on."""
     finals = {Side.REQUEST: EventType.REQUEST_FINAL, Side.RESPONSE: EventType.RESPONSE_FINAL}
     went_on = [side.value for side, final in finals.items() if basis.states.get(final) == "recorded"]
+    if basis.outcome == Outcome.POLICY_ERROR and Side.RESPONSE in went_on:
+        went_on.remove(Side.RESPONSE)
     return [
-        f"{decision.policy} broke on the {decision.side}"
+        f"{decision.policy} broke on the {decision.side}, and the call went on without it"
         for decision in decisions
         if decision.action == "error" and decision.side in went_on
     ]
@@ -207,14 +241,15 @@ class _Teller:
         """Whether the provider was never asked, so that there is no response to speak of."""
         return self.basis.states.get(EventType.REQUEST_FINAL) == "not_reached"
 
-    def tell_request(self, diff: Diff | None, before: object, after: object) -> str | None:
+    def tell_request(self, diff: Diff | None, bodies: Bodies) -> str | None:
         stopped = self._stopped(Side.REQUEST)
         if stopped:
             return stopped
         if self.basis.states.get(EventType.REQUEST_ORIGINAL) == "not_reached":
             return "the request was turned away before it was read"
         if self.ends_with_request:
-            return "the request was not sent to the provider"
+            answered = self.basis.states.get(EventType.RESPONSE_FINAL) == "gateway_generated"
+            return f"the request was not sent to the provider{': the gateway rejected it' if answered else ''}"
         if diff is None or not _is_recorded(self.basis, Side.REQUEST):
             return None
         if not diff.ops:
@@ -224,13 +259,13 @@ class _Teller:
             [(subject, _), *_] = _by_subject(diff.ops, self._claim(Side.REQUEST))
             return f"{subject} changed only how the request is written"
         makers = _by_subject(ops, self._claim(Side.REQUEST))
-        return set_apart([f"{who} {told_of_request(theirs, ops, before)}" for who, theirs in makers])
+        return set_apart([f"{who} {told_of_request(theirs, ops, bodies.request)}" for who, theirs in makers])
 
     def _claim(self, side: Side) -> str:
         """Who is told to have changed a side where it cannot be said by whom which change was made."""
         return _names(self.decisions, {side}) or "an unrecorded step"
 
-    def tell_response(self, diff: Diff | None) -> str | None:
+    def tell_response(self, diff: Diff | None, bodies: Bodies) -> str | None:
         stopped = self._stopped(Side.RESPONSE)
         if stopped:
             return stopped
@@ -246,26 +281,26 @@ class _Teller:
         if not diff.ops:
             hidden = Side.RESPONSE in self.basis.redacted
             return "response: changed, content redacted" if hidden else None
-        names = _names(self.decisions, {Side.RESPONSE})
-        told_before = _names(self.decisions, {Side.REQUEST})
         ops = [op for op in diff.ops if op.touches_value and "encoding_only" not in op.flags]
-        makers = _by_subject(ops or diff.ops, names)
-        is_told = len(makers) > 1 or makers[0][0] not in ("", told_before)
-        by = f" by {makers[0][0]}" if is_told else ""
+        claim = _names(self.decisions, {Side.RESPONSE}) or "an unrecorded step"
+        makers = _by_subject(ops or diff.ops, claim)
         if not ops:
-            return f"response: changed only in how it is written{by}"
-        more = [f"{len(theirs)} by {who or 'an unrecorded step'}" for who, theirs in makers[1:]]
-        return f"response: {listed([counted(len(makers[0][1]), 'change') + by, *more])}"
+            return f"response: {makers[0][0]} changed only how it is written"
+        told = [f"{who} {told_of_response(theirs, bodies.came, bodies.given)}" for who, theirs in makers]
+        return f"response: {set_apart(told)}"
 
     def _stopped(self, side: Side) -> str | None:
         """That a policy blocked this side, or broke on it and nothing went on."""
         final = EventType.REQUEST_FINAL if side is Side.REQUEST else EventType.RESPONSE_FINAL
-        for policy, where, action, *_ in self.decisions:
-            if where == side and action == "block":
-                return f"{policy} blocked the {side}"
-            if where == side and action == "error" and self.basis.states.get(final) != "recorded":
-                return f"{policy} broke on the {side}"
-        return None
+        went_on = self.basis.states.get(final) == "recorded"
+        theirs = [each for each in self.decisions if each.side == side]
+        in_part = ", of which the client had been given a part" if went_on and side is Side.RESPONSE else ""
+        blocked = next((each.policy for each in theirs if each.action == "block"), None)
+        if blocked is not None:
+            return f"{blocked} blocked the {side}{in_part}"
+        broken = list(dict.fromkeys(each.policy for each in theirs if each.action == "error"))
+        is_end = not went_on or (side is Side.RESPONSE and self.basis.outcome == Outcome.POLICY_ERROR)
+        return f"{listed(broken)} broke on the {side}{in_part}" if broken and is_end else None
 
 
 def _by_subject(ops: Iterable[Op], claim: str) -> list[tuple[str, list[Op]]]:

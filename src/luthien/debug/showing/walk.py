@@ -288,7 +288,8 @@ class Walk:
     def _note(self, op: Op) -> OpNote:
         anchor = self._op_anchor(op)
         self.places[op.id] = f"#{anchor}"
-        self._room.take(OP_CHARS + sum(OP_CHARS + html_chars(blame.reason) for blame in op.by))
+        unknown = html_chars(op.reason or "") if op.policy is None else 0
+        self._room.take(OP_CHARS + unknown + sum(OP_CHARS + html_chars(blame.reason) for blame in op.by))
         link = None
         if op.op == "move":
             link = (f"#{self._anchor_of(op.before_ptr, None)}", f"from {in_words(op.before_ptr)}")

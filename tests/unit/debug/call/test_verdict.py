@@ -15,7 +15,7 @@ from luthien.debug.align import Alignment
 from luthien.debug.blaming.blame import blame
 from luthien.debug.blaming.steps import GATEWAY, Steps, Stretch
 from luthien.debug.call.completeness import State
-from luthien.debug.call.verdict import Basis, Decision, StageState, verdict_sentence
+from luthien.debug.call.verdict import Basis, Bodies, Decision, StageState, verdict_sentence
 from luthien.debug.diff import diff_payloads
 from luthien.debug.diffing.ops import Blame, Diff
 from luthien.exchange import STAGES, EventType, Side
@@ -26,7 +26,7 @@ CHAT = {
     "messages": [{"role": "user", "content": "one"}, {"role": "user", "content": "two"}],
 }
 FATES = ["recorded", "missing", "awaited", "partial"]
-REPLY = {"id": "r", "choices": [{"message": {"content": "hello there"}}]}
+REPLY: dict[str, Any] = {"id": "r", "choices": [{"message": {"content": "hello there"}}]}
 
 
 def chat(*contents: Any, **fields: Any) -> dict[str, Any]:
@@ -45,6 +45,8 @@ def tell(
     lost_records: int = 0,
     redacted: Collection[Side] = (),
     record: State = State.COMPLETE,
+    outcome: str | None = None,
+    http_status: int | None = None,
     pairing: Any = None,
 ) -> str:
     """The sentence for a call whose request went from `before` to `after` and whose response to `reply`."""
@@ -60,14 +62,13 @@ def tell(
     return verdict_sentence(
         request if recorded(EventType.REQUEST_ORIGINAL, EventType.REQUEST_FINAL) else None,
         response if recorded(EventType.RESPONSE_ORIGINAL, EventType.RESPONSE_FINAL) else None,
-        before=before,
-        after=after,
+        bodies=Bodies(before, REPLY, reply),
         decisions=[
             *(Decision(policy, "request", "modify", changed=True) for policy in by if after != before),
             *(Decision(policy, "response", "modify", changed=True) for policy in replied_by),
             *decisions,
         ],
-        basis=Basis(states, lost_records, redacted, record),
+        basis=Basis(states, lost_records, redacted, record, (), outcome, http_status),
     )
 
 
@@ -77,7 +78,10 @@ def without(**states: StageState) -> Mapping[EventType, StageState]:
 
 class TestCompleteCalls:
     def test_nothing_changed(self) -> None:
-        assert tell() == "no policy changed this call"
+        assert tell(decisions=[Decision("noop", "request", "allow", changed=False)]) == "no policy changed this call"
+
+    def test_that_nobody_looked_is_another_thing(self) -> None:
+        assert tell() == "no policy looked at this call"
 
     def test_one_message_changed(self) -> None:
         assert tell(chat("ONE", "two")) == "replace_text changed 1 of 2 messages; response: no change"
@@ -86,12 +90,15 @@ class TestCompleteCalls:
         reply = {"id": "r", "choices": [{"message": {"content": "hello"}}]}
         assert (
             tell(chat("ONE", "two"), reply=reply, replied_by=["replace_text"])
-            == "replace_text changed 1 of 2 messages; response: 1 change"
+            == "replace_text changed 1 of 2 messages; response: replace_text changed the answer"
         )
 
     def test_only_the_response_changed(self) -> None:
         reply = {"choices": [{"message": {"content": "hello"}}]}
-        assert tell(reply=reply, replied_by=["mask"]) == "request: no change; response: 2 changes by mask"
+        assert (
+            tell(reply=reply, replied_by=["mask"])
+            == "request: no change; response: mask changed the answer and removed id"
+        )
 
     def test_a_message_with_several_changes_counts_once(self) -> None:
         assert tell(
@@ -127,22 +134,20 @@ class TestCompleteCalls:
 
     def test_the_same_content_written_otherwise_is_not_changed(self) -> None:
         parts = [{"type": "text", "text": "one"}]
-        assert tell(chat(parts, "two")).startswith("replace_text wrote 1 of 2 messages in another way;")
+        assert tell(chat(parts, "two")).startswith("replace_text re-encoded 1 of 2 messages (same content);")
         assert tell(chat(parts, "TWO")).startswith(
-            "replace_text changed 1 of 2 messages and wrote 1 of 2 messages in another way;"
+            "replace_text changed 1 of 2 messages and re-encoded 1 of 2 messages (same content);"
         )
         both = chat(parts, "two")
         both["messages"][0]["name"] = "x"
         assert tell(both).startswith("replace_text changed 1 of 2 messages;")
         assert tell(chat("one", "two", system=parts), before=chat("one", "two", system="one")).startswith(
-            "replace_text wrote the system prompt in another way;"
+            "replace_text re-encoded the system prompt (same content);"
         )
 
     def test_a_response_with_the_same_content_written_otherwise(self) -> None:
         reply = {"id": "r", "choices": [{"message": {"content": [{"type": "text", "text": "hello there"}]}}]}
-        assert tell(reply=reply, replied_by=["mask"]).endswith(
-            "; response: changed only in how it is written by mask"
-        )
+        assert tell(reply=reply, replied_by=["mask"]).endswith("; response: mask changed only how it is written")
 
     def test_the_system_prompt_beside_the_messages(self) -> None:
         before = chat("one", "two", system="be kind")
@@ -171,7 +176,7 @@ class TestCompleteCalls:
         before = chat("one", tools=[{"name": "a"}, {"name": "b"}], temperature=1)
         after = chat("one", tools=[{"name": "a"}], temperature=1.0, model="n", seed=3)
         assert tell(after, before=before).startswith(
-            "replace_text changed model and temperature, added seed and removed 1 tool;"
+            "replace_text changed model from m to n and temperature from 1 to 1.0, added seed and removed 1 tool;"
         )
 
     def test_many_other_fields_are_counted(self) -> None:
@@ -195,7 +200,7 @@ class TestCompleteCalls:
             "p changed only how the request is written; response: no change"
         )
         assert tell(reply=dict(reversed(REPLY.items()))) == (
-            "request: no change; response: changed only in how it is written"
+            "request: no change; response: an unrecorded step changed only how it is written"
         )
 
     def test_what_redaction_hides_is_not_called_no_change(self) -> None:
@@ -226,7 +231,41 @@ class TestStoppedCalls:
 
     def test_a_policy_that_broke_and_was_passed_over(self) -> None:
         error = Decision("shaky", "request", "error", changed=False)
-        assert tell(decisions=[error]) == "no policy changed this call; shaky broke on the request"
+        assert (
+            tell(decisions=[error])
+            == "no policy changed this call; shaky broke on the request, and the call went on without it"
+        )
+
+    def test_a_policy_that_broke_or_blocked_when_a_part_was_given(self) -> None:
+        reply = {**REPLY, "error": {"code": "policy_error"}}
+        error = Decision("shaky", "response", "error", changed=False)
+        assert tell(reply=reply, decisions=[error], outcome="policy_error") == (
+            "request: no change; shaky broke on the response, of which the client had been given a part"
+        )
+        block = Decision("guard", "response", "block", changed=False)
+        assert tell(reply=reply, decisions=[block], outcome="blocked") == (
+            "request: no change; guard blocked the response, of which the client had been given a part"
+        )
+
+    def test_a_provider_that_answered_with_an_error(self) -> None:
+        noop = [Decision("noop", "request", "allow", changed=False)]
+        assert tell(decisions=noop, outcome="upstream_error", http_status=429) == (
+            "no policy changed this call; the provider answered with an error (HTTP 429)"
+        )
+        assert tell(decisions=noop, outcome="upstream_error", http_status=200) == (
+            "no policy changed this call; the provider ended its answer with an error"
+        )
+
+    def test_a_client_that_hung_up(self) -> None:
+        assert tell(chat("ONE", "two"), outcome="client_disconnected") == (
+            "replace_text changed 1 of 2 messages; response: no change; the client hung up before the end"
+        )
+
+    def test_a_request_that_the_gateway_rejected(self) -> None:
+        states = without(
+            request_final="not_reached", response_original="not_reached", response_final="gateway_generated"
+        )
+        assert tell(states=states) == "the request was not sent to the provider: the gateway rejected it"
 
     def test_remarks_are_no_changes(self) -> None:
         remarks = [Decision("judge", side, "annotate", changed=False) for side in ("request", "response")]
@@ -274,7 +313,11 @@ class TestBlamedChanges:
             chain = (steps or {}).get(side.value, chain)
             diffs.append(blame(diff_payloads(payloads[0], payloads[-1]), chain))
         return verdict_sentence(
-            diffs[0], diffs[1], before=documents[0], after=documents[-1], decisions=decisions, basis=Basis(WHOLE)
+            diffs[0],
+            diffs[1],
+            bodies=Bodies(documents[0], REPLY, [REPLY, *replies][-1]),
+            decisions=decisions,
+            basis=Basis(WHOLE),
         )
 
     def test_each_policy_has_its_own_count(self) -> None:
@@ -290,12 +333,16 @@ class TestBlamedChanges:
 
     def test_one_that_was_made_by_two(self) -> None:
         first, second, third = chat("one two", x=1), chat("1 two", x=1), chat("1 2", x=2)
-        assert self.tell(first, second, third).startswith("a and b changed 1 of 1 message, and b changed x;")
+        assert self.tell(first, second, third).startswith(
+            "a and b changed 1 of 1 message, and b changed x from 1 to 2;"
+        )
 
     def test_responses(self) -> None:
         second = {"id": "s", "choices": [{"message": {"content": "hello there"}}]}
         third = {"id": "s", "choices": [{"message": {"content": "bye"}}], "x": 1}
-        assert self.tell(CHAT, replies=[second, third]) == ("request: no change; response: 1 change by a and 2 by b")
+        assert self.tell(CHAT, replies=[second, third]) == (
+            "request: no change; response: a changed id and b changed the answer and added x"
+        )
 
     def test_a_moved_message(self) -> None:
         first, second = chat("one", "two", "three", "four"), chat("two", "three", "four", "one")
@@ -312,7 +359,7 @@ class TestBlamedChanges:
 
     def test_a_policy_that_only_said_so(self) -> None:
         assert self.tell(CHAT, CHAT, chat("one", "TWO")) == (
-            "b changed 1 of 2 messages; response: no change; a gave on the request as it was, and said otherwise"
+            "b changed 1 of 2 messages; response: no change; a said it modified the request, but left it as it was"
         )
 
     def test_what_is_not_known_is_told_as_such(self) -> None:
@@ -332,7 +379,21 @@ class TestBlamedChanges:
         before, after = (json.dumps(each).encode() for each in (REPLY, {**REPLY, "error": {"code": "x"}}))
         ended = Steps(Side.RESPONSE, (Stretch(before, after, (), why=GATEWAY),), is_cut=True)
         assert self.tell(CHAT, replies=[{**REPLY, "error": {"code": "x"}}], steps={"response": ended}).startswith(
-            "request: no change; response: 1 change by the gateway"
+            "request: no change; response: the gateway added an error"
+        )
+
+    def test_what_a_provider_broke_off(self) -> None:
+        before, after = (json.dumps(each).encode() for each in (REPLY, {**REPLY, "error": {"code": "x"}}))
+        ended = Steps(Side.RESPONSE, (Stretch(before, after, (), why=GATEWAY),), is_cut=True)
+        sentence = verdict_sentence(
+            diff_payloads(b"{}", b"{}"),
+            blame(diff_payloads(before, after), ended),
+            bodies=Bodies({}, REPLY, {**REPLY, "error": {"code": "x"}}),
+            decisions=[],
+            basis=Basis(WHOLE, outcome="upstream_error", http_status=200),
+        )
+        assert sentence == (
+            "request: no change; response: the gateway added an error; the provider's answer broke off"
         )
 
 
@@ -407,7 +468,7 @@ class TestIncompleteRecords:
         )
 
     def test_a_side_that_was_not_compared(self) -> None:
-        sentence = verdict_sentence(None, None, before=CHAT, after=CHAT, decisions=[], basis=Basis(WHOLE))
+        sentence = verdict_sentence(None, None, bodies=Bodies(CHAT), decisions=[], basis=Basis(WHOLE))
         assert sentence == (
             "incomplete: the request was not compared and the response was not compared, "
             "so what changed cannot be said"

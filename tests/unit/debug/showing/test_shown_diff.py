@@ -302,6 +302,11 @@ def test_each_segment_of_a_string_shows_whose_it_is() -> None:
     assert "politer" in html
 
 
+def test_a_change_that_is_traced_to_nobody_says_why() -> None:
+    op = Op("r1", "change", "text", "/t", "/t", "a", "b", reason="a step is lost; it was <redact> or limit")
+    assert "a step is lost; it was &lt;redact&gt; or limit" in _html(_with_ops({"t": "a"}, {"t": "b"}, op))
+
+
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
