@@ -27,6 +27,8 @@ class TcpProxy:
         """Set when the client has sent something that is not passed on since the line is stalled."""
         self.taken = 0
         """How many lines were ever opened."""
+        self.answered_bytes = 0
+        """How much the server has sent."""
         self._hangs_up = False
         self._target = host, port
         self._writers: set[asyncio.StreamWriter] = set()
@@ -144,6 +146,7 @@ class TcpProxy:
             if is_client and not self._passing.is_set():
                 self.held.set()
             await self._passing.wait()
+            self.answered_bytes += 0 if is_client else len(data)
             writer.write(data)
             await writer.drain()
         writer.close()

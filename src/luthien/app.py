@@ -21,6 +21,7 @@ from luthien.debug.routes import debug_router
 from luthien.debug.search.indexer import Indexer
 from luthien.debug.signin import SignIn
 from luthien.debug.tempo import Tempo
+from luthien.debug.web import answer_mistakes
 from luthien.errors import ConfigError
 from luthien.gateway.boundary import Boundary, link_caller
 from luthien.gateway.configuration import Configuration, load_configuration
@@ -60,7 +61,7 @@ _UPKEEP_S = 2.0
 _INDEXER_S = 1.0
 
 # Pages and health checks are no calls: they get no span and no call id.
-_UNTRACED_PATHS = r"^https?://[^/]*/(?:debug|v2/debug|healthz|readyz)(?:/|$)"
+_UNTRACED_PATHS = r"^https?://[^/]*/(?:debug|v2/debug|favicon\.ico|healthz|readyz)(?:/|$)"
 
 
 @dataclass(slots=True)
@@ -110,6 +111,7 @@ class App:
                 self._sign_in, lambda: self._now.lookup, lambda: self._now.feed, self._tempo, self._upstream_url
             )
         )
+        answer_mistakes(self.api)
         self.asgi: ASGIApp = Boundary(
             self.api, settings.trusted_networks, lambda headers: self._now.live.current.keyring.trusts(headers)
         )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+from urllib.parse import quote
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -165,4 +166,4 @@ def address_of(listener: socket.socket) -> str:
 def sign_in_link(address: str, settings: Settings, page: str = "") -> str:
     """A link that signs a browser in, and leads it to a page."""
     token = settings.debug_token.get_secret_value() if settings.debug_token else ""
-    return f"{address}/debug/sign-in?token={token}" + (f"&next={page}" if page else "")
+    return f"{address}/debug/sign-in?token={token}" + (f"&next={quote(page)}" if page else "")

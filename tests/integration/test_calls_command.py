@@ -353,3 +353,16 @@ def test_other_encodings_are_no_error(terminal: Terminal, changing: Gateway, pro
         assert done.returncode == 1, done.stderr
         done.stdout.decode(encoding)
         assert b"Falcon" in done.stdout
+
+
+def test_a_list_says_what_was_not_searched(terminal: Terminal, record_database: str) -> None:
+    """On the error stream, so that lines of JSON stay lines of JSON."""
+    first, *others = (whole_call() for _ in range(3))
+    with psycopg.connect(record_database, autocommit=True) as conn:
+        prepare(conn)
+        write_batch(conn, [each for call in (first, *others) for each in call])
+    searched = terminal.run("list", "--text", "nightingale")
+    assert (searched.stdout, searched.stderr) == (b"", b"3 of the newest calls are not searched yet\n")
+    older = terminal.run("list", "--text", "nightingale", "--before", str(others[0][0].call_id))
+    assert older.stderr == b"1 of the calls before that one is not searched yet\n"
+    assert terminal.run("list", "--model", "m").stderr == b""

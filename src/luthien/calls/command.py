@@ -26,12 +26,12 @@ from luthien.debug.diffing.values import dumps
 from luthien.debug.export.forms import FORMS, export_call, whole_call
 from luthien.debug.export.lines import as_lines
 from luthien.debug.export.parties import Addresses, NotInRecord
-from luthien.debug.showing.phrases import counted
 from luthien.doctor.examination import known_dsn
 from luthien.errors import ConfigError, StoreError
 from luthien.exchange import STAGES
 from luthien.settings import Settings, read_settings
 from luthien.store.call_filter import CallFilter
+from luthien.store.read import Unindexed
 
 _NDJSON = "ndjson"
 _EVERYTHING = 10**9
@@ -62,11 +62,11 @@ def list_calls(
     with guarded():
         asked, older_than = wanted(), _id(before)
 
-        async def ask(lookup: Lookup) -> tuple[list[Listed], int]:
+        async def ask(lookup: Lookup) -> tuple[list[Listed], Unindexed]:
             found = await lookup.calls(asked, older_than, limit + 1)
-            last = found[-1].row["call_id"] if len(found) > limit else None
-            unsearched = (await lookup.unindexed(asked, older_than, last)).calls if asked.needs_index else 0
-            return found, unsearched
+            last = found[limit - 1].row["call_id"] if len(found) > limit else None
+            waiting = await lookup.unindexed(asked, older_than, last) if asked.needs_index else Unindexed(0)
+            return found, waiting
 
         found, unsearched = _asked(ask)
         listed = found[:limit]
@@ -74,6 +74,7 @@ def list_calls(
             print_lines(
                 dumps({**row_as_dict(each.row), "completeness": each.completeness.as_dict()}) for each in listed
             )
+            _say_unsearched(unsearched, before is None)
             return
         ink, is_asked_for = output_ink(), asked != CallFilter() or before is not None
         print_lines(
@@ -81,8 +82,16 @@ def list_calls(
         )
         if len(found) > limit:
             print_lines([ink(f"older ones: --before {listed[-1].row['call_id']}", "dim")])
-        if unsearched:
-            print_lines([ink(f"{counted(unsearched, 'call')} not searched: not indexed yet", "warn")])
+        _say_unsearched(unsearched, before is None)
+
+
+def _say_unsearched(waiting: Unindexed, are_newest: bool) -> None:
+    """On the error stream: it is no call, and concerns programs, too."""
+    if waiting.calls or waiting.or_more:
+        which = " or more" if waiting.or_more else ""
+        which += " of the newest calls" if are_newest else " of the calls before that one"
+        is_one = waiting == Unindexed(1)
+        typer.echo(f"{waiting.calls}{which} {'is' if is_one else 'are'} not searched yet", err=True)
 
 
 @calls.command("show")

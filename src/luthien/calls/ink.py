@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO
 
-from luthien.debug.showing.shown import is_visible
+from luthien.debug.showing.invisible import with_invisible
 
 VARIABLES = ("NO_COLOR", "FORCE_COLOR", "TERM")
 """Of the environment: what is asked of colours."""
 
-_UNUSUAL = re.compile(r"[^ -~\n\t]+")
 _STYLES = {"bold": "1", "dim": "2", "good": "32", "bad": "31", "warn": "33", "removed": "9;31", "added": "4;32"}
 _FALLBACK = (100, 24)
 _MIN_WIDTH = 40
@@ -22,19 +20,16 @@ _MIN_WIDTH = 40
 
 def plain(text: object) -> str:
     """The text without anything that a terminal would act on or not show: such a character stands as <U+001B>."""
-    return _UNUSUAL.sub(_named, str(text))
+    return with_invisible(str(text), _named).replace("\r", _named("\r"))
 
 
 def one_line(text: object) -> str:
     """The same for a cell or a heading: ends of lines and tabs are named, too."""
-    return plain(text).replace("\n", "<U+000A>").replace("\t", "<U+0009>")
+    return plain(text).replace("\n", _named("\n")).replace("\t", _named("\t"))
 
 
-def _named(match: re.Match[str]) -> str:
-    run = match[0]
-    if "\r" not in run and is_visible(run):
-        return run
-    return "".join(each if each != "\r" and is_visible(each) else f"<U+{ord(each):04X}>" for each in run)
+def _named(character: str) -> str:
+    return f"<U+{ord(character):04X}>"
 
 
 def width_of(text: str) -> int:

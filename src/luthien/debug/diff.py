@@ -21,7 +21,7 @@ from luthien.debug.diffing.values import Json, Number, Numbers, count_marks, cou
 
 __all__ = ["ALGO", "Diff", "Op", "Pairing", "Summary", "apply", "diff_payloads"]
 
-ALGO = "aligned-dictdiffer/1"
+ALGO = "aligned-dictdiffer/2"
 """Names how a diff was made; it changes whenever the same payloads get another diff than before."""
 MAX_VALUES = 150_000
 """A JSON payload with more values than about this is compared as text, in which it takes less time and memory."""

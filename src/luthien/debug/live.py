@@ -10,19 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from uuid import UUID
 
 import psycopg
 
-from luthien.debug.call.lookup import Listed, Lookup
+from luthien.debug.call.lookup import Lookup
+from luthien.debug.kept import PAGE, Change, Kept, Notice
 from luthien.errors import LuthienError, StoreError
 from luthien.store.deadline import connection_options
-from luthien.store.feed import Position
+from luthien.store.feed import Held, Position
 from luthien.store.sql import query
 
 _log = logging.getLogger(__name__)
@@ -35,7 +33,8 @@ FOLLOWERS = 100
 """How many may follow in one process."""
 POLL_S = 1.0
 KEEP_ALIVE_S = 15.0
-PAGE = 200
+HELD_S = 5.0
+"""How long another transaction keeps back what is stored before followers are told so."""
 
 # Commits that come in quick succession are read at once.
 _PAUSE_S = 0.2
@@ -47,57 +46,6 @@ class TooManyFollowers(LuthienError):
     """This process has as many followers as it may have."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A call that changed, as it is now."""
-
-    position: Position
-    listed: Listed
-    process: str | None
-    """`host:pid` of the process that serves it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """What else a follower is told: `hello`, `gap`, `away`, `back`, or `alive`, which is not for anybody to read."""
-
-    kind: str
-    position: Position | None
-    reason: str = ""
-
-
-@dataclass(slots=True)
-class _Kept:
-    """The last changes, in order: all of them after `floor`, up to `tip`. Both are None while nothing was read."""
-
-    changes: deque[Change] = field(default_factory=deque)
-    floor: Position | None = None
-    tip: Position | None = None
-    trouble: str | None = None
-    """Why nothing can be read."""
-
-    def begin(self, tip: Position) -> None:
-        self.floor = self.tip = tip
-
-    def forget(self) -> None:
-        self.changes.clear()
-        self.floor = self.tip = self.trouble = None
-
-    def add(self, changes: list[Change], now_s: int) -> None:
-        for change in changes:
-            self.changes.append(change)
-            self.tip = change.position
-        while len(self.changes) > KEPT:
-            self.floor = self.changes.popleft().position
-        if self.tip is not None:
-            self.tip = replace(self.tip, at_s=now_s)
-
-    def after(self, position: Position) -> list[Change]:
-        """What is kept of what came after a position, a page of it."""
-        newer = list(takewhile(lambda change: change.position > position, reversed(self.changes)))
-        return newer[::-1][:PAGE]
-
-
 class Feed:
     """Follows the record while somebody follows the feed.
 
@@ -106,7 +54,7 @@ class Feed:
     """
 
     def __init__(self, lookup: Lookup, dsn: str) -> None:
-        self.kept = _Kept()
+        self.kept = Kept()
         self.lookup = lookup
         self._dsn = dsn
         self._followers = 0
@@ -115,6 +63,8 @@ class Feed:
         self._changed = asyncio.Event()
         self._is_ending = False
         self._processes: dict[UUID, str] = {}
+        self._held: Held | None = None
+        self._looked_at = 0.0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -227,11 +177,22 @@ class Feed:
             self.kept.begin(tip.position)
             self._tell()
         changes = await self.changes(self.kept.tip or tip.position)
-        self.kept.add(changes, int(time.time()))
-        if changes or self.kept.trouble:
-            self.kept.trouble = None
+        self.kept.add(changes, int(time.time()), KEPT)
+        held = None if changes else await self._held_since()
+        if changes or self.kept.trouble or self.kept.held != held:
+            self.kept.trouble, self.kept.held = None, held
             self._tell()
         return len(changes) == PAGE
+
+    async def _held_since(self) -> str | None:
+        """Since when one and the same transaction keeps something back, looked up now and then."""
+        if time.monotonic() - self._looked_at >= HELD_S:
+            self._looked_at = time.monotonic()
+            known, self._held = self._held, await self.lookup.held()
+            if self._held is None or known is None or known.xid != self._held.xid:
+                return None
+            return self.kept.held or min(known.since, self._held.since).isoformat(timespec="seconds")
+        return self.kept.held
 
     def _fail(self, trouble: str) -> None:
         if self.kept.trouble != trouble:
@@ -247,6 +208,7 @@ class _Follower:
         self._feed = feed
         self._is_greeted = False
         self._trouble: str | None = None
+        self._held: str | None = None
 
     async def take(self) -> Sequence[Change | Notice]:
         """What comes next; nothing when there is nothing new."""
@@ -267,10 +229,13 @@ class _Follower:
         if tip is None or floor is None:
             return ()
         if self._trouble is not None:
-            self._trouble = None
+            self._trouble = self._held = None
             return [Notice("back", self.position)]
         if not self._is_greeted:
             return await self._greet(tip)
+        if kept.held != self._held:
+            self._held = kept.held
+            return [Notice("held", self.position, kept.held) if kept.held else Notice("back", self.position)]
         position = self.position or tip
         found = kept.after(position) if position >= floor else await self._read_again(position, tip)
         if isinstance(found, Notice):

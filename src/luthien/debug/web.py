@@ -5,28 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from fastapi import Request
+from fastapi import FastAPI, Request
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.exceptions import HTTPException
 
 from luthien.debug.addresses import session_page
 from luthien.debug.call.completeness import reason_in_words
 from luthien.debug.showing.shown import duration, plain, pretty, size, visible
-from luthien.debug.signin import SignIn
+from luthien.debug.signin import SignIn, asked_page
 from luthien.errors import StoreError
 
-OPEN_TO_ALL = "/debug/sign-in", "/debug/static/{name}"
-"""Paths, as the routes write them, that need no sign-in."""
+OPEN_TO_ALL = "/debug/sign-in", "/debug/static/{name}", "/favicon.ico", "/v2/debug/request/{call_id}"
+"""Paths, as the routes write them, that need no sign-in: they say nothing of what is recorded."""
 
 _RETRY_AFTER_S = 1
+_MISTAKES = {
+    404: ("There is no such page", "nothing is at this address"),
+    405: ("This page is not asked for like that", "nothing here answers this method"),
+}
 _HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
         " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    # Without an origin in it, a form of ours could not be told from one of another site.
+    "referrer-policy": "same-origin",
     "cache-control": "no-store",
 }
 
@@ -73,7 +81,13 @@ def _refusal(request: Request, sign_in: SignIn) -> Response:
         response = json_response({"error": "sign in: send the debug token as a bearer token"}, status=401)
         response.headers["www-authenticate"] = 'Bearer realm="luthien debug"'
         return response
-    return page("sign_in.html", {"possible": sign_in.is_possible, "failed": False}, status=401)
+    return sign_in_page(sign_in, asked_page(request), status=401)
+
+
+def sign_in_page(sign_in: SignIn, target: str, *, failed: bool = False, status: int = 200) -> Response:
+    """The form, which leads on to the target."""
+    values = {"possible": sign_in.is_possible, "failed": failed, "next": target}
+    return page("sign_in.html", values, status=status)
 
 
 def _away(request: Request, message: str) -> Response:
@@ -81,6 +95,36 @@ def _away(request: Request, message: str) -> Response:
         return not_yet(json_response({"error": message}, status=503))
     values = {"title": "The database is away", "text": message}
     return not_yet(page("message.html", values, status=503))
+
+
+def answer_mistakes(api: FastAPI) -> None:
+    """Lets the app answer in our way who asks for a page that is none, or asks for one wrongly."""
+
+    @api.exception_handler(HTTPException)
+    async def no_page(request: Request, error: HTTPException) -> Response:
+        if not _is_ours(request):
+            return await http_exception_handler(request, error)
+        title, text = _MISTAKES.get(error.status_code, ("This went wrong", str(error.detail)))
+        return _mistake(request, title, text, error.status_code, dict(error.headers or {}))
+
+    @api.exception_handler(RequestValidationError)
+    async def cannot_be_read(request: Request, error: RequestValidationError) -> Response:
+        wrong = [(".".join(map(str, each["loc"][1:])), str(each["msg"])) for each in error.errors()]
+        text = "; ".join(f"{name}: {message}" for name, message in wrong)
+        return _mistake(request, "This address cannot be read", text, 422, {})
+
+
+def _is_ours(request: Request) -> bool:
+    return f"{request.url.path}/".startswith(("/debug/", "/v2/debug/"))
+
+
+def _mistake(request: Request, title: str, text: str, status: int, headers: Mapping[str, str]) -> Response:
+    if wants_json(request):
+        response: Response = json_response({"error": text}, status)
+    else:
+        response = page("message.html", {"title": title, "text": text}, status)
+    response.headers.update({**headers, **_HEADERS})
+    return response
 
 
 def wants_json(request: Request) -> bool:

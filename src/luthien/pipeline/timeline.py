@@ -34,6 +34,7 @@ class Timeline:
         self._given_frames = array("I")
         self._held: dict[int, tuple[int, int]] = {}
         self._rewritten: dict[int, tuple[int, int]] = {}
+        self._dropped_by: dict[int, int] = {}
 
     def arrived(self, chunks: Sequence[Chunk], at: float) -> None:
         """The provider's next frames have come."""
@@ -84,6 +85,10 @@ class Timeline:
         _, count = self._rewritten.get(entry, (0, 0))
         self._rewritten[entry] = (position, min(count + 1, 1 << self._shift))
 
+    def dropped(self, frame: int, position: int) -> None:
+        """A policy gave nothing on for a frame, or put it into another; who did so last is kept."""
+        self._dropped_by[frame >> self._shift] = position
+
     def payload(self, policies: Sequence[str]) -> bytes:
         """As it is recorded (docs/record.md); `policies` are named in the order of the chain."""
         size, count = 1 << self._shift, len(self._arrived)
@@ -92,6 +97,8 @@ class Timeline:
         given = [self._offset(at) for at in self._given]
         sizes = [min(size, self.frames - entry * size) for entry in range(count)]
         counts = self._given_frames
+        dropped = [[entry, size - counts[entry]] for entry, size in enumerate(sizes) if counts[entry] < size]
+        by = self._dropped_by
         value: dict[str, Any] = {
             "version": 1,
             "frames": self.frames,
@@ -102,7 +109,8 @@ class Timeline:
             "delay_us": [given[entry] - arrived[entry] if counts[entry] else None for entry in range(count)],
             "held": [[entry, position, micros] for entry, (micros, position) in sorted(self._held.items())],
             "rewritten": [[entry, position, count] for entry, (position, count) in sorted(self._rewritten.items())],
-            "dropped": [[entry, size - counts[entry]] for entry, size in enumerate(sizes) if counts[entry] < size],
+            "dropped": dropped,
+            "dropped_by": [[entry, by[entry]] for entry, _ in dropped if entry in by],
         }
         if self._given_bytes != self._bytes:
             value["given_bytes"] = list(self._given_bytes)
@@ -124,6 +132,7 @@ class Timeline:
         for entry, (position, count) in rewritten.items():
             _, before = self._rewritten.get(entry >> 1, (0, 0))
             self._rewritten[entry >> 1] = (position, before + count)
+        self._dropped_by = {entry >> 1: position for entry, position in self._dropped_by.items()}
         self._shift += 1
 
 

@@ -182,6 +182,8 @@ class Link:
         given = await self._call(lambda: self._reader.end(terminal))
         if self._pending.chunks:
             self.changed = True  # something was never given on
+        if self._due is not None:
+            self._due.ended()
         return () if self.step.is_shadow else given
 
     @property
@@ -215,6 +217,8 @@ class Link:
             given = (*given, *self._give_up(error))
         finally:
             self._duration_s += time.perf_counter() - started
+        if self.blocked and self._due is not None:
+            self._due.ended()
         return given
 
     def _checked(self, answer: object) -> tuple[Chunk, ...]:

@@ -1,4 +1,4 @@
-"""Which of the provider's frames a policy holds, which it rewrote, and what a chunk of its own stands for."""
+"""Which of the provider's frames a policy holds, rewrote or dropped, and what a chunk of its own stands for."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ class Trail(Protocol):
     def held(self, frame: int, position: int, seconds: float) -> None: ...
 
     def rewrote(self, frame: int, position: int) -> None: ...
+
+    def dropped(self, frame: int, position: int) -> None: ...
 
 
 class Due:
@@ -43,7 +45,9 @@ class Due:
             frame, since = self._frames.popleft() if self._frames else (self._last, now)
         else:
             while self._frames and self._frames[0][0] <= frame:
-                _, since = self._frames.popleft()
+                passed, since = self._frames.popleft()
+                if passed < frame:
+                    self._drop(passed)
         if frame < 0:
             return agreed  # nobody counts the frames of this stream
         self._last = frame
@@ -53,3 +57,12 @@ class Due:
             self._trail.rewrote(frame, self._position)
             return agreed.standing_for(frame)
         return agreed
+
+    def ended(self) -> None:
+        """Nothing more comes from the policy."""
+        while self._frames:
+            self._drop(self._frames.popleft()[0])
+
+    def _drop(self, frame: int) -> None:
+        if frame > self._last:  # it may have been shown several times, and answered for
+            self._trail.dropped(frame, self._position)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from datetime import datetime
 from uuid import UUID
 
 _LAST_ID = UUID(int=2**128 - 1)
@@ -45,3 +46,12 @@ class Tip:
 
     position: Position
     beyond: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Changes are stored that are not to be told before an older transaction, the one of that id, has ended."""
+
+    xid: int
+    since: datetime
+    """When it began, or, if that may not be known, now."""

@@ -1,3 +1,46 @@
+-- part: call_columns
+-- The columns of a call that a writer fills and a page shows, as in `calls.CALL_COLUMNS`.
+call_id, trace_id, session_id, gateway_key,
+started_at, ended_at, wire_format, provider, model_requested, model_used,
+streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
+decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
+upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id, records_refused,
+stages_stored, records_tombstoned, records_not_crash_proof, parent_call_id
+
+-- part: told_of_call
+-- All that is told of the calls `listed`, with `process_of_call` and, as `aside`, `set_aside_of_call` joined to them.
+listed.*,
+luthien_is_alive(process.seen_at, process.ended_at, pg_postmaster_start_time()) AS process_is_alive,
+process.saved_until AS process_saved_until, process.ended_how AS process_ended_how,
+aside.records_set_aside, aside.is_end_set_aside,
+NOT EXISTS (SELECT FROM conversation_unindexed WHERE conversation_unindexed.call_id = listed.call_id) AS is_indexed
+
+-- part: process_of_call
+LEFT JOIN conversation_processes AS process
+    ON process.process_id = listed.process_id
+    AND (listed.records_emitted IS NULL OR listed.records_stored < listed.records_emitted)
+
+-- part: set_aside_of_call
+count(DISTINCT sequence)::int4 AS records_set_aside,
+COALESCE(bool_or(event_type = 'call_outcome'), false) AS is_end_set_aside
+
+-- part: call_fits
+-- Whether a filter lets one of `calls` through. What is null falls away when the statement is planned.
+(%(session)s::text IS NULL OR calls.session_id = %(session)s)
+AND (%(model)s::text IS NULL OR calls.model_requested = %(model)s OR calls.model_used = %(model)s)
+AND (%(provider)s::text IS NULL OR calls.provider = %(provider)s)
+AND (%(format)s::text IS NULL OR calls.wire_format = %(format)s)
+AND (%(key)s::text IS NULL OR calls.gateway_key = %(key)s)
+AND (%(policy)s::text IS NULL
+    OR calls.policies @> jsonb_build_array(jsonb_build_object('name', %(policy)s::text)))
+AND (%(outcome)s::text IS NULL OR COALESCE(calls.outcome, 'running') = %(outcome)s)
+AND (%(changed)s::text IS NULL OR CASE %(changed)s
+    WHEN 'request' THEN calls.request_changed
+    WHEN 'response' THEN calls.response_changed
+    WHEN 'any' THEN calls.request_changed OR calls.response_changed
+    ELSE calls.outcome IS NOT NULL AND (calls.request_changed OR calls.response_changed) IS NOT TRUE
+END)
+
 -- name: session
 -- A server that works must not keep the writer for ever either. What waits for a lock is tried again. The time zone is
 -- UTC, since a time just before the year 10000 may be in a year that Python has not got elsewhere.
@@ -57,32 +100,12 @@ FROM incoming_events
 JOIN conversation_events AS stored USING (call_id, sequence)
 
 -- name: copy_calls
-COPY incoming_calls (
-    call_id, trace_id, session_id, gateway_key,
-    started_at, ended_at, wire_format, provider, model_requested, model_used,
-    streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
-    decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
-    upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id, records_refused,
-    stages_stored, records_tombstoned, records_not_crash_proof, parent_call_id
-) FROM STDIN (FORMAT BINARY)
+COPY incoming_calls (<<call_columns>>) FROM STDIN (FORMAT BINARY)
 
 -- name: merge_calls
 -- Every column is owned by one kind of record, so the order in which records arrive does not matter.
-INSERT INTO conversation_calls AS known (
-    call_id, trace_id, session_id, gateway_key,
-    started_at, ended_at, wire_format, provider, model_requested, model_used,
-    streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
-    decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
-    upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id, records_refused,
-    stages_stored, records_tombstoned, records_not_crash_proof, parent_call_id
-)
-SELECT
-    call_id, trace_id, session_id, gateway_key,
-    started_at, ended_at, wire_format, provider, model_requested, model_used,
-    streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
-    decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
-    upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id, records_refused,
-    stages_stored, records_tombstoned, records_not_crash_proof, parent_call_id
+INSERT INTO conversation_calls AS known (<<call_columns>>)
+SELECT <<call_columns>>
 FROM incoming_calls
 ORDER BY call_id
 ON CONFLICT (call_id) DO UPDATE SET
@@ -175,46 +198,19 @@ SET TIME ZONE 'UTC'
 -- Bounded on both sides, so that it does not touch every day there is (decision 9). Of a search, the calls that it
 -- found, which are looked at once more: what is indexed may be older than what is stored. What is null falls away when
 -- the statement is planned.
-SELECT
-    listed.*,
-    luthien_is_alive(process.seen_at, process.ended_at, pg_postmaster_start_time()) AS process_is_alive,
-    process.saved_until AS process_saved_until, process.ended_how AS process_ended_how,
-    aside.records_set_aside, aside.is_end_set_aside,
-    NOT EXISTS (SELECT FROM conversation_unindexed WHERE conversation_unindexed.call_id = listed.call_id) AS is_indexed
+SELECT <<told_of_call>>
 FROM (
-    SELECT
-        call_id, trace_id, session_id, gateway_key,
-        started_at, ended_at, wire_format, provider, model_requested, model_used,
-        streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
-        decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
-        upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id,
-        records_refused, stages_stored, records_tombstoned, records_not_crash_proof, parent_call_id
-    FROM conversation_calls
+    SELECT <<call_columns>>
+    FROM conversation_calls AS calls
     WHERE call_id >= %(since)s AND call_id < %(before)s
         AND (%(ids)s::uuid[] IS NULL OR call_id = ANY(%(ids)s))
-        AND (%(session)s::text IS NULL OR session_id = %(session)s)
-        AND (%(model)s::text IS NULL OR model_requested = %(model)s OR model_used = %(model)s)
-        AND (%(provider)s::text IS NULL OR provider = %(provider)s)
-        AND (%(format)s::text IS NULL OR wire_format = %(format)s)
-        AND (%(key)s::text IS NULL OR gateway_key = %(key)s)
-        AND (%(policy)s::text IS NULL OR policies @> jsonb_build_array(jsonb_build_object('name', %(policy)s::text)))
-        AND (%(outcome)s::text IS NULL OR COALESCE(outcome, 'running') = %(outcome)s)
-        AND (%(changed)s::text IS NULL OR CASE %(changed)s
-            WHEN 'request' THEN request_changed
-            WHEN 'response' THEN response_changed
-            WHEN 'any' THEN request_changed OR response_changed
-            ELSE outcome IS NOT NULL AND (request_changed OR response_changed) IS NOT TRUE
-        END)
+        AND <<call_fits>>
     ORDER BY call_id DESC
     LIMIT %(limit)s
 ) AS listed
-LEFT JOIN conversation_processes AS process
-    ON process.process_id = listed.process_id
-    AND (listed.records_emitted IS NULL OR listed.records_stored < listed.records_emitted)
+<<process_of_call>>
 CROSS JOIN LATERAL (
-    SELECT
-        count(DISTINCT sequence)::int4 AS records_set_aside,
-        COALESCE(bool_or(event_type = 'call_outcome'), false) AS is_end_set_aside
+    SELECT <<set_aside_of_call>>
     FROM conversation_quarantine
     WHERE conversation_quarantine.call_id = listed.call_id
         AND conversation_quarantine.call_id >= %(since)s AND conversation_quarantine.call_id < %(before)s
@@ -234,20 +230,7 @@ FROM (
         SELECT FROM conversation_calls AS calls
         WHERE calls.call_id = waiting.call_id
             AND calls.call_id >= %(since)s AND calls.call_id < %(before)s
-            AND (%(session)s::text IS NULL OR calls.session_id = %(session)s)
-            AND (%(model)s::text IS NULL OR calls.model_requested = %(model)s OR calls.model_used = %(model)s)
-            AND (%(provider)s::text IS NULL OR calls.provider = %(provider)s)
-            AND (%(format)s::text IS NULL OR calls.wire_format = %(format)s)
-            AND (%(key)s::text IS NULL OR calls.gateway_key = %(key)s)
-            AND (%(policy)s::text IS NULL
-                OR calls.policies @> jsonb_build_array(jsonb_build_object('name', %(policy)s::text)))
-            AND (%(outcome)s::text IS NULL OR COALESCE(calls.outcome, 'running') = %(outcome)s)
-            AND (%(changed)s::text IS NULL OR CASE %(changed)s
-                WHEN 'request' THEN calls.request_changed
-                WHEN 'response' THEN calls.response_changed
-                WHEN 'any' THEN calls.request_changed OR calls.response_changed
-                ELSE calls.outcome IS NOT NULL AND (calls.request_changed OR calls.response_changed) IS NOT TRUE
-            END)
+            AND <<call_fits>>
         LIMIT 1
     ) AS fitting
     WHERE NOT %(needs_index)s
@@ -270,20 +253,7 @@ FROM (
         SELECT FROM conversation_calls AS calls
         WHERE calls.call_id = waiting.call_id
             AND calls.call_id >= %(since)s AND calls.call_id < %(before)s
-            AND (%(session)s::text IS NULL OR calls.session_id = %(session)s)
-            AND (%(model)s::text IS NULL OR calls.model_requested = %(model)s OR calls.model_used = %(model)s)
-            AND (%(provider)s::text IS NULL OR calls.provider = %(provider)s)
-            AND (%(format)s::text IS NULL OR calls.wire_format = %(format)s)
-            AND (%(key)s::text IS NULL OR calls.gateway_key = %(key)s)
-            AND (%(policy)s::text IS NULL
-                OR calls.policies @> jsonb_build_array(jsonb_build_object('name', %(policy)s::text)))
-            AND (%(outcome)s::text IS NULL OR COALESCE(calls.outcome, 'running') = %(outcome)s)
-            AND (%(changed)s::text IS NULL OR CASE %(changed)s
-                WHEN 'request' THEN calls.request_changed
-                WHEN 'response' THEN calls.response_changed
-                WHEN 'any' THEN calls.request_changed OR calls.response_changed
-                ELSE calls.outcome IS NOT NULL AND (calls.request_changed OR calls.response_changed) IS NOT TRUE
-            END)
+            AND <<call_fits>>
         LIMIT 1
     ) AS fitting
     WHERE NOT %(needs_index)s
@@ -303,11 +273,21 @@ SELECT call_id FROM conversation_calls WHERE call_id >= %(since)s AND call_id < 
 ORDER BY call_id LIMIT 1
 
 -- name: count_unindexed
--- No more than can be said.
-SELECT count(*)
+-- Of the newest of a range, no more than can be said: how many there are, and how many of them a filter may let through.
+SELECT count(*) AS looked_at, count(fitting.call_id) AS calls
 FROM (
-    SELECT FROM conversation_unindexed WHERE call_id >= %(since)s AND call_id < %(before)s LIMIT %(limit)s
+    SELECT call_id FROM conversation_unindexed
+    WHERE call_id >= %(since)s AND call_id < %(before)s
+    ORDER BY call_id DESC
+    LIMIT %(limit)s
 ) AS waiting
+LEFT JOIN LATERAL (
+    SELECT calls.call_id FROM conversation_calls AS calls
+    WHERE calls.call_id = waiting.call_id
+        AND calls.call_id >= %(since)s AND calls.call_id < %(before)s
+        AND <<call_fits>>
+    LIMIT 1
+) AS fitting ON true
 
 -- name: queue_for_index
 SELECT luthien_unindexed(array_agg(call_id ORDER BY call_id), array_agg(records_emitted IS NOT NULL ORDER BY call_id))
@@ -400,30 +380,15 @@ FROM (SELECT due_at FROM conversation_unindexed WHERE due_at <= now() LIMIT %(li
 SELECT pg_try_advisory_xact_lock(%(key)s)
 
 -- name: get_call
-SELECT
-    listed.*,
-    luthien_is_alive(process.seen_at, process.ended_at, pg_postmaster_start_time()) AS process_is_alive,
-    process.saved_until AS process_saved_until, process.ended_how AS process_ended_how,
-    aside.records_set_aside, aside.is_end_set_aside,
-    NOT EXISTS (SELECT FROM conversation_unindexed WHERE conversation_unindexed.call_id = listed.call_id) AS is_indexed
+SELECT <<told_of_call>>
 FROM (
-    SELECT
-        call_id, trace_id, session_id, gateway_key,
-        started_at, ended_at, wire_format, provider, model_requested, model_used,
-        streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
-        decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
-        upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id,
-        records_refused, stages_stored, records_tombstoned, records_not_crash_proof, parent_call_id
+    SELECT <<call_columns>>
     FROM conversation_calls
     WHERE call_id = %(call_id)s
 ) AS listed
-LEFT JOIN conversation_processes AS process
-    ON process.process_id = listed.process_id
-    AND (listed.records_emitted IS NULL OR listed.records_stored < listed.records_emitted)
+<<process_of_call>>
 CROSS JOIN LATERAL (
-    SELECT
-        count(DISTINCT sequence)::int4 AS records_set_aside,
-        COALESCE(bool_or(event_type = 'call_outcome'), false) AS is_end_set_aside
+    SELECT <<set_aside_of_call>>
     FROM conversation_quarantine
     WHERE conversation_quarantine.call_id = %(call_id)s
 ) AS aside
@@ -432,22 +397,23 @@ ORDER BY listed.call_id DESC
 -- name: session_after
 SELECT call_id
 FROM conversation_calls
-WHERE session_id = %(session)s AND call_id > %(than)s
+WHERE session_id = %(session)s AND call_id >= %(since)s AND call_id < %(before)s
 ORDER BY call_id
 LIMIT %(limit)s
 
 -- name: session_before
 SELECT call_id
 FROM conversation_calls
-WHERE session_id = %(session)s AND call_id < %(than)s
+WHERE session_id = %(session)s AND call_id >= %(since)s AND call_id < %(before)s
 ORDER BY call_id DESC
 LIMIT %(limit)s
 
 -- name: session_totals
--- Of the latest calls only: anybody may name one session in millions of calls. `earlier` counts those before a page.
+-- Of the latest calls only: anybody may name one session in millions of calls.
 SELECT
     count(*)::int4 AS calls,
-    count(*) FILTER (WHERE call_id < %(first)s)::int4 AS earlier,
+    (array_agg(call_id ORDER BY call_id))[1] AS oldest,
+    (array_agg(call_id ORDER BY call_id DESC))[1] AS newest,
     count(*) FILTER (WHERE parent_call_id IS NOT NULL)::int4 AS asked_by_policies,
     count(*) FILTER (WHERE outcome = 'blocked')::int4 AS blocked,
     count(*) FILTER (WHERE outcome NOT IN ('completed', 'blocked'))::int4 AS failed,
@@ -465,10 +431,15 @@ SELECT
 FROM (
     SELECT *
     FROM conversation_calls
-    WHERE session_id = %(session)s
+    WHERE session_id = %(session)s AND call_id >= %(since)s AND call_id < %(before)s
     ORDER BY call_id DESC
     LIMIT %(limit)s
 ) AS latest
+
+-- name: session_count
+SELECT count(*)::int4 AS calls
+FROM conversation_calls
+WHERE session_id = %(session)s AND call_id >= %(since)s AND call_id < %(before)s
 
 -- name: list_sessions
 -- The sessions that the latest calls of a window belong to; one row without a session when there is none. `oldest` is
@@ -523,6 +494,17 @@ SELECT
     pg_snapshot_xmin(pg_current_snapshot())::text AS xmin, pg_snapshot_xmax(pg_current_snapshot())::text AS xmax,
     extract(epoch FROM now())::bigint AS now_s
 
+-- name: feed_held
+-- Which open transaction keeps back what is stored, and since when it is open. Whose sessions they are not may see no
+-- more of them than that they are there.
+SELECT
+    pg_snapshot_xmin(pg_current_snapshot())::text AS xid,
+    COALESCE(
+        (SELECT xact_start FROM pg_stat_activity WHERE backend_xid = pg_snapshot_xmin(pg_current_snapshot())::xid),
+        now()
+    ) AS since
+WHERE EXISTS (SELECT FROM conversation_calls WHERE stored_xid >= pg_snapshot_xmin(pg_current_snapshot()))
+
 -- name: feed_missed
 -- Counts no further than it is asked to.
 SELECT count(*) AS missed
@@ -547,33 +529,17 @@ LIMIT %(limit)s
 -- name: feed_changes
 -- Those that feed_next has found, unless they have changed since: then they come later. Bounded like a list, so that not
 -- every day there is takes part in the plan.
-SELECT
-    listed.*,
-    luthien_is_alive(process.seen_at, process.ended_at, pg_postmaster_start_time()) AS process_is_alive,
-    process.saved_until AS process_saved_until, process.ended_how AS process_ended_how,
-    aside.records_set_aside, aside.is_end_set_aside,
-    NOT EXISTS (SELECT FROM conversation_unindexed WHERE conversation_unindexed.call_id = listed.call_id) AS is_indexed
+SELECT <<told_of_call>>
 FROM (
-    SELECT
-        call_id, trace_id, session_id, gateway_key,
-        started_at, ended_at, wire_format, provider, model_requested, model_used,
-        streaming, outcome, http_status, error_type, error_message, policies, request_changed, response_changed,
-        decisions, input_tokens, output_tokens, duration_ms, gateway_ms, policy_ms, upstream_ms,
-        upstream_first_chunk_ms, client_first_chunk_ms, records_emitted, records_stored, process_id,
-        records_refused, stages_stored, records_tombstoned, records_not_crash_proof, parent_call_id,
-        stored_xid
+    SELECT <<call_columns>>, stored_xid
     FROM conversation_calls
     WHERE (stored_xid, call_id) > (%(xid)s::text::xid8, %(call_id)s)
         AND (stored_xid, call_id) <= (%(last_xid)s::text::xid8, %(last_id)s)
         AND call_id >= %(since)s AND call_id <= %(until)s
 ) AS listed
-LEFT JOIN conversation_processes AS process
-    ON process.process_id = listed.process_id
-    AND (listed.records_emitted IS NULL OR listed.records_stored < listed.records_emitted)
+<<process_of_call>>
 LEFT JOIN LATERAL (
-    SELECT
-        count(DISTINCT sequence)::int4 AS records_set_aside,
-        COALESCE(bool_or(event_type = 'call_outcome'), false) AS is_end_set_aside
+    SELECT <<set_aside_of_call>>
     FROM conversation_quarantine
     WHERE conversation_quarantine.call_id = listed.call_id
         AND conversation_quarantine.call_id >= %(since)s AND conversation_quarantine.call_id <= %(until)s

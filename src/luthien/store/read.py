@@ -16,10 +16,10 @@ from psycopg_pool import AsyncConnectionPool
 
 from luthien.errors import StoreError
 from luthien.exchange import StageRecord, call_time_ms
-from luthien.store import search
+from luthien.store import search, sessions
 from luthien.store.call_filter import EVERY_CALL, CallFilter
 from luthien.store.deadline import AsyncWatchedConnection, WatchedConnection
-from luthien.store.feed import Position, Tip
+from luthien.store.feed import Held, Position, Tip
 from luthien.store.migrate import pending
 from luthien.store.sql import query
 from luthien.store.windows import NEWEST, id_range, windows
@@ -59,7 +59,10 @@ class StoredCall:
 
 @dataclass(frozen=True, slots=True)
 class Unindexed:
-    """So many calls are not indexed as they are stored now; `or_more`: it was not counted further."""
+    """So many calls, which a filter may let through, are not indexed as they are stored now.
+
+    `or_more`: it was not counted further.
+    """
 
     calls: int
     or_more: bool = False
@@ -141,9 +144,9 @@ class RecordReader:
             since: the oldest call in it; None if the list has come to its end.
         """
         first, behind = id_range(wanted)
-        bounds = {"since": max(first, since or first), "before": min(behind, before or behind)}
-        [row] = await self._rows("count_unindexed", {**bounds, "limit": _MAX_COUNTED + 1})
-        return Unindexed(min(row["count"], _MAX_COUNTED), row["count"] > _MAX_COUNTED)
+        bounds = max(first, since or first), min(behind, before or behind)
+        [row] = await self._rows("count_unindexed", search.of_count(wanted, *bounds, _MAX_COUNTED + 1))
+        return Unindexed(min(row["calls"], _MAX_COUNTED), row["looked_at"] > _MAX_COUNTED)
 
     async def call(self, call_id: UUID, kinds: Sequence[str] | None = None) -> StoredCall | None:
         """All that is stored of a call; None when nothing is. Raises as `calls` does.
@@ -166,20 +169,25 @@ class RecordReader:
         )
 
     async def session_calls(
-        self, session_id: str, than: UUID, limit: int, *, backwards: bool = False
+        self, session_id: str, since: UUID, before: UUID, limit: int, *, backwards: bool = False
     ) -> list[CallRow]:
-        """So many calls of a session after an id, or before it, oldest first. Raises as `calls` does."""
-        wanted = {"session": session_id, "than": than, "limit": limit}
-        ids = [row["call_id"] for row in await self._rows(f"session_{'before' if backwards else 'after'}", wanted)]
-        if not ids:
-            return []
-        listed = search.of_list(EVERY_CALL, min(ids), UUID(int=max(ids).int + 1), len(ids), ids)
-        return (await self._rows("list_calls", listed))[::-1]
+        """So many calls of a session from the beginning of a range, or from its end, oldest first.
 
-    async def session_totals(self, session_id: str, first: UUID, limit: int) -> CallRow:
+        Raises as `calls` does.
+        """
+        async with self._connection() as conn:
+            ids = await sessions.ids(conn, session_id, since, before, limit, backwards=backwards)
+        return (await self.calls_of(ids))[::-1]
+
+    async def session_totals(self, session_id: str, limit: int) -> CallRow:
         """What the latest calls of a session, so many at most, add up to. Raises as `calls` does."""
-        [totals] = await self._rows("session_totals", {"session": session_id, "first": first, "limit": limit})
-        return totals
+        async with self._connection() as conn:
+            return await sessions.totals(conn, session_id, limit)
+
+    async def session_count(self, session_id: str, since: UUID, before: UUID) -> int:
+        """How many calls of a session a range has. Raises as `calls` does."""
+        async with self._connection() as conn:
+            return await sessions.count(conn, session_id, since, before)
 
     async def sessions(self, before: UUID, limit: int) -> tuple[list[CallRow], UUID | None]:
         """The sessions of the latest calls before an id, of at most so many calls, and the id to go on before.
@@ -203,6 +211,11 @@ class RecordReader:
         """Where the feed of changes is. Raises as `calls` does."""
         [row] = await self._rows("feed_position", {})
         return Tip(Position.before(int(row["xmin"]), row["now_s"]), int(row["xmax"]))
+
+    async def held(self) -> Held | None:
+        """What keeps back changes that are stored; None when nothing does. Raises as `calls` does."""
+        found = await self._rows("feed_held", {})
+        return Held(int(found[0]["xid"]), found[0]["since"]) if found else None
 
     async def changes(self, after: Position, limit: int) -> list[CallRow]:
         """The calls that changed after a position, as they are now, in the order of their last changes.

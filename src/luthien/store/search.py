@@ -100,6 +100,11 @@ async def _rows(
     return await (await conn.execute(query("list_calls"), of_list(wanted, since, before, limit, ids))).fetchall()
 
 
+def of_count(wanted: CallFilter, since: UUID, before: UUID, limit: int) -> dict[str, Any]:
+    """The parameters of `count_unindexed`."""
+    return {"since": since, "before": before, "limit": limit, **_conditions(wanted)}
+
+
 def of_list(
     wanted: CallFilter, since: UUID, before: UUID, limit: int, ids: list[UUID] | None = None
 ) -> dict[str, Any]:

@@ -7,14 +7,24 @@ from functools import cache
 from importlib import resources
 from typing import LiteralString
 
-_NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+_NAME = re.compile(r"^-- (name|part): (\w+)\n", re.MULTILINE)
+_COMMENTS = re.compile(r"^--.*\n", re.MULTILINE)
+_PLACE = re.compile(r"^( *)(.*?)<<(\w+)>>", re.MULTILINE)
 
 
 @cache
 def _statements() -> dict[str, str]:
     text = resources.files("luthien.store").joinpath("queries.sql").read_text(encoding="utf-8")
-    parts = _NAME.split(text)
-    return {name: statement.strip() for name, statement in zip(parts[1::2], parts[2::2], strict=True)}
+    found = _NAME.split(text)
+    kinds = {"name": dict[str, str](), "part": dict[str, str]()}
+    for kind, name, body in zip(found[1::3], found[2::3], found[3::3], strict=True):
+        kinds[kind][name] = body.strip() if kind == "name" else _COMMENTS.sub("", body).strip()
+    return {name: _put_together(statement, kinds["part"]) for name, statement in kinds["name"].items()}
+
+
+def _put_together(statement: str, parts: dict[str, str]) -> str:
+    """The statement with the parts that it names as `<<part>>` in their places."""
+    return _PLACE.sub(lambda place: place[1] + place[2] + parts[place[3]].replace("\n", f"\n{place[1]}"), statement)
 
 
 def query(name: str) -> LiteralString:

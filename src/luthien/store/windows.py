@@ -22,6 +22,8 @@ _DAY_MS = 86_400_000
 _WINDOWS_MS = (2 * _DAY_MS, 32 * _DAY_MS)
 _SLOTS = (1, 8)
 _DAYS = (1, 4, 16, 64)
+# Planning 64 days takes some milliseconds, planning two years of them in one statement twice as much for each.
+_SESSION_DAYS = (2, 30, *(64,) * 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,24 @@ def windows(before: UUID, now_ms: int | None = None) -> Iterator[tuple[UUID, UUI
         before = since
     if before.int:
         yield UUID(int=0), before
+
+
+def session_windows(
+    since: UUID, before: UUID, *, newest_first: bool, now_ms: int | None = None
+) -> list[tuple[UUID, UUID]]:
+    """The ranges for what may be on any day and mostly is not: no more days at once than are planned quickly."""
+    ranges = list[tuple[UUID, UUID]]()
+    edge_ms = min(call_time_ms(before), _now_ms() if now_ms is None else now_ms)
+    behind = before
+    for days in _SESSION_DAYS:
+        edge_ms -= days * _DAY_MS
+        first = max(_id_at(edge_ms), since)
+        if first < behind:
+            ranges.append((first, behind))
+            behind = first
+    if since < behind:
+        ranges.append((since, behind))
+    return ranges if newest_first else ranges[::-1]
 
 
 def clipped(ranges: Iterator[tuple[UUID, UUID]], since: UUID) -> Iterator[tuple[UUID, UUID]]:

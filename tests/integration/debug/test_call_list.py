@@ -25,7 +25,7 @@ from luthien.store.partitions import PartitionKeeper, day_of
 from luthien.store.write import prepare, write_batch
 from tests.browser import browser_page, watched
 from tests.playbook import TOKEN, Gateway, Play, ScriptedProvider, Turn, answers, eventually, running_gateway
-from tests.records import whole_call
+from tests.records import record, whole_call
 from tests.tcp_proxy import proxy_to
 from tests.wire import openai_request, openai_response
 
@@ -238,8 +238,28 @@ class TestTheList:
 
     def test_says_what_is_not_indexed_yet(self, gateway: Gateway, held: Callable[[], None]) -> None:
         eventually(lambda: gateway.get("/debug/calls.json").json()["calls"], bool)
-        assert "not indexed yet" in html_of(gateway, "/debug/calls?changed_by=redact")
-        assert "not indexed yet" not in html_of(gateway, "/debug/calls?model=redact")
+        assert "1 of the newest calls is not searched yet" in html_of(gateway, "/debug/calls?changed_by=redact")
+        assert "not searched yet" not in html_of(gateway, "/debug/calls?model=redact")
+
+    def test_counts_what_is_not_searched_of_its_own_range_and_conditions(
+        self, record_database: str, provider: ScriptedProvider
+    ) -> None:
+        made = [whole_call() for _ in range(5)]
+        made += [[record(attributes={"gen_ai.request.model": "other"})] for _ in range(2)]
+        store(record_database, *(each for call in made for each in call))
+        with running_gateway(record_database, provider.url, index=False) as gateway:
+            for query, said in (
+                ("text=x", "7 of the newest calls are not searched yet"),
+                ("text=x&model=other", "2 of the newest calls are not searched yet"),
+                (f"text=x&before={made[2][0].call_id}", "2 calls of this part of the list are not searched yet"),
+                (f"changed_by=x&before={made[1][0].call_id}", "1 call of this part of the list is not searched yet"),
+            ):
+                assert said in html_of(gateway, f"/debug/calls?{query}")
+                twin = gateway.get(f"/debug/calls.json?{query}").json()
+                assert twin["not_searched"] == {"calls": int(said.split()[0]), "or_more": False}
+            for query in ("text=x&model=nobody's", "model=other", f"text=x&before={made[0][0].call_id}"):
+                assert "not searched yet" not in html_of(gateway, f"/debug/calls?{query}")
+            assert "not_searched" not in gateway.get("/debug/calls.json?model=other").json()
 
     def test_shows_a_running_call_to_its_end_without_a_reload(
         self, gateway: Gateway, held: Callable[[], None], provider: ScriptedProvider

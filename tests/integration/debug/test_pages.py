@@ -3,22 +3,49 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import unescape
 
 import httpx
 import pytest
 
 from luthien.exchange import new_call_id
+from tests.browser import browser_page, watched
 from tests.playbook import TOKEN, Gateway, ScriptedProvider, answers, running_gateway
+from tests.tcp_proxy import proxy_to
 from tests.wire import openai_request, openai_response
 
 OPENAI = "/v1/chat/completions"
 PAGES = ["/debug/calls", "/debug/calls/{id}"]
 TWINS = ["/debug/calls.json", "/debug/calls/{id}.json", "/debug/calls/{id}/diff.json"]
-OTHERS = ["/debug", "/debug/calls/{id}/stages/request_original/raw", "/v2/debug/request/{id}"]
+OTHERS = ["/debug", "/debug/calls/{id}/stages/request_original/raw", "/debug/help"]
 HTML = {"accept": "text/html"}
+CHANGING = {"policy": "add_system_message", "config": {"text": "Be kind."}}
+ELSEWHERE = [
+    "https://evil.example",
+    "//evil.example",
+    "/debug",
+    "/debugger",
+    "/v1/models",
+    "/debug/../v1",
+    "/debug/%2e%2E/v1",
+    "/debug/..",
+    "/debug/calls/..%2fx",
+    "/debug//evil.example",
+    "/debug/calls?x=//evil",
+    "/debug/\\evil.example",
+    "/debug/%5cevil.example",
+    "/debug/calls\r\nset-cookie: x",
+    "/debug/calls%0d%0ax",
+    "/debug/\ta",
+    "/debug/\u2029",
+    " /debug/calls",
+    "/debug/calls?" + "x" * 4000,
+    "",
+]
 
 
 @pytest.fixture
@@ -74,11 +101,86 @@ def test_a_browser_signs_in_by_link_or_by_form(gateway: Gateway, call_id: str) -
 
 
 def test_the_sign_in_link_leads_to_our_own_pages_only(gateway: Gateway) -> None:
-    ours = gateway.get(f"/debug/sign-in?token={TOKEN}&next=/debug/calls/x", HTML)
-    assert ours.headers["location"] == "/debug/calls/x"
-    for elsewhere in ("https://evil.example", "//evil.example", "/debug/../v1", "/debug/calls?x=//evil"):
-        response = httpx.get(gateway.url + "/debug/sign-in", params={"token": TOKEN, "next": elsewhere})
-        assert "evil" not in response.headers.get("location", "")
+    for ours in ("/debug/calls/x", "/debug/calls/x?layout=side&model=a%20b#op-1", "/debug/sessions?id=%2F%2Fx"):
+        response = httpx.get(gateway.url + "/debug/sign-in", params={"token": TOKEN, "next": ours})
+        assert response.headers["location"] == ours
+    for elsewhere in ELSEWHERE:
+        linked = httpx.get(gateway.url + "/debug/sign-in", params={"token": TOKEN, "next": elsewhere})
+        sent = httpx.post(gateway.url + "/debug/sign-in", data={"token": TOKEN, "next": elsewhere})
+        for response in (linked, sent):
+            assert (response.status_code, response.headers["location"]) == (303, "/debug/calls"), elsewhere
+
+
+@pytest.mark.parametrize(
+    "query", ["layout=side&fold=0", "text=//x", "text=%22%3E%3Cscript%3E&before=%2F%2F", "a=\\b"]
+)
+def test_a_deep_link_survives_the_sign_in(gateway: Gateway, query: str) -> None:
+    """By the form on the page that was refused, also after a wrong token."""
+    with httpx.Client(base_url=gateway.url, headers=HTML) as browser:
+        refused = browser.get(f"/debug/calls?{query}")
+        assert refused.status_code == 401
+        target = hidden_target(refused.text)
+        failed = browser.post("/debug/sign-in", data={"token": "wrong", "next": target})
+        assert hidden_target(failed.text) == target
+        signed_in = browser.post("/debug/sign-in", data={"token": TOKEN, "next": target})
+        led_to = httpx.URL(signed_in.headers["location"])
+        if "\\" not in query:
+            assert led_to.path == "/debug/calls"
+            assert led_to.params == httpx.QueryParams(query)
+
+
+def hidden_target(html: str) -> str:
+    [target] = re.findall(r'<input type="hidden" name="next" value="([^"]*)">', html)
+    return unescape(target)
+
+
+def test_the_cookie_goes_with_pages_and_not_with_calls(gateway: Gateway, call_id: str) -> None:
+    with signed_in_browser(gateway) as browser:
+        [cookie] = browser.cookies.jar
+        assert cookie.path == "/debug"
+        old_link = browser.get(f"/v2/debug/request/{call_id}")
+        assert old_link.url.path == f"/debug/calls/{call_id}"
+        assert old_link.status_code == 200
+        for path, carries in (("/debug", True), ("/debug/calls", True), ("/v1/models", False), ("/debugger", False)):
+            assert ("cookie" in browser.build_request("GET", path).headers) is carries, path
+
+
+WRONG = [("GET", "/debug/calls?limit=abc", 422), ("GET", "/debug/nothing", 404), ("GET", "/debug/", 404)]
+WRONG += [("POST", "/debug/calls", 405), ("GET", "/v2/debug/request/x", 422), ("PURGE", "/debug/calls", 405)]
+
+
+@pytest.mark.parametrize(("method", "path", "status"), WRONG)
+def test_mistakes_are_said_in_words_to_people_and_in_json_to_scripts(
+    gateway: Gateway, method: str, path: str, status: int
+) -> None:
+    for accept, kind in (("text/html", "text/html"), ("*/*", "application/json")):
+        response = httpx.request(method, gateway.url + path, headers={**gateway.headers, "accept": accept})
+        assert response.status_code == status
+        assert response.headers["content-type"].startswith(kind)
+        assert "default-src 'none'" in response.headers["content-security-policy"]
+        assert response.headers["x-content-type-options"] == "nosniff"
+        if status == 405:
+            assert response.headers["allow"] == "GET"
+    assert response.json().keys() == {"error"}
+    assert httpx.get(gateway.url + "/nothing").json() == {"detail": "Not Found"}
+
+
+def test_browsers_find_the_icon_also_for_what_is_no_page(gateway: Gateway) -> None:
+    icon = gateway.get("/favicon.ico", {})
+    assert (icon.status_code, icon.headers["content-type"]) == (200, "image/svg+xml")
+
+
+def test_a_permalink_survives_the_sign_in_with_what_is_behind_its_hash(gateway: Gateway, call_id: str) -> None:
+    with browser_page() as page:
+        page.goto(f"{gateway.url}/debug/calls/{call_id}?layout=side#stages")
+        page.fill("input[name=token]", TOKEN)
+        page.click("form button")
+        page.wait_for_url(f"{gateway.url}/debug/calls/{call_id}?layout=side#stages")
+        assert page.locator("h1").is_visible()
+        troubles = watched(page)
+        page.goto(f"{gateway.url}/debug/calls/{call_id}.json")
+        page.goto(f"{gateway.url}/debug/calls")
+        assert troubles == []
 
 
 def test_a_form_on_another_site_cannot_sign_in(gateway: Gateway) -> None:
@@ -131,6 +233,23 @@ def test_raw_stages_are_attachments(gateway: Gateway, call_id: str) -> None:
     assert response.headers["content-disposition"].startswith("attachment;")
     assert json.loads(response.content) == openai_request("Hello")
     assert gateway.get(f"/debug/calls/{call_id}/stages/nonsense/raw").status_code == 404
+
+
+def test_one_stage_is_served_without_reading_the_others(record_database: str, provider: ScriptedProvider) -> None:
+    """Two stages of a request of 300 kB, and two of a response of some bytes."""
+    provider.will(answers(openai_response("Hi")))
+    with (
+        proxy_to(record_database) as proxy,
+        running_gateway(proxy.dsn(record_database), provider.url, [CHANGING]) as gateway,
+    ):
+        call = gateway.call(gateway.post(OPENAI, openai_request("Hello " * 50_000)))
+        for way in ("raw", "text"):
+            before = proxy.answered_bytes
+            served = gateway.get(f"/debug/calls/{call['call_id']}/stages/response_final/{way}")
+            assert "Hi" in served.text
+            assert proxy.answered_bytes - before < 100_000
+        original = gateway.get(f"/debug/calls/{call['call_id']}/stages/request_original/raw")
+        assert len(original.content) > 300_000
 
 
 def test_an_unknown_call_is_404_and_a_young_one_202(gateway: Gateway) -> None:

@@ -20,6 +20,7 @@ from luthien.store import read
 from luthien.store.call_filter import EVERY_CALL
 from luthien.store.migrate import migrate, migrations_folder, read_migrations
 from luthien.store.read import RecordReader
+from luthien.store.windows import NEWEST
 from luthien.store.write import prepare, write_batch
 from tests.records import call_at, record, whole_call
 from tests.tcp_proxy import proxy_to
@@ -66,6 +67,39 @@ class TestAList:
         ahead = record(call_at(time.time() + self.DAY_S))
         store(record_database, ahead)
         assert [row["call_id"] for row in await reader.calls(EVERY_CALL, None, 50)] == [ahead.call_id]
+
+
+class TestASession:
+    AGES_D = (0.0, 0.1, 1.9, 2.1, 31, 33, 95, 97, 300, 729, 1080, 5000)
+
+    @pytest.mark.parametrize("limit", [1, 5, 100])
+    async def test_gives_every_call_once_both_ways_whatever_their_age(
+        self, record_database: str, reader: RecordReader, limit: int
+    ) -> None:
+        oldest_first = [UUID(int=0), *(call_at(time.time() - days * 86_400) for days in reversed(self.AGES_D))]
+        ours = [
+            record(each, attributes={"gen_ai.conversation.id": "ours", "gen_ai.request.model": f"m{number % 3}"})
+            for number, each in enumerate(oldest_first)
+        ]
+        store(record_database, *ours, *(record(attributes={"gen_ai.conversation.id": "theirs"}) for _ in range(3)))
+        for backwards in (False, True):
+            since, before, found = UUID(int=0), NEWEST, list[UUID]()
+            while rows := await reader.session_calls("ours", since, before, limit, backwards=backwards):
+                ids = [row["call_id"] for row in rows]
+                found = ids + found if backwards else found + ids
+                since, before = (since, ids[0]) if backwards else (UUID(int=ids[-1].int + 1), before)
+            assert found == oldest_first
+        totals = await reader.session_totals("ours", limit)
+        latest = oldest_first[-limit:]
+        assert (totals["calls"], totals["oldest"], totals["newest"]) == (len(latest), latest[0], latest[-1])
+        assert totals["unfinished"] == len(latest)
+        assert totals["models"] == sorted({f"m{oldest_first.index(each) % 3}" for each in latest})
+        assert totals["input_tokens"] is None
+        assert await reader.session_count("ours", oldest_first[2], oldest_first[-2]) == len(oldest_first) - 4
+
+    async def test_that_nobody_named_adds_up_to_nothing(self, reader: RecordReader) -> None:
+        totals = await reader.session_totals("nobody's", 10)
+        assert (totals["calls"], totals["oldest"], totals["models"]) == (0, None, None)
 
 
 class TestACall:

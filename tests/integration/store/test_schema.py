@@ -20,7 +20,7 @@ from luthien.store.migrate import migrate
 from luthien.store.partitions import PartitionKeeper, day_range
 from luthien.store.search import of_list
 from luthien.store.sql import query
-from luthien.store.windows import windows
+from luthien.store.windows import session_windows, windows
 
 LAST_DAY = date(2026, 11, 22)
 DAYS = [LAST_DAY - timedelta(days=n) for n in range(7)]
@@ -204,6 +204,20 @@ class TestPlans:
         nodes = plan(week, statement, value, self.NEWEST)
         assert {node["Node Type"] for node in nodes} == {"Limit", "Merge Append", "Index Scan"}
         assert indexes(nodes) == {index}
+
+    @pytest.mark.parametrize("name", ["session_after", "session_before", "session_totals", "session_count"])
+    def test_what_a_session_asks_opens_the_days_of_its_window_only_and_reads_none_whole(
+        self, week: psycopg.Connection[Any], name: str
+    ) -> None:
+        ranges = session_windows(UUID(int=0), self.NEWEST, newest_first=True, now_ms=self.NOON_MS)
+        (first, behind), *_ = ranges
+        nodes = plan(week, query(name), session="s3", since=first, before=behind, limit=21)
+        assert touched(nodes) == {*(f"{day:%Y%m%d}" for day in DAYS[:3]), "default"}
+        assert indexes(nodes) == {"session_id_call_id_idx"}
+        assert not set(read_whole(nodes)) - {"conversation_calls_default"}  # which has nothing
+        days = [(newer.int - older.int >> 80) / 86_400_000 for older, newer in ranges[1:-1]]
+        assert max(days) <= 64
+        assert sum(days) > 2 * 365
 
     def test_the_list_looks_further_only_for_the_calls_it_shows_and_only_into_their_days(
         self, week: psycopg.Connection[Any]

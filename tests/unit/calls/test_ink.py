@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthien.calls.ink import Ink, cut, ink_for, one_line, plain, width_of
-from luthien.debug.showing.shown import is_visible
+from luthien.debug.showing.invisible import is_visible
 
 
 class Tty(io.StringIO):

@@ -331,6 +331,33 @@ class TestPartLists:
             assert (op.flags, op.text, op.touches_value, op.degraded) == (("encoding_only",), (), True, False)
         assert apply([there], parse(json.dumps(before))) == parse(json.dumps(document))
 
+    @pytest.mark.parametrize("content", ["hi", [{"type": "input_text", "text": "hi"}]])
+    @pytest.mark.parametrize("more", [{}, {"type": "message"}])
+    def test_an_input_that_became_a_message_of_the_user_is_the_same_input(
+        self, content: Any, more: dict[str, str]
+    ) -> None:
+        plain, whole = encoded({"input": "hi"}), encoded({"input": [{"role": "user", "content": content, **more}]})
+        for op in (only_op(plain, whole), only_op(whole, plain)):
+            assert (op.kind, op.before_ptr, op.flags, op.text) == ("type", "/input", ("encoding_only",), ())
+
+    @pytest.mark.parametrize(
+        "messages",
+        [
+            [{"role": "developer", "content": "hi"}],
+            [{"role": "user", "content": "hi"}, {"role": "user", "content": "hi"}],
+            [{"role": "user", "content": "hi", "id": "m1"}],
+            [],
+        ],
+    )
+    def test_an_input_that_became_more_than_a_message_of_the_user_is_another(self, messages: list[Any]) -> None:
+        assert only_op(encoded({"input": "hi"}), encoded({"input": messages})).flags == ()
+        nested = encoded({"x": {"input": "hi"}}), encoded({"x": {"input": [{"role": "user", "content": "hi"}]}})
+        assert only_op(*nested).flags == ()
+
+    def test_an_input_that_became_another_message_is_told_in_words(self) -> None:
+        op = only_op(b'{"input": "my key"}', encoded({"input": [{"role": "user", "content": "your key"}]}))
+        assert (op.flags, op.text) == ((), (("-", "my"), ("+", "your"), ("=", " key")))
+
     def test_text_that_changed_on_the_way_is_told_in_words(self) -> None:
         op = only_op(b'{"content": "my key is abc"}', encoded({"content": [part("text", "my key is [hidden]")]}))
         assert op.text == (("=", "my key is "), ("-", "abc"), ("+", "[hidden]"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from luthien.debug.export.curl import as_curl
 from luthien.debug.export.parties import Asked, Party
-from luthien.debug.showing.shown import is_visible
+from luthien.debug.showing.invisible import is_visible
 
 HEADERS = [("accept", "*/*"), ("content-type", "application/json"), ("user-agent", "x")]
 

@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthien.debug.call.timeline import Entry, Lanes, lanes_of
+from luthien.debug.showing.drawing import told as told_of
 from luthien.exchange import EventType, StageRecord
 from luthien.formats.registry import OPENAI_CHAT
 from luthien.formats.sse import Chunk, FrameReader
 from luthien.pipeline import timeline as timelines
 from luthien.pipeline.timeline import Timeline
 from luthien.policies.chain import Chain
-from luthien.policies.policy import CallContext, Policy
+from luthien.policies.policy import CallContext, Policy, Verdict
 from luthien.policies.registry import make_step
 from luthien.policies.trail import Due
 
@@ -129,12 +130,16 @@ class Told:
     def __init__(self) -> None:
         self.held_frames: list[tuple[int, int, float]] = []
         self.rewritten: list[tuple[int, int]] = []
+        self.gone: list[tuple[int, int]] = []
 
     def held(self, frame: int, position: int, seconds: float) -> None:
         self.held_frames.append((frame, position, seconds))
 
     def rewrote(self, frame: int, position: int) -> None:
         self.rewritten.append((frame, position))
+
+    def dropped(self, frame: int, position: int) -> None:
+        self.gone.append((frame, position))
 
 
 class Joins(Policy):
@@ -196,6 +201,66 @@ async def test_who_holds_a_frame_is_told_with_the_time(clock: Clock) -> None:
     assert [(frame, seconds) for frame, _, seconds in told.held_frames] == [(0, 1.0), (1, 5.0)]
     assert positions == {1}
     assert told.rewritten == []
+
+
+class Sifts(Policy):
+    """Lets every third frame pass, and the others never."""
+
+    async def on_chunk(self, chunk: Chunk) -> Sequence[Chunk]:
+        return (chunk,) if chunk.frame % 3 == 2 else ()
+
+
+class Ends(Policy):
+    """Says once at the end what it held."""
+
+    async def on_chunk(self, chunk: Chunk) -> Sequence[Chunk]:
+        return ()
+
+    async def on_stream_end(self) -> Sequence[Chunk]:
+        return (Chunk(b"data: all\n\n", b"all"),)
+
+
+class Stops(Policy):
+    async def on_chunk(self, chunk: Chunk) -> Any:
+        return Verdict.block("enough") if chunk.frame == 2 else ()
+
+
+@pytest.mark.parametrize(
+    ("policy", "dropped"),
+    [(Sifts, [0, 1, 3, 4]), (Ends, [1, 2, 3, 4]), (Stops, [0, 1, 2]), (Doubles, []), (Policy, [])],
+)
+async def test_who_drops_a_frame_is_told(policy: type[Policy], dropped: list[int]) -> None:
+    """A frame that one policy drops is not shown to the next, so one only is told of it."""
+    told = Told()
+    stream = run_of(Doubles, policy, Policy, trail=told)
+    timeline = Timeline(0.0)
+    chunks = frames(5)
+    timeline.arrived(chunks, 1.0)
+    for chunk in chunks:
+        if stream.blocked is None:
+            timeline.given(await stream.feed(chunk), 1.0)
+    if stream.blocked is None:
+        timeline.given(await stream.finish(), 1.0)
+    assert [*dict.fromkeys(told.gone)] == [(frame, 1) for frame in dropped]
+
+
+def test_who_dropped_a_frame_is_in_the_record_also_of_a_long_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timelines, "MAX_ENTRIES", 4)
+    timeline = Timeline(0.0)
+    chunks = frames(8)
+    for chunk in chunks[:4]:
+        timeline.arrived([chunk], 1.0)
+        if chunk.frame == 1:
+            timeline.dropped(1, 0)
+        else:
+            timeline.given([chunk], 1.0)
+    timeline.arrived(chunks[4:], 1.0)
+    timeline.dropped(5, 1)
+    timeline.dropped(6, 1)
+    timeline.given([chunks[4], chunks[6]], 1.0)  # it came later, after all
+    found = lanes(timeline, "one", "two").entries
+    assert [(entry.dropped, entry.dropped_by) for entry in found] == [(1, "one"), (0, None), (1, "two"), (1, "two")]
+    assert told_of(found).endswith("3 dropped by one, two")
 
 
 async def test_what_a_policy_swallows_is_forgotten_in_the_end(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

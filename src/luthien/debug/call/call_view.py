@@ -250,10 +250,9 @@ def some_stages(call: StoredCall, names: Sequence[EventType], state: State) -> d
     return {name: _stage(name, records, state) for name in names}
 
 
-def view_stages(call: StoredCall, evidence: Evidence) -> dict[EventType, StageView]:
-    """The stages of a call without what was made of them."""
-    records = Records(call)
-    return _stages(records, records.completeness(evidence).state)
+def kinds_for(stage: EventType) -> list[EventType]:
+    """The kinds of record whose payloads a stage is made of: it may be there in checkpoints only."""
+    return [stage, EventType.RESPONSE_PARTIAL] if stage.value.startswith("response") else [stage]
 
 
 def _stages(records: Records, state: State) -> dict[EventType, StageView]:

@@ -13,7 +13,7 @@ from luthien.debug.call.completeness import Completeness, Evidence, completeness
 from luthien.exchange import call_time_ms
 from luthien.record.source import RecordSource
 from luthien.store.call_filter import CallFilter
-from luthien.store.feed import Position, Tip
+from luthien.store.feed import Held, Position, Tip
 from luthien.store.read import CallRow, RecordReader, StoredCall, Unindexed
 
 _GRACE_MS = 60_000
@@ -79,6 +79,10 @@ class Lookup:
         """Where the feed of changes is. Raises StoreError."""
         return await self._reader.tip()
 
+    async def held(self) -> Held | None:
+        """What keeps back changes that are stored; None when nothing does. Raises StoreError."""
+        return await self._reader.held()
+
     async def changes(self, after: Position, limit: int) -> list[tuple[Position, Listed]]:
         """The calls that changed after a position, in the order of their last changes. Raises StoreError."""
         waiting = self._waiting()
@@ -113,15 +117,24 @@ class Lookup:
         """
         return await self._reader.unindexed(wanted, before, since)
 
-    async def session(self, session_id: str, than: UUID, limit: int, *, backwards: bool = False) -> list[Listed]:
-        """So many calls of a session after an id, or before it, oldest first. Raises StoreError."""
+    async def session(
+        self, session_id: str, since: UUID, before: UUID, limit: int, *, backwards: bool = False
+    ) -> list[Listed]:
+        """So many calls of a session from the beginning of a range of ids, or from its end, oldest first.
+
+        Raises StoreError.
+        """
         waiting = self._waiting()
-        rows = await self._reader.session_calls(session_id, than, limit, backwards=backwards)
+        rows = await self._reader.session_calls(session_id, since, before, limit, backwards=backwards)
         return [self._listed(row, waiting) for row in rows]
 
-    async def session_totals(self, session_id: str, first: UUID, limit: int) -> CallRow:
+    async def session_totals(self, session_id: str, limit: int) -> CallRow:
         """What the latest calls of a session, so many at most, add up to. Raises StoreError."""
-        return await self._reader.session_totals(session_id, first, limit)
+        return await self._reader.session_totals(session_id, limit)
+
+    async def session_count(self, session_id: str, since: UUID, before: UUID) -> int:
+        """How many calls of a session a range of ids has. Raises StoreError."""
+        return await self._reader.session_count(session_id, since, before)
 
     async def sessions(self, before: UUID, limit: int) -> tuple[list[CallRow], UUID | None]:
         """The sessions of the latest calls before an id, and the id to go on before. Raises StoreError."""

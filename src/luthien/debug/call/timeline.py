@@ -18,7 +18,7 @@ class Entry:
     """One frame, or some neighbours of a long stream. Times are milliseconds from the beginning of the call.
 
     `given_ms` is when the client was given the last of it, None if it was given nothing. `rewritten` and `dropped`
-    count frames. Policies are those that held longest, and rewrote last.
+    count frames. Policies are those that held longest, rewrote last, and dropped last.
     """
 
     first_frame: int
@@ -32,6 +32,7 @@ class Entry:
     rewritten: int = 0
     rewritten_by: str | None = None
     dropped: int = 0
+    dropped_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ def _lanes(value: dict[str, Any]) -> Lanes:
     held = {entry: (position, micros) for entry, position, micros in value["held"]}
     rewritten = {entry: (position, count) for entry, position, count in value["rewritten"]}
     dropped = dict(value["dropped"])
+    dropped_by = {entry: policies[position] for entry, position in value.get("dropped_by", ())}
     given_bytes = value.get("given_bytes", value["bytes"])
     entries: list[Entry] = []
     for place, arrived_us in enumerate(accumulate(value["arrived_us"])):
@@ -97,6 +99,7 @@ def _lanes(value: dict[str, Any]) -> Lanes:
                 rewritten=count,
                 rewritten_by=None if writer is None else policies[writer],
                 dropped=dropped.get(place, 0),
+                dropped_by=dropped_by.get(place),
             )
         )
     return Lanes(frames, size, entries)

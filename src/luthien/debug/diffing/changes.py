@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from luthien.debug.diffing.ops import Flag, Kind, Op, kind_of
-from luthien.debug.diffing.values import Json, Number, canonical, has_inexact_number, is_same_number
+from luthien.debug.diffing.values import Json, Number, canonical, has_inexact_number, is_same_number, pointer
 from luthien.debug.diffing.words import Budget, Segments, diff_words, spelling
 
 _TEXT_TYPES = ("text", "input_text", "output_text")
+_INPUT = "/input"
+_NO_OTHERS: tuple[Json, ...] = ({}, {"type": "message"})
 
 
 def added(ptr: str, value: Json, *, degraded: bool = False) -> Op:
@@ -34,7 +36,7 @@ def changed(before_ptr: str, after_ptr: str, before: Json, after: Json, budget: 
     text: Segments = ()
     flags: tuple[Flag, ...] = ()
     degraded = kind in ("object", "array")
-    old, new = (before, after) if kind == "text" else (_only_text(before), _only_text(after))
+    old, new = (before, after) if kind == "text" else (_only_text(before, before_ptr), _only_text(after, after_ptr))
     if isinstance(old, str) and isinstance(new, str) and kind in ("text", "type"):
         if old == new:
             flags = ("encoding_only",)
@@ -48,12 +50,17 @@ def changed(before_ptr: str, after_ptr: str, before: Json, after: Json, budget: 
     return Op("", "change", kind, before_ptr, after_ptr, before, after, text, degraded=degraded, flags=flags)
 
 
-def _only_text(value: Json) -> str | None:
-    """The text that a string is, or a list of one part that has nothing but text."""
+def _only_text(value: Json, ptr: str) -> str | None:
+    """The text that a string is, or a list of one part that has nothing but text.
+
+    As the input of a response, a string is the one message of a user with that content.
+    """
     match value:
         case str():
             return value
         case [{"type": str(name), "text": str(text), **others}] if name in _TEXT_TYPES and not any(others.values()):
             return text
+        case [{"role": "user", "content": content, **others}] if ptr == _INPUT and others in _NO_OTHERS:
+            return _only_text(content, pointer(ptr, 0, "content"))
         case _:
             return None

@@ -44,8 +44,9 @@ Kind: TypeAlias = Literal["text", "number", "boolean", "null", "object", "array"
 Flag: TypeAlias = Literal["encoding_only", "normalization_only", "whitespace_only"]
 """What is true of a changed value besides.
 
-- `encoding_only`: another spelling of the same content: a string that became a list of one part with that text
-  (kind `type`, and of course another value), or JSON in a string, written differently.
+- `encoding_only`: another spelling of the same content: a string that became a list of one part with that text, or
+  (as the input of a response) of one message of a user, of kind `type` and of course another value; or JSON in a
+  string, written differently.
 - `normalization_only`: the same text in another Unicode normal form.
 - `whitespace_only`: the same text but for white space.
 """

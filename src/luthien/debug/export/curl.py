@@ -11,7 +11,7 @@ import shlex
 import textwrap
 
 from luthien.debug.export.parties import Asked, Party
-from luthien.debug.showing.shown import is_visible
+from luthien.debug.showing.invisible import is_visible
 from luthien.formats.credentials import MASK
 
 GATEWAY_KEY = "LUTHIEN_KEY"

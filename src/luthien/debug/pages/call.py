@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -182,10 +182,10 @@ async def _surroundings(lookup: Lookup, wanted: CallFilter, found: Found, tempo:
     )
 
 
-async def find_call(lookup: Lookup, call_id: str) -> Found | Pending | None:
-    """What is known of the call that an address names; None also when that is no id."""
+async def find_call(lookup: Lookup, call_id: str, kinds: Sequence[EventType] | None = None) -> Found | Pending | None:
+    """What is known of the call that an address names; None also when that is no id. `kinds` as in `Lookup.call`."""
     try:
-        return await lookup.call(UUID(call_id))
+        return await lookup.call(UUID(call_id), kinds)
     except ValueError:
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -48,12 +49,11 @@ def add_call_list(router: APIRouter, lookup: Callable[[], Lookup]) -> None:
         found = await lookup().calls(wanted, before, limit + 1)
         listed, has_more = found[:limit], len(found) > limit
         older = listed[-1].row["call_id"] if has_more else None
+        unindexed = await lookup().unindexed(wanted, before, older) if wanted.needs_index else None
         if wants_json(request):
             following = f"/debug/calls.json?{query_of(wanted, before=older, limit=limit)}" if older else None
-            return json_response({"calls": [_as_listed(each) for each in listed], "next": following})
-        unindexed = None
-        if wanted.needs_index:
-            unindexed = await lookup().unindexed(wanted, before, older)
+            twin = {"calls": [_as_listed(each) for each in listed], "next": following}
+            return json_response(twin if unindexed is None else {**twin, "not_searched": asdict(unindexed)})
         values = {
             **list_values(_BASE, wanted, items),
             **_pages(wanted, before, older, limit, steps),
@@ -82,6 +82,7 @@ def _pages(wanted: CallFilter, before: UUID | None, older: UUID | None, limit: i
         "before": before,
         "limit": limit,
         "newest": at(None, None),
+        "here": at(before, steps),
         "newer": at(None, None) if last == "-" else at(UUID(last), ".".join(earlier)),
         "older": older and at(older, trail),
         "json": address("/debug/calls.json", wanted, before=before, limit=size),

@@ -16,7 +16,7 @@ from fastapi.responses import RedirectResponse, Response
 from luthien.debug.addresses import compare_page
 from luthien.debug.blaming.blame import Differ
 from luthien.debug.call.call_json import links, row_as_dict
-from luthien.debug.call.call_view import StageView, some_stages
+from luthien.debug.call.call_view import StageView, kinds_for, some_stages
 from luthien.debug.call.completeness import Completeness, State, completeness_of, state_of
 from luthien.debug.call.lookup import Found, Lookup, Pending
 from luthien.debug.diffing.values import dumps
@@ -29,6 +29,8 @@ from luthien.exchange import STAGES, EventType
 from luthien.store.read import CallRow
 
 PREVIOUS = "previous"
+
+_OLDEST = UUID(int=0)
 """In the place of an id: the call that the other one goes on from."""
 DEFAULT_STAGES = (EventType.REQUEST_ORIGINAL, EventType.RESPONSE_FINAL)
 
@@ -119,7 +121,7 @@ async def _resolved(lookup: Lookup, asked: _Asked, differ: Differ) -> str | dict
     call_id, session_id = found.call.row["call_id"], found.call.row["session_id"]
     if session_id is None:
         return {earlier: _Trouble("The other call names no session, so that none is known to come before it.", 404)}
-    calls = await lookup.session(session_id, UUID(int=call_id.int + 1), _LOOK_BACK + 1, backwards=True)
+    calls = await lookup.session(session_id, _OLDEST, UUID(int=call_id.int + 1), _LOOK_BACK + 1, backwards=True)
     *before, last = [each for each in calls if each.row["parent_call_id"] is None or each.row["call_id"] == call_id]
     if not before:
         return {earlier: _Trouble("The other call is the first of its session.", 404)}
@@ -138,10 +140,9 @@ async def _compared(
     lookup: Lookup, stage: EventType, calls: Sequence[Found], asked: _Asked, differ: Differ, *, is_json: bool
 ) -> _Result:
     """One stage of both calls; no other payloads are in memory meanwhile."""
-    kinds = [stage.value] + ([EventType.RESPONSE_PARTIAL.value] if stage.value.startswith("response") else [])
     views: list[StageView] = []
     for call in calls:
-        found = await lookup.call(call.call.row["call_id"], kinds)
+        found = await lookup.call(call.call.row["call_id"], kinds_for(stage))
         if not isinstance(found, Found):
             raise StoreError("one of both calls was removed from the record just now")
         views.append((await asyncio.to_thread(some_stages, found.call, [stage], state_of(found.evidence)))[stage])

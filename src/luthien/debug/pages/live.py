@@ -14,7 +14,8 @@ from starlette.types import Send
 
 from luthien.debug.call.call_json import row_as_dict
 from luthien.debug.call.lookup import Listed, Lookup
-from luthien.debug.live import KEPT, REPLAY_S, Change, Feed, Notice, TooManyFollowers
+from luthien.debug.kept import Change, Notice
+from luthien.debug.live import KEPT, REPLAY_S, Feed, TooManyFollowers
 from luthien.debug.search.filters import FilterError, read_filter
 from luthien.debug.search.listing import NEEDS_INDEX, address, list_values, row_as_html, suggestions
 from luthien.debug.search.matching import matches, may_leave
@@ -31,6 +32,7 @@ _LOST = {
     "unknown": "this database has never been there: it was restored, or is another one",
     "unreadable": "that is no position of this feed",
 }
+_HELD = "Waits for a transaction of another session, open since {} UTC; what is stored since then comes when it ends"
 _RELOAD = "read /debug/calls.json for what is there, and go on from here"
 
 
@@ -153,6 +155,8 @@ def _notice(notice: Notice) -> str:
             data = {"reason": notice.reason, "sentence": f"What came before is not told: {why}.", "reload": _RELOAD}
         case "away":
             data = {"sentence": notice.reason}
+        case "held":
+            data = {"since": notice.reason, "sentence": _HELD.format(notice.reason[11:16])}
         case _:
             data = {}
     return _event(notice.kind, notice.position, {**data, "position": notice.position and str(notice.position)})

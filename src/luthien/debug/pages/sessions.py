@@ -89,13 +89,16 @@ async def _list(request: Request, lookup: Lookup, before: UUID | None) -> Respon
 
 
 async def _session(request: Request, lookup: Lookup, asked: _Asked, differ: Differ) -> Response:
-    part = await _part_of(lookup, asked)
-    first = part.calls[0].row["call_id"] if part.calls else _OLDEST
-    totals = await lookup.session_totals(asked.session_id, first, MAX_TOTALLED) if part.calls else None
-    if totals is None:
-        return _nothing(request, asked)
+    totals = await lookup.session_totals(asked.session_id, MAX_TOTALLED)
     is_whole = totals["calls"] < MAX_TOTALLED
-    shown = await show_calls(lookup, part.earlier, part.calls, totals["earlier"] + 1 if is_whole else None, differ)
+    bounds = _bounds(totals, is_whole=is_whole)
+    part = await _part_of(lookup, asked, *bounds)
+    if not part.calls:
+        return _nothing(request, asked)
+    number = None
+    if is_whole:
+        number = 1 + await lookup.session_count(asked.session_id, bounds[0], part.calls[0].row["call_id"])
+    shown = await show_calls(lookup, part.earlier, part.calls, number, differ)
     values: dict[str, Any] = {
         "session_id": asked.session_id,
         "totals": totals,
@@ -163,16 +166,27 @@ def _why_not(listed: Listed, sizes: Mapping[UUID, int]) -> str:
     return "not compared here: the calls on this page have too much together; ask for fewer with limit="
 
 
-async def _part_of(lookup: Lookup, asked: _Asked) -> _Part:
+def _bounds(totals: CallRow, *, is_whole: bool) -> tuple[UUID, UUID]:
+    """The range of ids that the calls of the session are in, as far as that is known."""
+    if totals["calls"] and is_whole:
+        return totals["oldest"], UUID(int=totals["newest"].int + 1)
+    return _OLDEST, NEWEST
+
+
+async def _part_of(lookup: Lookup, asked: _Asked, first: UUID, behind: UUID) -> _Part:
+    """The part that is asked for; all calls are from `first` on, and before `behind`."""
+    session_id, limit = asked.session_id, asked.limit
     if asked.before is not None and asked.after is None:
-        back = await lookup.session(asked.session_id, asked.before, asked.limit + _LOOK_BACK, backwards=True)
-        return _Part(back[: -asked.limit], back[-asked.limit :], has_more=asked.before != NEWEST and bool(back))
-    found = await lookup.session(asked.session_id, asked.after or _OLDEST, asked.limit + 1)
-    calls = found[: asked.limit]
+        until = min(asked.before, behind)
+        back = await lookup.session(session_id, first, until, limit + _LOOK_BACK, backwards=True)
+        return _Part(back[:-limit], back[-limit:], has_more=asked.before != NEWEST and bool(back))
+    since = first if asked.after is None else max(first, UUID(int=min(asked.after.int + 1, NEWEST.int)))
+    found = await lookup.session(session_id, since, behind, limit + 1)
+    calls = found[:limit]
     earlier: list[Listed] = []
     if calls and asked.after is not None:
-        earlier = await lookup.session(asked.session_id, calls[0].row["call_id"], _LOOK_BACK, backwards=True)
-    return _Part(earlier, calls, len(found) > asked.limit)
+        earlier = await lookup.session(session_id, first, calls[0].row["call_id"], _LOOK_BACK, backwards=True)
+    return _Part(earlier, calls, len(found) > limit)
 
 
 def _ways(asked: _Asked, part: _Part, address: Callable[..., str]) -> dict[str, str | None]:

@@ -10,7 +10,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from luthien.debug.call.call_view import StageView, stage_named, view_stages
+from luthien.debug.call.call_view import StageView, kinds_for, some_stages, stage_named
+from luthien.debug.call.completeness import state_of
 from luthien.debug.call.lookup import Found, Lookup
 from luthien.debug.pages.call import find_call, unknown_call
 from luthien.debug.showing.shown import laid_out, plain
@@ -55,10 +56,11 @@ def add_stages(router: APIRouter, lookup: Callable[[], Lookup]) -> None:
 
 
 async def _stage(lookup: Lookup, call_id: str, stage: str) -> StageView | Response:
-    found, name = await find_call(lookup, call_id), stage_named(STAGES, stage)
+    name = stage_named(STAGES, stage)
+    found = None if name is None else await find_call(lookup, call_id, kinds_for(name))
     if not isinstance(found, Found) or name is None:
-        return unknown_call(call_id, found is not None and name is not None)
-    stages = await asyncio.to_thread(view_stages, found.call, found.evidence)
+        return unknown_call(call_id, found is not None)
+    stages = await asyncio.to_thread(some_stages, found.call, [name], state_of(found.evidence))
     return stages[name]
 
 

@@ -272,5 +272,6 @@ def told(entries: Sequence[Entry]) -> str:
         parts.append(f"{f'{rewritten} ' if frames > 1 else ''}rewritten by {by}")
     dropped = sum(entry.dropped for entry in entries)
     if dropped:
-        parts.append(f"{dropped} dropped" if frames > 1 else "dropped")
+        by = ", ".join(dict.fromkeys(plain(entry.dropped_by) for entry in entries if entry.dropped_by))
+        parts.append(f"{f'{dropped} ' if frames > 1 else ''}dropped{f' by {by}' if by else ''}")
     return f"{name}: {'; '.join(parts)}"

@@ -10,14 +10,11 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from luthien.debug.diffing.values import dumps, parse
+from luthien.debug.showing.invisible import unusual_chars, with_invisible
 
 _MAX_SHOWN_CHARS = 200_000
 _CHIP_CHARS, _BLANK_CHARS = 60, 30
 _NONE = "\N{EN DASH}"
-_UNUSUAL = re.compile(r"[^ -~\n\t\r]+")
-_HIDDEN = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u2800\u3164\ufe00-\ufe0e\uffa0\U000e0100-\U000e01ef"
-"""Characters of visible categories that leave no mark; the one behind an emoji (U+FE0F) is not worth a chip."""
-_IS_HIDDEN = re.compile(f"[{_HIDDEN}]")
 _BLANKS = re.compile(r"[ \t\r\n\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
 _LEXEMES = re.compile(r'[\[{]\s*[\]}]|[\[{\]},:]|"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^\s\[{\]},:"]+', re.DOTALL)
 
@@ -25,7 +22,7 @@ _LEXEMES = re.compile(r'[\[{]\s*[\]}]|[\[{\]},:]|"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^\
 def visible(text: object) -> Markup:
     """Escaped text in which control, bidirectional and invisible characters stand as their code point."""
     # Escaped before anything is put in; what is put in is ours.
-    return Markup(_UNUSUAL.sub(_chips, str(escape(str(text)))))  # noqa: S704
+    return Markup(with_invisible(str(escape(str(text))), _chip))  # noqa: S704
 
 
 def visible_with_blanks(text: str, *, ends: bool = True) -> Markup:
@@ -39,16 +36,8 @@ def visible_with_blanks(text: str, *, ends: bool = True) -> Markup:
 
 def html_chars(text: str, *, with_blanks: bool = False) -> int:
     """About how long a text is as HTML, by `visible` or `visible_with_blanks`."""
-    chips = sum(len(run) for run in _UNUSUAL.findall(text) if not run.isprintable())
     blanks = len(_BLANKS.findall(text)) if with_blanks else 0
-    return len(escape(text)) + _CHIP_CHARS * chips + _BLANK_CHARS * blanks
-
-
-def _chips(match: re.Match[str]) -> str:
-    run = match[0]
-    if run.isprintable() and not _IS_HIDDEN.search(run):
-        return run
-    return "".join(character if _is_visible(character) else _chip(character) for character in run)
+    return len(escape(text)) + _CHIP_CHARS * unusual_chars(text) + _BLANK_CHARS * blanks
 
 
 def _chip(character: str) -> str:
@@ -59,20 +48,7 @@ def _chip(character: str) -> str:
 
 def plain(text: str) -> str:
     """The same for where no markup can be: such characters stand as their code point between angle brackets."""
-    return _UNUSUAL.sub(_plain_chips, text)
-
-
-def _plain_chips(match: re.Match[str]) -> str:
-    run = match[0]
-    if run.isprintable() and not _IS_HIDDEN.search(run):
-        return run
-    return "".join(each if _is_visible(each) else f"⟨U+{ord(each):04X}⟩" for each in run)
-
-
-def _is_visible(character: str) -> bool:
-    if _IS_HIDDEN.match(character):
-        return False
-    return unicodedata.category(character) not in {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}
+    return with_invisible(text, lambda character: f"⟨U+{ord(character):04X}⟩")
 
 
 def _blanks(run: str, *, ends: bool) -> Markup:
@@ -138,8 +114,3 @@ def duration(milliseconds: float | None) -> str:
     if milliseconds >= 1000:
         return f"{milliseconds / 1000:.2f} s"
     return f"{milliseconds:.1f} ms" if milliseconds >= 1 else f"{milliseconds * 1000:.0f} µs"
-
-
-def is_visible(text: str) -> bool:
-    """Whether all of it is shown as it is."""
-    return visible(text) == escape(text)

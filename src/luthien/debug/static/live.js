@@ -21,7 +21,7 @@ class Feed {
     const url = new URL(this.address, location.href);
     if (this.position) url.searchParams.set("after", this.position);
     const source = new EventSource(url);
-    for (const kind of ["hello", "call", "left", "gap", "away", "back"]) {
+    for (const kind of ["hello", "call", "left", "gap", "away", "held", "back"]) {
       source.addEventListener(kind, (event) => {
         if (event.lastEventId) this.position = event.lastEventId;
         this.tell(kind, JSON.parse(event.data));
@@ -51,6 +51,7 @@ class Table {
     this.body = document.querySelector("[data-live-rows]");
     this.isAway = false;
     this.isLost = false;
+    this.waitsFor = null;
     bar.hidden = false;
     this.say("Connecting", "");
     this.feed = new Feed(bar.dataset.events, (kind, data) => this.hear(kind, data));
@@ -79,14 +80,16 @@ class Table {
   }
 
   show() {
-    const state = this.isLost ? "lost" : this.isAway ? "away" : this.isPaused ? "paused" : "live";
-    this.say(SAID[state], state);
+    const state = this.isLost ? "lost" : this.isAway ? "away" : this.waitsFor ? "held" : this.isPaused ? "paused" : "live";
+    this.say(state === "held" ? this.waitsFor : SAID[state], state);
   }
 
   hear(kind, data) {
     this.isLost = kind === "lost";
     if (kind === "away") this.isAway = true;
     else if (kind !== "lost") this.isAway = false;
+    if (kind === "held") this.waitsFor = data.sentence;
+    else if (kind !== "lost") this.waitsFor = null;
     if (kind === "call") this.take(data);
     if (kind === "left") this.leave(data.call_id);
     if (kind === "gap") this.gap(data.sentence);

@@ -3,3 +3,4 @@ import "./keys.js";
 import "./live.js";
 import "./call.js";
 import "./exports.js";
+import "./sign-in.js";
