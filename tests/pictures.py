@@ -48,7 +48,7 @@ def _follows(page: Page) -> None:
 
 
 PICTURES = [
-    Picture("call", lambda story: f"/debug/calls/{story['lookup']}", "body", "#part-request", 1300),
+    Picture("call", lambda story: f"/debug/calls/{story['lookup']}", "body", "#part-request", 1400),
     Picture("tool", lambda story: f"/debug/calls/{story['lookup']}", "#part-response", "#part-response"),
     Picture("side", lambda story: f"/debug/calls/{story['lookup']}?layout=side", "#part-request", "#part-request"),
     Picture("stream", lambda story: f"/debug/calls/{story['answer']}", "#part-response", "#stream .legend", 1000),

@@ -117,9 +117,9 @@ _FILE = f'API_KEY = "{_KEY}"\n\n\ndef refund(cents: int) -> float:\n    return r
 def told(gateway: Gateway, provider: ScriptedProvider) -> Iterator[Story]:
     """Makes all calls, of which the last one runs for as long as the block does."""
     story: Story = {}
-    _support(gateway, provider, story)
-    _agent(gateway, provider, story)
     _others(gateway, provider, story)
+    _agent(gateway, provider, story)
+    _support(gateway, provider, story)
     gate = provider.gate()
 
     async def begins(turn: Turn) -> None:
