@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: help demo up test test-faults lint format bench constraints clean
 
 help:
-	@echo "make demo    a real model, six real calls, and what policies changed in each (ARGS=--exit to leave then)"
+	@echo "make demo    a real model, eight real calls, and what policies changed in each (ARGS=--exit to leave then)"
 	@echo "make up      gateway, database and debug pages on this machine"
 	@echo "make test    all tests"
 	@echo "make test-faults    what the record has when things break, in full and with figures (8 minutes)"

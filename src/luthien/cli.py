@@ -70,7 +70,7 @@ def up() -> None:
 def demo(
     exit_: Annotated[bool, typer.Option("--exit", help="Leave after the calls; status 0 if all is well.")] = False,
 ) -> None:
-    """Run `up` with a small real model and example policies, make six calls, and show what became of them."""
+    """Run `up` with a small real model and example policies, make eight calls, and show what became of them."""
     from luthien.demo.run import check_installed, run_demo
 
     check_installed()

@@ -7,10 +7,15 @@ from pathlib import Path
 
 from luthien.config import ConfigFile
 from luthien.policies.registry import load_chain
+from tests.pictures import PICTURES
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
+
+PICTURE = re.compile(
+    r'<source media="\(prefers-color-scheme: dark\)" srcset="(.*?)">\s*<img src="(.*?)" alt="(.*?)">'
+)
 
 
 def anchors(document: Path) -> set[str]:
@@ -27,6 +32,21 @@ def test_every_link_leads_to_a_file_and_a_heading() -> None:
             if not target.exists() or (anchor and anchor not in anchors(target)):
                 broken.append(f"{document.relative_to(ROOT)}: {path}#{anchor}")
     assert broken == []
+
+
+def test_every_picture_is_there_and_shown() -> None:
+    """In light and in dark, each with words for those who do not see it."""
+    shown = set()
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        for dark, light, alt in PICTURE.findall(text):
+            assert dark == light.replace("-light", "-dark")
+            assert len(alt) > 20, light
+            shown |= {(document.parent / dark).resolve(), (document.parent / light).resolve()}
+        assert len(PICTURE.findall(text)) == text.count("<img")
+    assert shown == set((ROOT / "docs" / "images").iterdir())
+    taken = {f"{picture.name}-{theme}.png" for picture in PICTURES for theme in ("light", "dark")}
+    assert {path.name for path in shown} == taken
 
 
 def test_the_index_has_every_document() -> None:

@@ -1,4 +1,4 @@
-"""`luthien demo`: a real model behind the gateway, six real calls, and what became of each."""
+"""`luthien demo`: a real model behind the gateway, eight real calls, and what became of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httpx
 
 from luthien.app import App
 from luthien.config import ConfigFile
-from luthien.demo.calls import COVER_NAME, EMAIL, PLACEHOLDER, POLICIES, REAL_NAME, DemoCall, demo_calls
+from luthien.demo.calls import COVER_NAME, EMAIL, PLACEHOLDER, POLICIES, REAL_NAME, DemoCall, Ending, demo_calls
 from luthien.demo.model import find_weights, local_model
 from luthien.errors import LuthienError
 from luthien.gateway.configuration import configured
@@ -107,7 +107,7 @@ class _Teller:
             f", call {answer.call_id}"
         )
         self._say(f"  {sign_in_link(self._address, self._settings, page)}")
-        problem = what_is_wrong(answer.text, seen, diff)
+        problem = what_is_wrong(call.ending, answer.text, seen, diff)
         if problem:
             self._say(f"  NOT AS EXPECTED: {problem}")
         else:
@@ -126,10 +126,12 @@ class _Teller:
             time.sleep(0.1)
 
 
-def what_is_wrong(text: str, call: dict[str, Any], diff: dict[str, Any]) -> str | None:
+def what_is_wrong(ending: Ending, text: str, call: dict[str, Any], diff: dict[str, Any]) -> str | None:
     """What is not as the demo's policies should have left it; None if nothing is."""
     if call["completeness"]["state"] != "complete":
         return f"the record is {call['completeness']['state']}"
+    if ending is Ending.BLOCKED:
+        return None if call["outcome"] == "blocked" else f"the call is {call['outcome']}, and not blocked"
     states = {stage: call["stages"][stage]["state"] for stage in _STAGES}
     if set(states.values()) != {"recorded"}:
         return f"the stages are {states}"
@@ -137,8 +139,10 @@ def what_is_wrong(text: str, call: dict[str, Any], diff: dict[str, Any]) -> str 
     for own, told in replaced.items():
         if not _changes(diff["request"], own, told):
             return f"the diff does not show that the model was told {told!r} for {own!r}"
-        if not _changes(diff["response"], told, own) or own not in text:
+        if ending is Ending.GIVEN_BACK and (not _changes(diff["response"], told, own) or own not in text):
             return f"the diff does not show that the client was given {own!r} for {told!r}"
+    if ending is Ending.KEPT and not any(each["shadow"] and each["action"] == "block" for each in call["decisions"]):
+        return "no policy in shadow would have blocked it"
     return None
 
 

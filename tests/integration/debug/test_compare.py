@@ -106,7 +106,6 @@ OLD = uuid.UUID("01900000-0000-7000-8000-000000000000")
 @pytest.mark.parametrize(
     ("query", "status", "words"),
     [
-        ("a={id}", 400, "Enter the id of a call."),
         ("b={id}&a=nonsense", 400, "This is no id of a call"),
         (f"b={{id}}&a={OLD}", 404, "There is no such call"),
         ("b={id}&a={young}", 202, "Nothing of this call is in the database yet"),
@@ -136,6 +135,20 @@ def test_without_ids_there_is_a_form_and_no_reproach(guarded: Gateway) -> None:
     assert page.status_code == 200
     assert "aria-invalid" not in page.text
     assert guarded.get("/debug/compare.json").status_code == 400
+
+
+def test_with_one_id_the_form_waits_for_the_other(guarded: Gateway, made: dict[str, str]) -> None:
+    """A call's page leads there: "Compare with another call"."""
+    page = html_of(guarded, f"b={made['asked']}")
+    assert page.status_code == 200
+    assert "aria-invalid" not in page.text
+    assert f'value="{made["asked"]}"' in page.text
+    twin = guarded.get(f"/debug/compare.json?b={made['asked']}")
+    assert twin.status_code == 400
+    assert twin.json()["fields"] == {"a": "Enter the id of a call."}
+
+
+def test_nobody_compares_without_a_sign_in(guarded: Gateway) -> None:
     assert guarded.get("/debug/compare", HTML).status_code == 401
 
 

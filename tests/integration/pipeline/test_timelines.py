@@ -135,7 +135,7 @@ def test_who_holds_and_who_drops_is_told(
     assert [entry["held_by"] for entry in entries[:2]] == ["patient", "patient"]
     assert all(entry["held_ms"] > 0 for entry in entries[:2])
     dropped = [entry for entry in entries if entry["dropped"]]
-    assert [entry["given_ms"] for entry in dropped] == [None]
+    assert [(entry["given_ms"], entry["dropped_by"]) for entry in dropped] == [(None, "drops")]
 
 
 @FORMAT

@@ -186,12 +186,12 @@ def _manner(asked: _Asked, formats: Sequence[str | None]) -> Manner:
 
 
 def _form(asked: _Asked, troubles: Mapping[str, _Trouble], *, is_json: bool) -> Response:
-    """The form alone, with what is wrong at each field; of an empty one, nothing is."""
+    """The form alone, with what is wrong at each field; what is still to be entered is not."""
     status = max(trouble.status for trouble in troubles.values())
     words = {name: trouble.words for name, trouble in troubles.items()}
     if is_json:
         response: Response = json_response({"error": "two calls are needed: a and b", "fields": words}, status)
-    elif not any(asked.given.values()):
+    elif not any(asked.given[name] for name in troubles):
         response = page("compare.html", {**_choices(asked), "troubles": {}, "facts": None})
     else:
         response = page("compare.html", {**_choices(asked), "troubles": words, "facts": None}, status)
