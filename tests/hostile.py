@@ -103,6 +103,7 @@ def chat_request(**fields: Any) -> dict[str, Any]:
             {"role": "assistant", "content": None, "tool_calls": [call]},
             {"role": "tool", "tool_call_id": MARKUP[0], "content": POISON},
             {"role": MARKUP[1], "content": POISON},
+            *({"role": "user", "content": text} for text in MARKUP[:6]),
         ],
         "tools": [tool()],
         "metadata": {POISON: POISON},

@@ -225,7 +225,7 @@ def test_two_of_the_largest_calls_are_compared(guarded: Gateway, shared_provider
 
 
 def test_in_a_browser_two_calls_are_chosen_and_swapped(guarded: Gateway, made: dict[str, str]) -> None:
-    for dark, width in ((False, 1200), (True, 360), (False, 2560)):
+    for dark, width in ((False, 1200), (True, 360)):
         with browser_page(dark=dark, width=width) as page:
             troubles = watched(page)
             page.goto(f"{guarded.url}/debug/sign-in?token={TOKEN}")

@@ -123,8 +123,10 @@ def test_each_format_is_shown_in_blocks_with_who_changed_what(
         assert found.violations_count == 0, found.generate_report()
 
 
-@pytest.mark.parametrize(("dark", "width"), [(False, 360), (True, 1200), (False, 2560)])
-@pytest.mark.parametrize("layout", ["unified", "side", "raw"])
+@pytest.mark.parametrize(
+    ("layout", "dark", "width"),
+    [("unified", False, 2560), ("side", True, 360), ("side", True, 1200), ("raw", False, 360)],
+)
 def test_every_layout_fits_every_screen(
     busy: Gateway, provider: ScriptedProvider, layout: str, dark: bool, width: int
 ) -> None:

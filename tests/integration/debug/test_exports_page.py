@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import Page
 
-from tests.browser import barriers, browser_page, watched
+from tests.browser import browser_page, watched
 from tests.playbook import TOKEN, Gateway, ScriptedProvider, answers
 from tests.wire import openai_request, openai_response
 
@@ -23,20 +23,10 @@ def call_id(gateway: Gateway, provider: ScriptedProvider) -> str:
 
 
 @contextmanager
-def signed_in(gateway: Gateway, *, dark: bool = False, width: int = 1200, javascript: bool = True) -> Iterator[Page]:
-    with browser_page(dark=dark, width=width, javascript=javascript) as page:
+def signed_in(gateway: Gateway, *, javascript: bool = True) -> Iterator[Page]:
+    with browser_page(javascript=javascript) as page:
         page.goto(f"{gateway.url}/debug/sign-in?token={TOKEN}")
         yield page
-
-
-@pytest.mark.parametrize(("dark", "width"), [(False, 360), (True, 360), (False, 2560), (True, 1200)])
-def test_nothing_is_in_anybodys_way(gateway: Gateway, call_id: str, dark: bool, width: int) -> None:
-    with signed_in(gateway, dark=dark, width=width) as page:
-        troubles = watched(page)
-        page.goto(f"{gateway.url}/debug/calls/{call_id}/exports")
-        assert barriers(page) == []
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert troubles == []
 
 
 def test_buttons_copy_what_the_files_have(gateway: Gateway, call_id: str) -> None:
