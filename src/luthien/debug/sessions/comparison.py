@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from luthien.debug.blaming.blame import Differ
-from luthien.debug.call.call_view import StageView
 from luthien.debug.call.completeness import Completeness, reason_in_words
+from luthien.debug.call.stages import StageView
 from luthien.debug.diff import diff_payloads
 from luthien.debug.diffing.ops import Diff
 from luthien.debug.sessions.histories import read_body
