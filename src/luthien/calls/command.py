@@ -20,8 +20,9 @@ from luthien.calls.output import NOT_THERE, guarded, is_json, opened_output, out
 from luthien.calls.record import NEWEST, find, opened
 from luthien.config import read_config
 from luthien.debug.call.call_json import call_as_dict, diffs_as_dict, row_as_dict
-from luthien.debug.call.call_view import CallView, stage_named, view_call
+from luthien.debug.call.call_view import CallView, view_call
 from luthien.debug.call.lookup import Listed, Lookup
+from luthien.debug.call.stages import stage_named
 from luthien.debug.diffing.values import dumps
 from luthien.debug.export.forms import FORMS, export_call, whole_call
 from luthien.debug.export.lines import as_lines

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from luthien.calls.ink import Ink, one_line
 from luthien.calls.listing import STYLES, outcome_of
-from luthien.debug.call.call_view import CallView, PolicyView, StageView
+from luthien.debug.call.call_view import CallView, PolicyView
 from luthien.debug.call.completeness import State
 from luthien.debug.call.lookup import Listed
+from luthien.debug.call.stages import StageView
 from luthien.debug.showing.shown import duration, size
 
 _ACTIONS = {"block": "bad", "error": "bad", "modify": "warn"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from luthien.debug.call.call_view import CallView, StageView
+from luthien.debug.call.call_view import CallView
+from luthien.debug.call.stages import StageView
 from luthien.debug.diffing.values import parse
 from luthien.store.read import CallRow
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,85 +12,20 @@ from luthien.debug.blaming.shadows import ShadowView, shadows_of
 from luthien.debug.blaming.steps import steps_of
 from luthien.debug.call.answers import Answers, cost_of, trust_of
 from luthien.debug.call.completeness import Completeness, Evidence, State
-from luthien.debug.call.losses import UNREADABLE, Records
-from luthien.debug.call.partial import Partial, partial_of
+from luthien.debug.call.losses import Records
+from luthien.debug.call.stages import StageView, all_stages, details_of
 from luthien.debug.call.timeline import Lanes, lanes_of
-from luthien.debug.call.verdict import Basis, Bodies, Decision, StageState, verdict_sentence
+from luthien.debug.call.verdict import Basis, Bodies, Decision, verdict_sentence
 from luthien.debug.call.waterfall import Waterfall, waterfall_of
 from luthien.debug.diff import Differ, diff_payloads
 from luthien.debug.diffing.documents import Documents
 from luthien.debug.diffing.ops import Diff
-from luthien.debug.diffing.values import Json, dumps, parse
-from luthien.exchange import STAGES, EventType, Side, StageRecord
+from luthien.debug.diffing.values import Json, dumps
+from luthien.exchange import EventType, Side, StageRecord
 from luthien.store.read import CallRow, StoredCall
 
 _ASKED = "asked_call_id"
 """The detail of a decision that names a child call."""
-
-
-@dataclass(frozen=True, slots=True)
-class StageView:
-    """One stage: whether it was recorded, and what; `payload` also when another record holds the bytes.
-
-    `reason` says why it is missing, as far as that is known. Of a stage whose record is missing, `partial` is what
-    checkpoints have, and `payload` what that says.
-    """
-
-    name: EventType
-    state: StageState
-    record: StageRecord | None = None
-    payload: bytes | None = None
-    reason: str | None = None
-    partial: Partial | None = None
-
-    @property
-    def raw(self) -> bytes | None:
-        """The exact bytes that are recorded: of a partial stage, those of the stream."""
-        return self.payload if self.partial is None else self.partial.raw
-
-    @property
-    def is_capped(self) -> bool:
-        """Whether only the beginning of what passed is recorded."""
-        return self.record is not None and self.record.attributes.get("luthien.payload.capped") is True
-
-    @property
-    def is_masked(self) -> bool:
-        """Whether credentials in it were masked before it was recorded: other bytes passed."""
-        return self.record is not None and self.record.attributes.get("luthien.credentials_masked") is True
-
-    @property
-    def violations(self) -> list[str]:
-        """The rules of its protocol that a stream broke, as rule=count: of the final stage, those that we broke."""
-        found = None if self.record is None else self.record.attributes.get("luthien.stream.violations")
-        return [str(each) for each in found] if isinstance(found, (list, tuple)) else []
-
-    @property
-    def headers(self) -> list[tuple[str, str]]:
-        """The headers that were recorded with it."""
-        if self.record is None:
-            return []
-        get = self.record.attributes.get
-        kept = _details(get("luthien.request.headers") or get("luthien.response.headers"))
-        return [(name, str(value)) for name, value in sorted(kept.items())]
-
-    @property
-    def note(self) -> str | None:
-        """What is to be known of a stage that is not whole before it is read."""
-        if self.partial is None:
-            if not self.is_capped or self.record is None:
-                return None
-            if "luthien.chunks" in self.record.attributes:
-                return f"capped: what the beginning of the stream says; {self.record.wire_bytes} bytes of it passed"
-            return (
-                f"capped: {self.record.payload_bytes} of {self.record.wire_bytes} bytes, the beginning, are recorded"
-            )
-        as_of = datetime.fromtimestamp(self.partial.as_of_ns // 1_000_000 / 1000, UTC)
-        return f"partial: as of the last checkpoint at {as_of.isoformat(timespec='milliseconds')}"
-
-    @property
-    def text(self) -> str:
-        """The payload for people to read; damaged bytes show as such."""
-        return (self.payload or b"").decode("utf-8", "replace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +120,7 @@ def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloa
     """Compares the stages of a call and says in a sentence what came of it, and how much of it is there."""
     records, documents = Records(call), Documents()
     completeness = records.completeness(evidence)
-    stages = _stages(records, completeness.state)
+    stages = all_stages(records, completeness.state)
     lanes = lanes_of(call.records)
     request = _compare(stages[EventType.REQUEST_ORIGINAL], stages[EventType.REQUEST_FINAL], differ, documents)
     response = _compare(stages[EventType.RESPONSE_ORIGINAL], stages[EventType.RESPONSE_FINAL], differ, documents)
@@ -248,46 +182,10 @@ def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloa
     )
 
 
-def some_stages(call: StoredCall, names: Sequence[EventType], state: State) -> dict[EventType, StageView]:
-    """Some stages of a call whose record is in that state; only their payloads need to have been read."""
-    records = Records(call)
-    return {name: _stage(name, records, state) for name in names}
-
-
-def kinds_for(stage: EventType) -> list[EventType]:
-    """The kinds of record whose payloads a stage is made of: it may be there in checkpoints only."""
-    return [stage, EventType.RESPONSE_PARTIAL] if stage.value.startswith("response") else [stage]
-
-
-def _stages(records: Records, state: State) -> dict[EventType, StageView]:
-    return {name: _stage(name, records, state) for name in STAGES}
-
-
 def _said(records: Sequence[StageRecord], attribute: str) -> str | None:
     """What the first or the last record of a call says; either may be missing."""
     found = (record.attributes.get(attribute) for record in records)
     return next((value for value in found if isinstance(value, str)), None)
-
-
-def _stage(name: EventType, records: Records, state: State) -> StageView:
-    record = records.of_stage(name)
-    if record is None:
-        return StageView(name, "not_reached") if records.are_all_there else _missing(name, records, state)
-    payload = records.payload_of(record)
-    if payload is None:
-        return _missing(name, records, state, record)
-    generated = record.attributes.get("luthien.generated") is True
-    return StageView(name, "gateway_generated" if generated else "recorded", record, payload)
-
-
-def _missing(name: EventType, records: Records, state: State, record: StageRecord | None = None) -> StageView:
-    """What there is of a stage that is not, or not yet, recorded whole."""
-    reason = records.reason_of_stage(name) if record is None else records.flaw_of(record)
-    partial = partial_of(name, records.all, records.wire_format)
-    if partial is not None:
-        return StageView(name, "partial", record, partial.payload, reason, partial)
-    is_awaited = state is State.PENDING and reason in (None, UNREADABLE)
-    return StageView(name, "awaited" if is_awaited else "missing", record, reason=reason)
 
 
 def _endpoint(request: StageRecord | None) -> str | None:
@@ -364,21 +262,7 @@ def _decision(record: StageRecord, diffs: Mapping[str, Diff | None]) -> PolicyVi
         changed=get("luthien.policy.changed") is True,
         duration_ms=float(get("luthien.policy.duration", 0.0)),
         count=int(get("luthien.policy.count", 0)),
-        details=_details(get("luthien.policy.details")),
+        details=details_of(get("luthien.policy.details")),
         sequence=record.sequence,
         ops=ops_of(diffs.get(side), record.sequence),
     )
-
-
-def _details(text: object) -> Mapping[str, Any]:
-    """What a policy noted; nothing, if that cannot be read."""
-    try:
-        noted = parse(str(text))
-    except (ValueError, RecursionError):
-        return {}
-    return noted if isinstance(noted, dict) else {}
-
-
-def stage_named(stages: Sequence[EventType], name: str) -> EventType | None:
-    """The stage of that name, as it stands in an address."""
-    return next((stage for stage in stages if stage.value == name), None)

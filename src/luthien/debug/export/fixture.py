@@ -7,8 +7,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from luthien.debug.call.call_view import CallView, StageView
+from luthien.debug.call.call_view import CallView
 from luthien.debug.call.completeness import State
+from luthien.debug.call.stages import StageView
 from luthien.debug.diffing.values import parse
 from luthien.debug.export.parties import NotInRecord, wire_format_of
 from luthien.exchange import EventType, Outcome

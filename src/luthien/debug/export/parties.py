@@ -8,7 +8,8 @@ from enum import StrEnum
 from typing import Any
 
 from luthien.config import PUBLIC_UPSTREAMS
-from luthien.debug.call.call_view import CallView, StageView
+from luthien.debug.call.call_view import CallView
+from luthien.debug.call.stages import StageView
 from luthien.debug.diffing.values import parse
 from luthien.exchange import EventType
 from luthien.formats.format import WireFormat

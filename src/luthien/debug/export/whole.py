@@ -7,7 +7,8 @@ from typing import Any
 
 from luthien import __version__
 from luthien.debug.call.call_json import call_as_dict, diffs_as_dict, timeline_as_dict
-from luthien.debug.call.call_view import CallView, StageView
+from luthien.debug.call.call_view import CallView
+from luthien.debug.call.stages import StageView
 from luthien.exchange import StageRecord
 from luthien.store.read import StoredCall
 

@@ -15,9 +15,9 @@ from fastapi.responses import RedirectResponse, Response
 
 from luthien.debug.addresses import compare_page
 from luthien.debug.call.call_json import links, row_as_dict
-from luthien.debug.call.call_view import StageView, kinds_for, some_stages
 from luthien.debug.call.completeness import Completeness, State, completeness_of, state_of
 from luthien.debug.call.lookup import Found, Lookup, Pending
+from luthien.debug.call.stages import StageView, kinds_for, some_stages
 from luthien.debug.diff import Differ
 from luthien.debug.diffing.values import dumps
 from luthien.debug.pages.sessions import show_calls

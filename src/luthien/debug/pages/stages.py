@@ -10,9 +10,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from luthien.debug.call.call_view import StageView, kinds_for, some_stages, stage_named
 from luthien.debug.call.completeness import state_of
 from luthien.debug.call.lookup import Found, Lookup
+from luthien.debug.call.stages import StageView, kinds_for, some_stages, stage_named
 from luthien.debug.pages.call import find_call, unknown_call
 from luthien.debug.showing.shown import laid_out, plain
 from luthien.debug.web import json_response

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from luthien.debug.call.call_view import StageView
 from luthien.debug.call.completeness import Completeness, reason_in_words
+from luthien.debug.call.stages import StageView
 from luthien.debug.diff import Differ, diff_payloads
 from luthien.debug.diffing.ops import Diff
 from luthien.debug.sessions.histories import read_body

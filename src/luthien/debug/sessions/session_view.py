@@ -11,9 +11,10 @@ from typing import Any
 from uuid import UUID
 
 from luthien.debug.call.call_json import links, row_as_dict
-from luthien.debug.call.call_view import StageView, some_stages, view_call
+from luthien.debug.call.call_view import view_call
 from luthien.debug.call.completeness import state_of
 from luthien.debug.call.lookup import Found, Listed
+from luthien.debug.call.stages import StageView, some_stages
 from luthien.debug.diff import Differ, diff_payloads
 from luthien.debug.sessions.histories import history_of, read_body
 from luthien.debug.sessions.said import (
