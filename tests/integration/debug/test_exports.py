@@ -18,7 +18,7 @@ import pytest
 
 from luthien.testing import Case
 from tests.integration.debug.har_schema import check_har
-from tests.playbook import DEADLINE_S, TOKEN, Gateway, ScriptedProvider, answers, running_gateway, streams
+from tests.playbook import DEADLINE_S, TOKEN, Gateway, ScriptedProvider, answers, eventually, running_gateway, streams
 from tests.wire import (
     anthropic_request,
     anthropic_response,
@@ -187,7 +187,10 @@ def test_what_curl_sends_to_the_gateway_is_what_the_client_sent(
     command = exported(gateway, call_id, "curl")
     assert "sk-hidden" not in command
     run_shell(command, OPENAI_API_KEY="sk-from-variable")
-    again = str(gateway.get("/debug/calls.json").json()["calls"][0]["call_id"])
+    newest = eventually(
+        lambda: gateway.get("/debug/calls.json").json()["calls"][0]["call_id"], lambda it: it != call_id
+    )
+    again = str(gateway.call(newest)["call_id"])
     assert again != call_id
     assert gateway.raw(again, "request_original") == body
     records = [json.loads(exported(gateway, each, "json"))["records"][0]["attributes"] for each in (call_id, again)]
