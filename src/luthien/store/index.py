@@ -131,7 +131,7 @@ def read_call(conn: Connection, call_id: UUID, max_bytes: int) -> ReadCall | Non
         if row is None:
             return None
         asked = {"call_id": call_id, "max_bytes": max_bytes, "beginning": _MAX_BEGINNING_BYTES}
-        events = cursor.execute(query("index_events"), asked).fetchall()
+        events = cursor.execute(query("index_events"), asked, binary=True).fetchall()
     beginnings = tuple(event["beginning"] for event in events if event["beginning"] is not None)
     return ReadCall(StoredCall(row, [record_of(event) for event in events]), not beginnings, beginnings)
 

@@ -159,9 +159,10 @@ class RecordReader:
         if not rows:
             return None
         if kinds is None:
-            events = await self._rows("get_events", {"call_id": call_id})
+            events = await self._rows("get_events", {"call_id": call_id}, binary=True)
         else:
-            events = await self._rows("get_events_of", {"call_id": call_id, "kinds": [str(kind) for kind in kinds]})
+            wanted = {"call_id": call_id, "kinds": [str(kind) for kind in kinds]}
+            events = await self._rows("get_events_of", wanted, binary=True)
         aside = await self._rows("get_set_aside", {"call_id": call_id})
         children = await self._rows("get_children", {"call_id": call_id, "until": _last_child(rows[0])})
         return StoredCall(
@@ -252,9 +253,10 @@ class RecordReader:
         """Migrations that the database still lacks. Raises as `calls` does."""
         return await asyncio.to_thread(_pending_migrations, self._dsn)
 
-    async def _rows(self, name: str, parameters: dict[str, Any]) -> list[CallRow]:
+    async def _rows(self, name: str, parameters: dict[str, Any], *, binary: bool = False) -> list[CallRow]:
+        """`binary` for rows with payloads, which would come in hexadecimal digits otherwise."""
         async with self._connection() as conn:
-            cursor = await conn.execute(query(name), parameters)
+            cursor = await conn.execute(query(name), parameters, binary=binary)
             return await cursor.fetchall()
 
     @asynccontextmanager
