@@ -6,12 +6,14 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psutil
 import pytest
 
 from luthien.debug.apart import Apart, CannotStart, Failed
@@ -25,6 +27,20 @@ CHAT = "/v1/chat/completions"
 POLICIES: list[dict[str, Any]] = [
     {"policy": "replace_text", "config": {"rules": [{"find": "needle", "replace": "pin"}]}}
 ]
+OWNER = """
+import asyncio, operator, sys
+from uuid import UUID
+from luthien.debug.apart import Apart
+from luthien.debug.call.completeness import Evidence
+
+async def own():
+    apart = Apart(sys.argv[1])
+    await apart.make(operator.is_, UUID(sys.argv[2]), Evidence())
+    print(apart.pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(own())
+"""
 EVIDENCE = Evidence(emitted=None, stored=0, stages_stored=0)
 
 
@@ -77,6 +93,20 @@ def test_a_big_call_is_shown_as_a_small_one_is(gateway: Gateway, shared_provider
         assert (html.status_code, "pin" in html.text) == (200, True)
         assert len(children() - before) == (1 if name == "big" else 0)
     assert found["small"] == found["big"] == "replace_text changed 1 of 1 message; response: no change"
+
+
+def test_it_ends_with_a_gateway_that_is_killed(shared_record_database: str, call_id: UUID) -> None:
+    command = [sys.executable, "-c", OWNER, shared_record_database, str(call_id)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        process = psutil.Process(int(owner.stdout.readline()))
+        assert process.is_running()
+        owner.kill()
+
+    def has_ended() -> bool:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+    assert eventually(has_ended, bool)
 
 
 def test_it_is_started_once_and_again_after_it_has_died(shared_record_database: str, call_id: UUID) -> None:

@@ -89,7 +89,9 @@ def text_of(said: Sequence[Said]) -> str:
 
 
 def _said(parts: Iterable[Part]) -> list[Said]:
-    return [_cut(Said(part.kind, part.role, _text(part), part.name)) for part in parts]
+    """Without the empty texts that stand beside calls of tools, unless there is nothing else."""
+    said = [_cut(Said(part.kind, part.role, _text(part), part.name)) for part in parts]
+    return [each for each in said if each.text or each.kind is not PartKind.TEXT] or said
 
 
 def _cut(said: Said) -> Said:
