@@ -17,7 +17,8 @@ from luthien.errors import StoreError
 BIG_BYTES = 512 * 1024
 """A call with more bytes of payloads is looked at in another process: a thread would make all streams wait."""
 
-_AT_ONCE = 2
+THREADS = 2
+"""How many small calls are looked at at a time."""
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ class Views:
         self._differ = differ
         self._big_bytes = big_bytes
         self._apart = Apart(dsn)
-        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="luthien-pages")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="luthien-pages")
         self._is_alone = asyncio.Lock()
 
     async def find(self, lookup: Lookup, call_id: str) -> Sought | Pending | None:

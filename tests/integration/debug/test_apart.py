@@ -56,6 +56,12 @@ def dies(_found: Found, _differ: Differ) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the process is to make here stands in this module."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+
+
 @pytest.fixture(scope="module")
 def gateway(shared_record_database: str, shared_provider: ScriptedProvider) -> Iterator[Gateway]:
     with running_gateway(shared_record_database, shared_provider.url, POLICIES) as running:

@@ -66,7 +66,7 @@ def test_a_stream_that_is_too_long_to_be_put_together_passes_and_is_recorded_as_
         assert diff["response"] is None
         assert call["verdict"].startswith("incomplete: the response was not compared")
     else:
-        assert call["verdict"] == "no policy changed this call"
+        assert call["verdict"] == "no policy looked at this call"
 
 
 @pytest.mark.parametrize("policies", [[], REPLACE], ids=["unchanged", "changed"])
