@@ -43,6 +43,9 @@ _MAX_BACKOFF_S = 30.0
 # It works in stretches of that length, so that who serves calls gets the interpreter soon.
 _STRETCH_S = 0.002
 _MAX_REST_S = 2.0
+# Calls come first: while others need more than this part of a core, it works no more than that share of the time.
+_BUSY = 0.5
+_BUSY_SHARE = 0.05
 
 
 @dataclass(slots=True)
@@ -55,21 +58,40 @@ class IndexStats:
     lag_s: float | None = None
 
 
-class Pace:
-    """Rests between stretches of work: of each second, a share is worked."""
+def used_by_others_s() -> float:
+    """How much CPU time the process has used, but for the thread that asks."""
+    return time.process_time() - time.thread_time()
 
-    def __init__(self, share: float, rest: Callable[[float], object]) -> None:
+
+class Pace:
+    """Rests between stretches of work: of each second, a share is worked, and less while the process is busy.
+
+    Busy is a process whose other threads used more than half a core since the last rest began.
+    """
+
+    def __init__(
+        self, share: float, rest: Callable[[float], object], others_s: Callable[[], float] = used_by_others_s
+    ) -> None:
         self._share = share
         self._rest = rest
-        self._began = time.monotonic()
+        self._others_s = others_s
+        self._began = self._looked = time.monotonic()
+        self._others = 0.0
 
     def breathe(self, stretch_s: float = _STRETCH_S) -> None:
         """Rests, if the work since the last rest was long enough."""
         worked_s = time.monotonic() - self._began
         if worked_s >= stretch_s:
             if self._share < 1.0:
-                self._rest(min(_MAX_REST_S, worked_s * (1 / self._share - 1)))
+                share = min(self._share, _BUSY_SHARE) if self._is_busy() else self._share
+                self._rest(min(_MAX_REST_S, worked_s * (1 / share - 1)))
             self.begin()
+
+    def _is_busy(self) -> bool:
+        now, others = time.monotonic(), self._others_s()
+        is_busy = others - self._others > (now - self._looked) * _BUSY
+        self._looked, self._others = now, others
+        return is_busy
 
     def begin(self) -> None:
         """What went before was no work."""
@@ -80,7 +102,7 @@ class Indexer:
     """Indexes calls until it is stopped. Owns its thread and its connection; a forked child has neither.
 
     Args:
-        share: of the time, how much it works at most.
+        share: of the time, how much it works at most while the process has little else to do.
     """
 
     def __init__(self, dsn: str, *, share: float = 0.25, poll_s: float = _POLL_S) -> None:
