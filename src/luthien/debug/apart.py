@@ -23,7 +23,9 @@ from luthien.debug.call.lookup import Found
 from luthien.debug.diff import Differ
 from luthien.debug.diffing.cache import DiffCache
 from luthien.errors import StoreError
+from luthien.settings import read_settings
 from luthien.store.read import RecordReader
+from luthien.telemetry.logs import configure_logging
 
 IDLE_S = 60.0
 """It ends when nothing was asked of it for so long, and its memory is the machine's again."""
@@ -174,6 +176,8 @@ async def _made(job: _Job, dsn: str, differ: Differ) -> Any:
 def main() -> None:
     """The process."""
     os.nice(_NICENESS)
+    settings = read_settings()
+    configure_logging(settings.log_level, settings.log_format)
     connection, idle_s = Connection(int(sys.argv[1])), float(sys.argv[2])
     with connection:
         try:

@@ -41,6 +41,21 @@ AND (%(changed)s::text IS NULL OR CASE %(changed)s
     ELSE calls.outcome IS NOT NULL AND (calls.request_changed OR calls.response_changed) IS NOT TRUE
 END)
 
+-- part: unindexed_that_fit
+-- The calls of a range that wait for the index and that a filter lets through, looked at one by one; none if only the
+-- index knows.
+SELECT waiting.call_id
+FROM conversation_unindexed AS waiting
+CROSS JOIN LATERAL (
+    SELECT FROM conversation_calls AS calls
+    WHERE calls.call_id = waiting.call_id
+        AND calls.call_id >= %(since)s AND calls.call_id < %(before)s
+        AND <<call_fits>>
+    LIMIT 1
+) AS fitting
+WHERE NOT %(needs_index)s
+    AND waiting.call_id >= %(since)s AND waiting.call_id < %(before)s
+
 -- name: session
 -- A server that works must not keep the writer for ever either. What waits for a lock is tried again. The time zone is
 -- UTC, since a time just before the year 10000 may be in a year that Python has not got elsewhere.
@@ -218,23 +233,12 @@ CROSS JOIN LATERAL (
 ORDER BY listed.call_id DESC
 
 -- name: found_before
--- The newest calls of a range that a filter may let through. Those that are not indexed as they are stored now are
--- looked at themselves, one by one, unless only the index knows.
+-- The newest calls of a range that a filter may let through.
 SELECT call_id
 FROM (
     (SELECT luthien_found(%(query)s::tsquery, %(since)s, %(before)s, true, %(limit)s) AS call_id)
     UNION
-    (SELECT waiting.call_id
-    FROM conversation_unindexed AS waiting
-    CROSS JOIN LATERAL (
-        SELECT FROM conversation_calls AS calls
-        WHERE calls.call_id = waiting.call_id
-            AND calls.call_id >= %(since)s AND calls.call_id < %(before)s
-            AND <<call_fits>>
-        LIMIT 1
-    ) AS fitting
-    WHERE NOT %(needs_index)s
-        AND waiting.call_id >= %(since)s AND waiting.call_id < %(before)s
+    (<<unindexed_that_fit>>
     ORDER BY waiting.call_id DESC
     LIMIT %(limit)s)
 ) AS found
@@ -247,17 +251,7 @@ SELECT call_id
 FROM (
     (SELECT luthien_found(%(query)s::tsquery, %(since)s, %(before)s, false, %(limit)s) AS call_id)
     UNION
-    (SELECT waiting.call_id
-    FROM conversation_unindexed AS waiting
-    CROSS JOIN LATERAL (
-        SELECT FROM conversation_calls AS calls
-        WHERE calls.call_id = waiting.call_id
-            AND calls.call_id >= %(since)s AND calls.call_id < %(before)s
-            AND <<call_fits>>
-        LIMIT 1
-    ) AS fitting
-    WHERE NOT %(needs_index)s
-        AND waiting.call_id >= %(since)s AND waiting.call_id < %(before)s
+    (<<unindexed_that_fit>>
     ORDER BY waiting.call_id
     LIMIT %(limit)s)
 ) AS found

@@ -23,8 +23,12 @@ def _statements() -> dict[str, str]:
 
 
 def _put_together(statement: str, parts: dict[str, str]) -> str:
-    """The statement with the parts that it names as `<<part>>` in their places."""
-    return _PLACE.sub(lambda place: place[1] + place[2] + parts[place[3]].replace("\n", f"\n{place[1]}"), statement)
+    """The statement with the parts that it names as `<<part>>` in their places, and those that these name."""
+
+    def part(place: re.Match[str]) -> str:
+        return place[1] + place[2] + _put_together(parts[place[3]], parts).replace("\n", f"\n{place[1]}")
+
+    return _PLACE.sub(part, statement)
 
 
 def query(name: str) -> LiteralString:

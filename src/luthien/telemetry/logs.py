@@ -6,6 +6,7 @@ import json
 import logging
 import logging.config
 import time
+from types import TracebackType
 from typing import Any
 
 from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
@@ -42,13 +43,21 @@ class JsonFormatter(logging.Formatter):
         entry |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
         if record.exc_info and record.exc_info[0] is not None:
             entry["exception"] = record.exc_info[0].__name__
-            entry["stack"] = _frames(record)
+            entry["stack"] = _frames(record.exc_info[2])
         return json.dumps(entry, default=str)
 
 
-def _frames(record: logging.LogRecord) -> list[str]:
+class TextFormatter(logging.Formatter):
+    """Lines for people. Of an exception: its type and where it came from; its text may quote a payload."""
+
+    def formatException(  # noqa: N802 - the name is logging's
+        self, ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+    ) -> str:
+        return "\n".join([ei[0].__name__ if ei[0] else "", *(f"  {frame}" for frame in _frames(ei[2]))])
+
+
+def _frames(traceback: TracebackType | None) -> list[str]:
     frames: list[str] = []
-    traceback = record.exc_info[2] if record.exc_info else None
     while traceback is not None:
         code = traceback.tb_frame.f_code
         frames.append(f"{code.co_filename}:{traceback.tb_lineno} {code.co_name}")
@@ -64,7 +73,10 @@ def logging_config(level: str, log_format: str) -> dict[str, Any]:
         "filters": {"call": {"()": CallContextFilter}},
         "formatters": {
             "json": {"()": JsonFormatter},
-            "text": {"format": "%(asctime)s %(levelname)-7s %(name)s: %(message)s"},
+            "text": {
+                "()": TextFormatter,
+                "fmt": "%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+            },
         },
         "handlers": {
             "stderr": {

@@ -19,6 +19,12 @@ def test_every_statement_about_whole_calls_names_all_columns_in_the_order_in_whi
     assert "<<" not in query(name)
 
 
+@pytest.mark.parametrize("name", ["found_before", "found_after"])
+def test_parts_may_be_made_of_parts(name: str) -> None:
+    assert "calls.wire_format = %(format)s" in query(name)
+    assert "<<" not in query(name)
+
+
 def test_what_comes_in_has_the_columns_of_a_call_and_their_types() -> None:
     [listed] = re.findall(r"incoming_calls \((.*)\) ON COMMIT", query("stage_incoming_calls"), re.DOTALL)
     assert dict(column.split() for column in listed.split(",")) == CALL_COLUMNS
