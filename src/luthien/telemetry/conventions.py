@@ -16,7 +16,10 @@ OURS = "Luthien"
 
 @dataclass(frozen=True, slots=True)
 class Convention:
-    """One name: `kind` is attribute, event, span or metric; `unit` is UCUM, empty for what has none."""
+    """One name: `kind` is attribute, event, span or metric; `unit` is UCUM, empty for what has none.
+
+    Of a metric: its `instrument` (counter, updowncounter, gauge or histogram) and the attributes that it may have.
+    """
 
     name: str
     kind: str
@@ -24,6 +27,8 @@ class Convention:
     unit: str
     source: str
     exported: bool
+    instrument: str = ""
+    attributes: tuple[str, ...] = ()
 
 
 CONVENTIONS: Final[dict[tuple[str, str], Convention]] = {}
@@ -44,8 +49,11 @@ def _kept(name: str, meaning: str, *, unit: str = "") -> str:
     return _name(name, "attribute", meaning, unit, OURS, exported=False)
 
 
-def _metric(name: str, meaning: str, *, unit: str, source: str = OURS) -> str:
-    return _name(name, "metric", meaning, unit, source)
+def _metric(
+    name: str, instrument: str, meaning: str, *, unit: str, attributes: tuple[str, ...] = (), source: str = OURS
+) -> str:
+    CONVENTIONS["metric", name] = Convention(name, "metric", meaning, unit, source, True, instrument, attributes)
+    return name
 
 
 # Spans
@@ -184,58 +192,116 @@ TOKEN_TYPE: Final = _attribute("gen_ai.token.type", "input or output", source=GE
 SERVER_ADDRESS: Final = _attribute("server.address", "The provider's host", source=OTEL)
 SERVER_PORT: Final = _attribute("server.port", "The provider's port", source=OTEL)
 
-# Metrics
-OPERATION_DURATION: Final = _metric(
-    "gen_ai.client.operation.duration", "Duration of calls to the provider", unit="s", source=GEN_AI
-)
-TOKEN_USAGE: Final = _metric("gen_ai.client.token.usage", "Tokens read and written", unit="{token}", source=GEN_AI)
-TIME_TO_FIRST_CHUNK: Final = _metric(
-    "gen_ai.client.operation.time_to_first_chunk", "Until the first chunk", unit="s", source=GEN_AI
-)
-TIME_PER_OUTPUT_CHUNK: Final = _metric(
-    "gen_ai.client.operation.time_per_output_chunk", "Between two chunks", unit="s", source=GEN_AI
-)
-STREAM_VIOLATIONS: Final = _metric(
-    "luthien.stream.violations", "Rules of their protocols that streams broke", unit="{violation}"
-)
+# On metrics only
 VIOLATED_RULE: Final = _attribute("luthien.stream.rule", "Which rule of its protocol a stream broke")
 VIOLATION_SIDE: Final = _attribute("luthien.stream.side", "Who broke it: upstream or gateway")
-CALLS: Final = _metric("luthien.calls", "Calls ended, by outcome", unit="{call}")
-RECORD_APPENDED: Final = _metric("luthien.record.appended", "Records taken in", unit="{record}")
-RECORD_STORED: Final = _metric("luthien.record.stored", "Records committed", unit="{record}")
-RECORD_REPLAYED: Final = _metric("luthien.record.replayed", "Records that were there already", unit="{record}")
-RECORD_RETRIED: Final = _metric("luthien.record.retried", "Batches tried again", unit="{batch}")
-RECORD_DROPPED: Final = _metric("luthien.record.dropped", "Records lost, by reason", unit="{record}")
-RECORD_UNSAVED: Final = _metric("luthien.record.unsaved", "Records waiting", unit="{record}")
-RECORD_UNSAVED_BYTES: Final = _metric("luthien.record.unsaved.size", "Bytes waiting", unit="By")
+DROP_REASON: Final = _attribute("luthien.record.reason", "Why a record was dropped")
+
+# Metrics
+_OPERATION: Final = (OPERATION, PROVIDER, SERVER_ADDRESS, SERVER_PORT, REQUEST_MODEL, RESPONSE_MODEL)
+OPERATION_DURATION: Final = _metric(
+    "gen_ai.client.operation.duration",
+    "histogram",
+    "Duration of calls to the provider",
+    unit="s",
+    source=GEN_AI,
+    attributes=(*_OPERATION, ERROR_TYPE),
+)
+TOKEN_USAGE: Final = _metric(
+    "gen_ai.client.token.usage",
+    "histogram",
+    "Tokens read and written",
+    unit="{token}",
+    source=GEN_AI,
+    attributes=(*_OPERATION, TOKEN_TYPE),
+)
+TIME_TO_FIRST_CHUNK: Final = _metric(
+    "gen_ai.client.operation.time_to_first_chunk",
+    "histogram",
+    "Until the first chunk",
+    unit="s",
+    source=GEN_AI,
+    attributes=_OPERATION,
+)
+TIME_PER_OUTPUT_CHUNK: Final = _metric(
+    "gen_ai.client.operation.time_per_output_chunk",
+    "histogram",
+    "Between two chunks",
+    unit="s",
+    source=GEN_AI,
+    attributes=_OPERATION,
+)
+STREAM_VIOLATIONS: Final = _metric(
+    "luthien.stream.violations",
+    "counter",
+    "Rules of their protocols that streams broke",
+    unit="{violation}",
+    attributes=(VIOLATED_RULE, VIOLATION_SIDE, WIRE_FORMAT),
+)
+CALLS: Final = _metric(
+    "luthien.calls", "counter", "Calls ended, by outcome", unit="{call}", attributes=(OUTCOME, WIRE_FORMAT, CHILD)
+)
+RECORD_APPENDED: Final = _metric("luthien.record.appended", "counter", "Records taken in", unit="{record}")
+RECORD_STORED: Final = _metric("luthien.record.stored", "counter", "Records committed", unit="{record}")
+RECORD_REPLAYED: Final = _metric(
+    "luthien.record.replayed", "counter", "Records that were there already", unit="{record}"
+)
+RECORD_RETRIED: Final = _metric("luthien.record.retried", "counter", "Batches tried again", unit="{batch}")
+RECORD_DROPPED: Final = _metric(
+    "luthien.record.dropped", "counter", "Records lost, by reason", unit="{record}", attributes=(DROP_REASON,)
+)
+RECORD_UNSAVED: Final = _metric("luthien.record.unsaved", "gauge", "Records waiting", unit="{record}")
+RECORD_UNSAVED_BYTES: Final = _metric("luthien.record.unsaved.size", "gauge", "Bytes waiting", unit="By")
 RECORD_TOMBSTONES: Final = _metric(
-    "luthien.record.tombstones", "Records kept without their payloads", unit="{record}"
+    "luthien.record.tombstones", "counter", "Records kept without their payloads", unit="{record}"
 )
 RECORD_NOT_CRASH_PROOF: Final = _metric(
-    "luthien.record.not_crash_proof", "Records that waited in memory only, by reason", unit="{record}"
+    "luthien.record.not_crash_proof",
+    "counter",
+    "Records that waited in memory only, by reason",
+    unit="{record}",
+    attributes=(DROP_REASON,),
 )
-RECORD_ADOPTED: Final = _metric("luthien.record.adopted", "Records of dead processes", unit="{record}")
+RECORD_ADOPTED: Final = _metric("luthien.record.adopted", "counter", "Records of dead processes", unit="{record}")
 RECORD_DEFAULT_PARTITION: Final = _metric(
-    "luthien.record.default_partition.rows", "Rows that have no day's partition yet; should be 0", unit="{row}"
+    "luthien.record.default_partition.rows",
+    "gauge",
+    "Rows that have no day's partition yet; should be 0",
+    unit="{row}",
 )
-SPOOL_BYTES: Final = _metric("luthien.record.spool.size", "Bytes on the disk", unit="By")
-SPOOL_LIMIT: Final = _metric("luthien.record.spool.limit", "Bytes that it may use on the disk", unit="By")
-RECORD_OLDEST: Final = _metric("luthien.record.oldest_unsaved_age", "Age of the oldest waiting", unit="s")
+SPOOL_BYTES: Final = _metric("luthien.record.spool.size", "gauge", "Bytes on the disk", unit="By")
+SPOOL_LIMIT: Final = _metric("luthien.record.spool.limit", "gauge", "Bytes that it may use on the disk", unit="By")
+RECORD_OLDEST: Final = _metric("luthien.record.oldest_unsaved_age", "gauge", "Age of the oldest waiting", unit="s")
 RECORD_RECEIPT_TIMEOUTS: Final = _metric(
-    "luthien.record.receipt_timeouts", "Receipts that came too late to wait for", unit="{receipt}"
+    "luthien.record.receipt_timeouts", "counter", "Receipts that came too late to wait for", unit="{receipt}"
 )
-INDEX_INDEXED: Final = _metric("luthien.index.indexed", "Calls that were indexed", unit="{call}")
+INDEX_INDEXED: Final = _metric("luthien.index.indexed", "counter", "Calls that were indexed", unit="{call}")
 INDEX_FAILED: Final = _metric(
-    "luthien.index.failed", "Calls of which only what filters ask for could be indexed", unit="{call}"
+    "luthien.index.failed", "counter", "Calls of which only what filters ask for could be indexed", unit="{call}"
 )
-INDEX_WAITING: Final = _metric("luthien.index.waiting", "Calls that wait to be indexed", unit="{call}")
-INDEX_LAG: Final = _metric("luthien.index.lag", "How long the first of these has waited", unit="s")
-POLICY_DECISIONS: Final = _metric("luthien.policy.decisions", "Decisions by action", unit="{decision}")
-POLICY_DURATION: Final = _metric("luthien.policy.duration", "Time in a policy", unit="s")
+INDEX_WAITING: Final = _metric("luthien.index.waiting", "gauge", "Calls that wait to be indexed", unit="{call}")
+INDEX_LAG: Final = _metric("luthien.index.lag", "gauge", "How long the first of these has waited", unit="s")
+POLICY_DECISIONS: Final = _metric(
+    "luthien.policy.decisions",
+    "counter",
+    "Decisions by action",
+    unit="{decision}",
+    attributes=(POLICY_NAME, POLICY_SIDE, POLICY_ACTION, POLICY_SHADOW),
+)
+POLICY_DURATION: Final = _metric(
+    "luthien.policy.duration",
+    "histogram",
+    "Time in a policy",
+    unit="s",
+    attributes=(POLICY_NAME, POLICY_SIDE, POLICY_SHADOW),
+)
 CONFIG_RELOADS: Final = _metric(
-    "luthien.config.reloads", "Changes of the configuration, applied or refused", unit="{reload}"
+    "luthien.config.reloads",
+    "counter",
+    "Changes of the configuration, applied or refused",
+    unit="{reload}",
+    attributes=(CONFIG_OUTCOME,),
 )
-DROP_REASON: Final = _attribute("luthien.record.reason", "Why a record was dropped")
 
 # Attributes of the HTTP server span that its instrumentation sets, in the old and the stable conventions.
 # Not among them: anything that may carry a query string, an address or a header.
