@@ -14,6 +14,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, Validation
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from luthien.errors import ConfigError
+from luthien.hosts import HostPattern
 
 Network = IPv4Network | IPv6Network
 
@@ -66,6 +67,8 @@ class Settings(BaseSettings):
         IPv6Network("::1/128"),
     )
     """Callers whose `traceparent` is joined instead of linked: networks, separated by commas."""
+    propagate_to: Annotated[tuple[HostPattern, ...], NoDecode] = ()
+    """Hosts that are sent a `traceparent`, providers and webhooks: separated by commas; nobody by default."""
     max_body_bytes: Annotated[int, Field(gt=0)] = 32 * 1024 * 1024
     """The largest request or response body, in bytes; a larger request is answered with 413."""
     connect_timeout_s: Annotated[float, Field(gt=0)] = 10.0
@@ -169,6 +172,13 @@ class Settings(BaseSettings):
         # Pages link there: nothing but a web address may become a link.
         if value is not None and not re.match(r"https?://[^/\s]", value):
             raise ValueError("must be an address that begins with http:// or https://")
+        return value
+
+    @field_validator("propagate_to", mode="before")
+    @classmethod
+    def _hosts(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(HostPattern.parse(part) for part in value.split(",") if part.strip())
         return value
 
     @field_validator("trusted_networks", mode="before")

@@ -65,9 +65,11 @@ class Boundary:
         context_headers = {field.lower().encode() for field in propagate.get_global_textmap().fields}
         if not any(name in context_headers for name, _ in headers):
             return {**scope}
+        kept = [pair for pair in headers if pair[0] not in context_headers and pair[0] != b"baggage"]
+        if sum(name == b"traceparent" for name, _ in headers) > 1:  # W3C: then there is none
+            return {**scope, "headers": kept}
         if self._is_trusted(scope):
             return {**scope, "headers": [pair for pair in headers if pair[0] != b"baggage"]}
-        kept = [pair for pair in headers if pair[0] not in context_headers and pair[0] != b"baggage"]
         return {**scope, "headers": kept, _SCOPE_LINK: _caller(headers)}
 
     def _is_trusted(self, scope: Scope) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -177,6 +177,7 @@ class _Exchange:
             model or "",
             self._request.get("stream") is True,
             ChildCalls(run_child, self._ledger, self._format.provider, self._client.headers),
+            self._trace_headers,
         )
         run = self._run = self._ending.chain.open(call)
         final: bytes | None = None
@@ -201,6 +202,9 @@ class _Exchange:
         await self._ledger.safe()
         return final
 
+    def _trace_headers(self, url: str) -> Mapping[str, str]:
+        return self._terms.upstream.propagation.headers(self._ledger.as_parent().context, url)
+
     # The provider
 
     async def _call_provider(self, body: bytes) -> None:
@@ -224,7 +228,7 @@ class _Exchange:
         answer = self._answer = Answer(self._ledger, self._format, span, where)
         timings = self._ledger.timings
         timings.sent = time.perf_counter()
-        async with upstream.send(endpoint, client.query, client.headers, body) as response:
+        async with upstream.send(endpoint, client.query, client.headers, body, span=span) as response:
             timings.waited(timings.sent)
             answer.begin(response)
             check_passable(response)

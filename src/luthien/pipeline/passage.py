@@ -247,7 +247,7 @@ class _Passage:
         body, length = self._forwarded(beginning)
         timings.sent = time.perf_counter()
         async with self._terms.upstream.send(
-            endpoint, client.query, headers, body, method=passenger.method, length=length
+            endpoint, client.query, headers, body, span=self._span, method=passenger.method, length=length
         ) as response:
             timings.waited(timings.sent + self._waited_for_client_s)
             self._record_request()  # it may have answered without having read all of it

@@ -13,7 +13,7 @@ One object lives for one call: what it keeps on `self` cannot leak into another 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -114,6 +114,10 @@ class Verdict:
 _ALLOW = Verdict(Action.ALLOW)
 
 
+def _untold(_url: str) -> Mapping[str, str]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class CallContext:
     """What a policy may know of the call it is part of."""
@@ -124,6 +128,9 @@ class CallContext:
     streaming: bool
     models: Models = field(default_factory=NoModels, compare=False, repr=False)
     """What the policy may ask a model with."""
+    trace_headers: Callable[[str], Mapping[str, str]] = field(default=_untold, compare=False, repr=False)
+    """What to send to a service at a URL, so that its spans join the trace: nothing, unless
+    `LUTHIEN_PROPAGATE_TO` names its host."""
 
 
 @dataclass(slots=True)

@@ -6,14 +6,16 @@ import copy
 import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.request import getproxies, proxy_bypass
 
 import httpx2 as httpx
+from opentelemetry.trace import Span, set_span_in_context
 
 from luthien.config import Config
 from luthien.errors import UpstreamError
 from luthien.settings import Settings
+from luthien.telemetry.propagation import Propagation, trace_headers
 from luthien.upstream.decoding import OFFERED, codings_of
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -38,9 +40,19 @@ _NOT_FORWARDED = frozenset(
         b"upgrade",
         b"expect",
         b"cookie",
+        # Of the trace the caller is in; ours is for those whom a setting names.
         b"traceparent",
         b"tracestate",
         b"baggage",
+        b"b3",
+        b"x-b3-traceid",
+        b"x-b3-spanid",
+        b"x-b3-parentspanid",
+        b"x-b3-sampled",
+        b"x-b3-flags",
+        b"uber-trace-id",
+        b"x-amzn-trace-id",
+        b"x-cloud-trace-context",
         b"forwarded",
         b"x-forwarded-for",
         b"x-forwarded-host",
@@ -63,6 +75,8 @@ class Endpoint:
 
     url: httpx.URL
     transport: httpx.AsyncHTTPTransport
+    is_told: bool
+    """Whether it is sent the context of a call's trace."""
 
     @property
     def host(self) -> str:
@@ -82,6 +96,7 @@ class UpstreamClient:
 
     def __init__(self, settings: Settings, config: Config) -> None:
         self._config = config
+        self.propagation = Propagation(settings.propagate_to)
         timeout = httpx.Timeout(
             connect=settings.connect_timeout_s,
             read=settings.read_timeout_s,
@@ -112,13 +127,14 @@ class UpstreamClient:
         endpoint = self._endpoints.get((provider, path))
         if endpoint is None:
             url = httpx.URL(self._config.upstream_url(provider) + path)
-            endpoint = self._endpoints[provider, path] = Endpoint(url, self._transport(proxy_for(url)))
+            is_told = self.propagation.reaches(str(url))
+            endpoint = self._endpoints[provider, path] = Endpoint(url, self._transport(proxy_for(url)), is_told)
         return endpoint
 
     def passage(self, provider: str, path: str) -> Endpoint:
         """Where the provider has a path that a client named; not kept, since there is no end to them."""
         base = self.endpoint(provider, "")
-        return Endpoint(httpx.URL(self._config.upstream_url(provider) + path), base.transport)
+        return replace(base, url=httpx.URL(self._config.upstream_url(provider) + path))
 
     def _transport(self, proxy: str | None) -> httpx.AsyncHTTPTransport:
         transport = self._transports.get(proxy)
@@ -134,12 +150,13 @@ class UpstreamClient:
         headers: Headers,
         body: bytes | AsyncIterator[bytes],
         *,
+        span: Span,
         method: str = "POST",
         length: int | None = None,
     ) -> AsyncIterator[httpx.Response]:
         """The provider's response, its body still to be read; closed when the block is left.
 
-        A body that still comes has a `length` in bytes, or is sent in chunks.
+        A body that still comes has a `length` in bytes, or is sent in chunks. `span` is that of this request.
 
         Raises:
             UpstreamError: unreachable (502) or too slow (504).
@@ -150,7 +167,7 @@ class UpstreamClient:
         request = httpx.Request(
             method,
             url,
-            headers=[*forwarded, *framing, (b"accept-encoding", OFFERED)],
+            headers=[*forwarded, *framing, *_trace_headers(endpoint, span), (b"accept-encoding", OFFERED)],
             content=body,
             extensions=self._extensions,
         )
@@ -161,6 +178,13 @@ class UpstreamClient:
             yield response
         finally:
             await response.aclose()
+
+
+def _trace_headers(endpoint: Endpoint, span: Span) -> list[tuple[bytes, bytes]]:
+    if not endpoint.is_told:
+        return []
+    told = trace_headers(set_span_in_context(span))
+    return [(name.encode(), value.encode("latin-1", "replace")) for name, value in told.items()]
 
 
 def proxy_for(url: httpx.URL) -> str | None:

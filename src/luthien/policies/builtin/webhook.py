@@ -153,7 +153,8 @@ class Webhook(Policy):
         return await self._decide(Side.RESPONSE, response)
 
     async def _decide(self, side: Side, shown: Request | Response) -> Verdict:
-        answer = _read(await self.shared.ask(jsontext.render(self._question(side, shown))))
+        question = jsontext.render(self._question(side, shown))
+        answer = _read(await self.shared.ask(question, self.call.trace_headers(self.config.url)))
         verdict = self._verdict(answer, shown)
         return verdict.with_details(**answer.details) if answer.details else verdict
 

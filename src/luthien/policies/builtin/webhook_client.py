@@ -78,7 +78,7 @@ class WebhookClient:
     async def close(self) -> None:
         await self._transport.aclose()
 
-    async def ask(self, body: bytes) -> bytes:
+    async def ask(self, body: bytes, trace_headers: Mapping[str, str]) -> bytes:
         """The body of its answer, of status 200.
 
         Raises:
@@ -91,7 +91,7 @@ class WebhookClient:
                 while True:
                     tried += 1
                     try:
-                        return await self._try(message_id, body)
+                        return await self._try(message_id, body, trace_headers)
                     except _TryAgain as failure:
                         await self._wait(failure, tried, deadline.when())
         except TimeoutError:
@@ -109,8 +109,9 @@ class WebhookClient:
     def _told(self, why: str, tried: int) -> str:
         return f"the webhook at {self._url.host} {why}" + (f" ({tried} attempts)" if tried > 1 else "")
 
-    async def _try(self, message_id: str, body: bytes) -> bytes:
-        request = httpx.Request("POST", self._url, headers=self._headers(message_id, body), content=body)
+    async def _try(self, message_id: str, body: bytes, trace_headers: Mapping[str, str]) -> bytes:
+        headers = {**trace_headers, **self._headers(message_id, body)}
+        request = httpx.Request("POST", self._url, headers=headers, content=body)
         try:
             response = await self._transport.handle_async_request(request)
             try:
@@ -120,7 +121,7 @@ class WebhookClient:
         except httpx.HTTPError as error:
             raise _TryAgain(f"could not be asked ({type(error).__name__})") from error
 
-    def _headers(self, message_id: str, body: bytes) -> list[tuple[str, str]]:
+    def _headers(self, message_id: str, body: bytes) -> dict[str, str]:
         now = int(time.time())
         headers = {
             "content-type": "application/json",
@@ -132,7 +133,7 @@ class WebhookClient:
         }
         if self._terms.key is not None:
             headers["webhook-signature"] = signature(self._terms.key, message_id, now, body)
-        return [*headers.items()]
+        return headers
 
     async def _read(self, response: httpx.Response) -> bytes:
         status = response.status_code

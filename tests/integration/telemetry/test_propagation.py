@@ -1,0 +1,219 @@
+"""Trace context over the wire: out to hosts that are named and nobody else, in from whomever, however broken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from ipaddress import IPv4Network
+from typing import Any
+
+import httpx
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
+
+from luthien.hosts import HostPattern
+from tests.otlp_receiver import OtlpReceiver, otlp_receiver
+from tests.playbook import Gateway, ScriptedProvider, Turn, answers, running_gateway, streams
+from tests.wire import openai_request, openai_response, openai_stream
+
+OPENAI = "/v1/chat/completions"
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+PARENT_ID = "b7ad6b7169203331"
+TRACEPARENT = f"00-{TRACE_ID}-{PARENT_ID}-01"
+HERE = (HostPattern.parse("127.0.0.1"),)
+STRANGERS = (IPv4Network("10.0.0.0/8"),)
+OTHER_HEADERS = {"b3": f"{TRACE_ID}-{PARENT_ID}-1", "x-b3-traceid": TRACE_ID, "uber-trace-id": f"{TRACE_ID}:1:0:1"}
+
+Start = Callable[..., AbstractContextManager[Gateway]]
+
+
+@pytest.fixture
+def receiver() -> Iterator[OtlpReceiver]:
+    with otlp_receiver() as running:
+        yield running
+
+
+@pytest.fixture
+def start(
+    record_database: str, provider: ScriptedProvider, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> Start:
+    """Starts a gateway that exports to the receiver; all is exported once it has stopped."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+
+    @contextmanager
+    def started(policies: list[dict[str, Any]] | None = None, **settings: Any) -> Iterator[Gateway]:
+        with running_gateway(record_database, provider.url, policies, **settings) as gateway:
+            yield gateway
+
+    return started
+
+
+@pytest.fixture
+def service() -> Iterator[ScriptedProvider]:
+    scripted = ScriptedProvider()
+    scripted.will(answers({"action": "allow"}))
+    yield scripted
+    scripted.close()
+
+
+def the_span(receiver: OtlpReceiver, name: str) -> ProtoSpan:
+    [span] = [each for each in receiver.spans if each.name == name]
+    return span
+
+
+def told(turn: Turn) -> tuple[str, str, bool]:
+    """The trace, the span that asks, and whether it is sampled; another flag says that the trace id is random."""
+    version, trace_id, span_id, flags = turn.headers["traceparent"].split("-")
+    assert version == "00"
+    return trace_id, span_id, int(flags, 16) & 1 == 1
+
+
+def known(span: ProtoSpan) -> tuple[str, str, bool]:
+    return span.trace_id.hex(), span.span_id.hex(), True
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+def test_a_provider_that_is_named_is_told_which_span_asks(
+    start: Start, provider: ScriptedProvider, receiver: OtlpReceiver, streamed: bool
+) -> None:
+    provider.will(streams(*openai_stream("Hello")) if streamed else answers(openai_response()))
+    with start(propagate_to=HERE) as gateway:
+        gateway.call(gateway.post(OPENAI, openai_request(model="m", stream=streamed)))
+    assert told(provider.turns[0]) == known(the_span(receiver, "chat m"))
+
+
+@pytest.mark.parametrize("propagate_to", [(), (HostPattern.parse("localhost"),), (HostPattern("127.0.0.1", 1),)])
+def test_nobody_else_is_told_and_nothing_of_the_caller_goes_on(
+    start: Start, provider: ScriptedProvider, propagate_to: tuple[HostPattern, ...]
+) -> None:
+    """Not even from a caller that is trusted, or in another tracer's headers."""
+    provider.will(answers(openai_response()))
+    with start(propagate_to=propagate_to) as gateway:
+        headers = {"traceparent": TRACEPARENT, "tracestate": "a=b", "baggage": "k=v", **OTHER_HEADERS}
+        gateway.call(gateway.post(OPENAI, openai_request(), headers=headers))
+    sent = provider.turns[0].headers
+    assert not sent.keys() & {"traceparent", "tracestate", "baggage", *OTHER_HEADERS}
+
+
+def test_a_trusted_callers_trace_goes_on_through_us(
+    start: Start, provider: ScriptedProvider, receiver: OtlpReceiver
+) -> None:
+    provider.will(answers(openai_response()))
+    with start(propagate_to=HERE) as gateway:
+        headers = {"traceparent": TRACEPARENT, "tracestate": "vendor=opaque", "baggage": "user=mark"}
+        gateway.call(gateway.post(OPENAI, openai_request(model="m"), headers=headers))
+    sent = provider.turns[0].headers
+    assert told(provider.turns[0]) == known(the_span(receiver, "chat m"))
+    assert told(provider.turns[0])[0] == TRACE_ID
+    assert sent["tracestate"] == "vendor=opaque"
+    assert "baggage" not in sent
+
+
+def test_a_strangers_trace_and_state_do_not(start: Start, provider: ScriptedProvider) -> None:
+    provider.will(answers(openai_response()))
+    with start(propagate_to=HERE, trusted_networks=STRANGERS) as gateway:
+        headers = {"traceparent": TRACEPARENT, "tracestate": "vendor=opaque"}
+        gateway.call(gateway.post(OPENAI, openai_request(), headers=headers))
+    assert told(provider.turns[0])[0] != TRACE_ID
+    assert "tracestate" not in provider.turns[0].headers
+
+
+def test_what_is_not_sampled_is_told_as_not_sampled(
+    start: Start, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    provider.will(answers(openai_response()))
+    with start(propagate_to=HERE) as gateway:
+        gateway.call(gateway.post(OPENAI, openai_request()))
+    assert not told(provider.turns[0])[2]
+
+
+def test_what_is_passed_through_is_told_too(start: Start, provider: ScriptedProvider) -> None:
+    provider.will(answers({"object": "list", "data": []}))
+    with start(propagate_to=HERE) as gateway:
+        call = gateway.call(gateway.get("/v1/models"))
+    assert told(provider.turns[0])[0] == call["trace_id"]
+
+
+@pytest.mark.parametrize("side", ["request", "response"])
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_webhook_that_is_named_joins_the_trace(
+    start: Start,
+    provider: ScriptedProvider,
+    receiver: OtlpReceiver,
+    service: ScriptedProvider,
+    side: str,
+    is_named: bool,
+) -> None:
+    provider.will(answers(openai_response()))
+    hook = {"policy": "webhook", "config": {"url": f"{service.url}/decide", "sides": [side]}}
+    named = (HostPattern.parse(service.url.removeprefix("http://")),) if is_named else ()
+    with start([hook], propagate_to=named) as gateway:
+        gateway.call(gateway.post(OPENAI, openai_request()))
+    [turn] = service.turns
+    if is_named:
+        assert told(turn) == known(the_span(receiver, f"luthien.policy.{side}"))
+    else:
+        assert "traceparent" not in turn.headers
+
+
+MALFORMED = [
+    {"traceparent": TRACEPARENT.upper()},
+    {"traceparent": TRACEPARENT + "-more"},
+    {"traceparent": TRACEPARENT.replace("00-", "ff-", 1)},
+    {"traceparent": f"00-{'0' * 32}-{PARENT_ID}-01"},
+    {"traceparent": f"00-{TRACE_ID}-{'0' * 16}-01"},
+    {"traceparent": "00-" + "g" * 32 + f"-{PARENT_ID}-01"},
+    {"traceparent": "0" * 8000},
+    {"traceparent": "\x7f\xff"},
+    {"tracestate": "a=b"},
+]
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_malformed_context_is_as_good_as_none(start: Start, provider: ScriptedProvider, trusted: bool) -> None:
+    provider.will(answers(openai_response()))
+    settings: dict[str, Any] = {} if trusted else {"trusted_networks": STRANGERS}
+    with start(propagate_to=HERE, **settings) as gateway:
+        for headers in MALFORMED:
+            sent = {name: value.encode("latin-1") for name, value in headers.items()}
+            call = gateway.call(gateway.post(OPENAI, openai_request(), headers=sent))
+            assert call["outcome"] == "completed", headers
+            assert call["trace_id"] != TRACE_ID, headers
+
+
+MALFORMED_STATES = [
+    "=",
+    "a",
+    "a=b,a=c",
+    ",".join(f"k{n}=v" for n in range(100)),
+    "k=" + "v" * 9000,
+    "é=ü",
+    "a=b\tc,,;=",
+    "",
+]
+
+
+def test_a_malformed_state_costs_the_trace_nothing(start: Start, provider: ScriptedProvider) -> None:
+    provider.will(answers(openai_response()))
+    with start(propagate_to=HERE) as gateway:
+        for state in MALFORMED_STATES:
+            headers = {"traceparent": TRACEPARENT.encode(), "tracestate": state.encode("latin-1")}
+            call = gateway.call(gateway.post(OPENAI, openai_request(), headers=headers))
+            assert (call["outcome"], call["trace_id"]) == ("completed", TRACE_ID), state
+    for turn in provider.turns:
+        assert told(turn)[0] == TRACE_ID
+        assert len(turn.headers.get("tracestate", "")) <= 9000
+
+
+def test_several_trace_contexts_are_none(start: Start, provider: ScriptedProvider) -> None:
+    """https://www.w3.org/TR/trace-context/#traceparent-header: there is one, or it is as if there were none."""
+    provider.will(answers(openai_response()))
+    with start() as gateway:
+        second = TRACEPARENT.replace("0af7", "1af7")
+        headers = [("traceparent", TRACEPARENT), ("traceparent", second), ("content-type", "application/json")]
+        url = gateway.url + OPENAI
+        call = gateway.call(httpx.post(url, content=json.dumps(openai_request()), headers=headers, timeout=30))
+    assert call["outcome"] == "completed"
+    assert call["trace_id"] not in {TRACE_ID, TRACE_ID.replace("0af7", "1af7")}
