@@ -154,6 +154,12 @@ class Settings(BaseSettings):
     metrics_exporter: str = Field(
         default="otlp", validation_alias=AliasChoices("OTEL_METRICS_EXPORTER", "metrics_exporter")
     )
+    prometheus_host: str = Field(
+        default="localhost", validation_alias=AliasChoices("OTEL_EXPORTER_PROMETHEUS_HOST", "prometheus_host")
+    )
+    prometheus_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=9464, validation_alias=AliasChoices("OTEL_EXPORTER_PROMETHEUS_PORT", "prometheus_port")
+    )
     traces_sampler: str = Field(
         default="parentbased_always_on",
         validation_alias=AliasChoices("OTEL_TRACES_SAMPLER", "traces_sampler"),
@@ -178,13 +184,45 @@ class Settings(BaseSettings):
             return [part.strip() for part in value.split(",") if part.strip() and part.strip() != "none"]
         return value
 
+    @field_validator("traces_exporter")
+    @classmethod
+    def _exports_traces_to(cls, value: str) -> str:
+        _exporters(value, ("otlp", "console"))
+        return value
+
+    @field_validator("metrics_exporter")
+    @classmethod
+    def _exports_metrics_to(cls, value: str) -> str:
+        _exporters(value, ("otlp", "prometheus", "console"))
+        return value
+
+    @property
+    def traces_exporters(self) -> frozenset[str]:
+        return _listed(self.traces_exporter)
+
+    @property
+    def metrics_exporters(self) -> frozenset[str]:
+        return _listed(self.metrics_exporter)
+
     @property
     def exports_traces(self) -> bool:
-        return self.traces_exporter != "none" and bool(self.otlp_endpoint or self.otlp_traces_endpoint)
+        """Over OTLP."""
+        return "otlp" in self.traces_exporters and bool(self.otlp_endpoint or self.otlp_traces_endpoint)
 
     @property
     def exports_metrics(self) -> bool:
-        return self.metrics_exporter != "none" and bool(self.otlp_endpoint or self.otlp_metrics_endpoint)
+        """Over OTLP."""
+        return "otlp" in self.metrics_exporters and bool(self.otlp_endpoint or self.otlp_metrics_endpoint)
+
+
+def _listed(text: str) -> frozenset[str]:
+    return frozenset(part.strip() for part in text.split(",") if part.strip())
+
+
+def _exporters(text: str, known: tuple[str, ...]) -> None:
+    chosen = _listed(text)
+    if chosen - {*known, "none"} or ("none" in chosen and len(chosen) > 1):
+        raise ValueError(f"must be a list, separated by commas, of {', '.join(known)}; or none")
 
 
 def read_settings() -> Settings:

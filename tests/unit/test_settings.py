@@ -129,6 +129,8 @@ class TestEnvironment:
             ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://c:4318/v1/metrics"}, False, True),
             ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "none"}, False, True),
             ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_METRICS_EXPORTER": "none"}, True, False),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_METRICS_EXPORTER": "prometheus"}, True, False),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_METRICS_EXPORTER": "console , otlp"}, True, True),
         ],
     )
     def test_what_has_an_endpoint_and_is_not_turned_off_is_exported(
@@ -158,6 +160,14 @@ class TestMistakes:
             ("LUTHIEN_KEEP", "0d", "one or more whole days"),
             ("LUTHIEN_KEEP", "-1d", "a number of days, as in 30d"),
             ("LUTHIEN_KEEP", "30", "a number of days, as in 30d"),
+            (
+                "OTEL_METRICS_EXPORTER",
+                "zipkin",
+                "must be a list, separated by commas, of otlp, prometheus, console; or",
+            ),
+            ("OTEL_METRICS_EXPORTER", "none,otlp", "or none"),
+            ("OTEL_TRACES_EXPORTER", "prometheus", "must be a list, separated by commas, of otlp, console; or none"),
+            ("OTEL_EXPORTER_PROMETHEUS_PORT", "-1", "greater than or equal to 0"),
         ],
     )
     def test_a_wrong_value_is_refused_with_the_name_of_its_variable(
