@@ -7,13 +7,14 @@ import re
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import platformdirs
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from luthien.errors import ConfigError
+from luthien.otlp import OtlpSettings
 
 Network = IPv4Network | IPv6Network
 
@@ -42,7 +43,7 @@ def _default_data_dir() -> Path:
     return Path(platformdirs.user_data_dir("luthien", appauthor=False))
 
 
-class Settings(BaseSettings):
+class Settings(OtlpSettings):
     """Frozen once read. Each field is documented in docs/settings.md; a test fails when one is not."""
 
     model_config = SettingsConfigDict(
@@ -126,28 +127,6 @@ class Settings(BaseSettings):
     )
     """The Postgres to record into; with it set, `luthien up` embeds none."""
 
-    otlp_endpoint: str | None = Field(
-        default=None,
-        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint"),
-    )
-    otlp_traces_endpoint: str | None = Field(
-        default=None,
-        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "otlp_traces_endpoint"),
-    )
-    otlp_metrics_endpoint: str | None = Field(
-        default=None,
-        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "otlp_metrics_endpoint"),
-    )
-    otlp_compression: str | None = Field(
-        default=None, validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_COMPRESSION", "otlp_compression")
-    )
-    otlp_timeout: str | None = Field(
-        default=None, validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TIMEOUT", "otlp_timeout")
-    )
-    otlp_protocol: str = Field(
-        default="http/protobuf",
-        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_PROTOCOL", "otlp_protocol"),
-    )
     traces_exporter: str = Field(
         default="otlp", validation_alias=AliasChoices("OTEL_TRACES_EXPORTER", "traces_exporter")
     )
@@ -166,6 +145,10 @@ class Settings(BaseSettings):
     )
     traces_sampler_arg: str | None = Field(
         default=None, validation_alias=AliasChoices("OTEL_TRACES_SAMPLER_ARG", "traces_sampler_arg")
+    )
+    metrics_exemplar_filter: Literal["trace_based", "always_on", "always_off"] = Field(
+        default="trace_based",
+        validation_alias=AliasChoices("OTEL_METRICS_EXEMPLAR_FILTER", "metrics_exemplar_filter"),
     )
     service_name: str = Field(default="luthien", validation_alias=AliasChoices("OTEL_SERVICE_NAME", "service_name"))
 

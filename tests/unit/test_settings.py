@@ -46,14 +46,16 @@ FIELDS = {variable(name, field): (name, field) for name, field in Settings.model
 
 
 def documented() -> dict[str, list[str]]:
-    """The rows of the tables of settings: variable, default, unit and meaning."""
+    """The rows of the tables of settings: variable, default, unit and meaning. `A_{B,C}_D` are two variables."""
     rows: dict[str, list[str]] = {}
     for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        name = re.fullmatch(r"`([A-Z0-9_]+)`", cells[0])
+        name = re.fullmatch(r"`([A-Z0-9_]*)(?:{([A-Z,]+)})?([A-Z0-9_]*)`", cells[0])
         if name and len(cells) == 4:
-            assert name[1] not in rows, f"{name[1]} is documented twice"
-            rows[name[1]] = cells[1:]
+            for part in (name[2] or "").split(","):
+                variable = name[1] + part + name[3]
+                assert variable not in rows, f"{variable} is documented twice"
+                rows[variable] = cells[1:]
     return rows
 
 
@@ -86,7 +88,9 @@ class TestEnvironment:
             ("DATABASE_URL", "postgresql://u:p@h/d", "database_url", SecretStr("postgresql://u:p@h/d")),
             ("OTEL_SERVICE_NAME", "mine", "service_name", "mine"),
             ("OTEL_TRACES_SAMPLER_ARG", "0.1", "traces_sampler_arg", "0.1"),
-            ("OTEL_EXPORTER_OTLP_TIMEOUT", "5", "otlp_timeout", "5"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "5", "otlp_timeout", 5.0),
+            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc", "otlp_traces_protocol", "grpc"),
+            ("OTEL_EXPORTER_OTLP_INSECURE", "true", "otlp_insecure", True),
         ],
     )  # fmt: skip
     def test_a_variable_sets_its_field(

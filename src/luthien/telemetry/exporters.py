@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from opentelemetry.sdk.metrics.export import (
@@ -15,16 +16,15 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
 
+from luthien.otlp import Otlp
 from luthien.settings import Settings
-
-_EXPORT_TIMEOUT_S = 3
 
 
 def span_exporter(settings: Settings) -> SpanExporter | None:
     """What spans are given to; None keeps them here."""
     exporters: list[SpanExporter] = []
     if settings.exports_traces:
-        exporters.append(_otlp_spans(settings))
+        exporters.append(_otlp_spans(settings.otlp("traces")))
     if "console" in settings.traces_exporters:
         exporters.append(ConsoleSpanExporter(out=sys.stdout))
     return SpanExporters(exporters) if len(exporters) > 1 else next(iter(exporters), None)
@@ -34,7 +34,7 @@ def metric_readers(settings: Settings) -> list[MetricReader]:
     """What asks for metrics from time to time and sends them on; Prometheus, which asks itself, is not among them."""
     exporters: list[MetricExporter] = []
     if settings.exports_metrics:
-        exporters.append(_otlp_metrics(settings))
+        exporters.append(_otlp_metrics(settings.otlp("metrics")))
     if "console" in settings.metrics_exporters:
         exporters.append(ConsoleMetricExporter(out=sys.stdout))
     return [PeriodicExportingMetricReader(exporter) for exporter in exporters]
@@ -55,30 +55,61 @@ class SpanExporters(SpanExporter):
             exporter.shutdown()
 
 
-def _options(settings: Settings) -> dict[str, Any]:
-    """Our defaults for what the environment does not say; the exporters read the rest of it themselves."""
-    return {} if settings.otlp_timeout else {"timeout": _EXPORT_TIMEOUT_S}
-
-
-def _otlp_spans(settings: Settings) -> SpanExporter:
-    options = _options(settings)
-    if settings.otlp_protocol == "grpc":
+def _otlp_spans(otlp: Otlp) -> SpanExporter:
+    if otlp.protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 
-        return GrpcExporter(**options)
-    from opentelemetry.exporter.otlp.proto.http import Compression
+        return GrpcExporter(**_grpc(otlp))
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    return OTLPSpanExporter(compression=None if settings.otlp_compression else Compression.Gzip, **options)
+    return OTLPSpanExporter(**_http(otlp))
 
 
-def _otlp_metrics(settings: Settings) -> MetricExporter:
-    options = _options(settings)
-    if settings.otlp_protocol == "grpc":
+def _otlp_metrics(otlp: Otlp) -> MetricExporter:
+    if otlp.protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
 
-        return GrpcExporter(**options)
-    from opentelemetry.exporter.otlp.proto.http import Compression
+        return GrpcExporter(**_grpc(otlp))
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 
-    return OTLPMetricExporter(compression=None if settings.otlp_compression else Compression.Gzip, **options)
+    return OTLPMetricExporter(**_http(otlp))
+
+
+def _http(otlp: Otlp) -> dict[str, Any]:
+    """What every exporter over HTTP takes."""
+    from opentelemetry.exporter.otlp.proto.http import Compression
+
+    from luthien.telemetry.http_session import BelievingSession
+
+    return {
+        "endpoint": otlp.endpoint,
+        "headers": dict(otlp.headers),
+        "timeout": otlp.timeout_s,
+        "compression": Compression(otlp.compression),
+        "certificate_file": otlp.certificate,
+        "client_key_file": otlp.client_key,
+        "client_certificate_file": otlp.client_certificate,
+        "session": BelievingSession(),
+    }
+
+
+def _grpc(otlp: Otlp) -> dict[str, Any]:
+    """What every exporter over gRPC takes: the same, where its own reading of the environment knows less."""
+    from grpc import Compression, ssl_channel_credentials
+
+    compressions = {"gzip": Compression.Gzip, "deflate": Compression.Deflate, "none": Compression.NoCompression}
+    key = otlp.client_key or otlp.client_certificate
+    return {
+        "endpoint": otlp.endpoint,
+        "headers": dict(otlp.headers),
+        "timeout": otlp.timeout_s,
+        "compression": compressions[otlp.compression],
+        "insecure": otlp.insecure,
+        "credentials": ssl_channel_credentials(
+            _bytes(otlp.certificate), _bytes(key), _bytes(otlp.client_certificate)
+        ),
+    }
+
+
+def _bytes(path: str | None) -> bytes | None:
+    return None if path is None else Path(path).read_bytes()

@@ -10,9 +10,15 @@ from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 from opentelemetry.metrics import Meter, MeterProvider, NoOpMeterProvider
+from opentelemetry.sdk.metrics import (
+    AlwaysOffExemplarFilter,
+    AlwaysOnExemplarFilter,
+    ExemplarFilter,
+    TraceBasedExemplarFilter,
+)
 from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.trace import Tracer
 
@@ -27,6 +33,11 @@ from luthien.telemetry.sampler import RecordEverything, sampler_named
 from luthien.telemetry.scraping import Scraping, ports_of
 
 _log = logging.getLogger(__name__)
+_EXEMPLARS: dict[str, type[ExemplarFilter]] = {
+    "trace_based": TraceBasedExemplarFilter,
+    "always_on": AlwaysOnExemplarFilter,
+    "always_off": AlwaysOffExemplarFilter,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +79,37 @@ def start_telemetry(
         ConfigError: a setting is wrong, or `OTEL_SDK_DISABLED` silences the tracer.
     """
     sampler = RecordEverything(sampler_named(settings.traces_sampler, settings.traces_sampler_arg))
-    resource = Resource.create(
-        {
-            "service.name": settings.service_name,
-            "service.version": __version__,
-            names.PROCESS_ID: str(process_id or uuid4()),
-        }
-    )
+    resource = resource_of(settings, process_id)
     tracer_provider = TracerProvider(
         sampler=sampler, resource=resource, shutdown_on_exit=False, span_limits=unlimited()
     )
     tracer = tracer_provider.get_tracer("luthien", __version__)
     _probe(tracer)
-    processor = ForkingSpanProcessor(span_exporter(settings), sink)
-    tracer_provider.add_span_processor(processor)
     scraping = _scraping(settings, processes)
-    meter_provider = _meter_provider([*metric_readers(settings), *([scraping.reader] if scraping else [])], resource)
+    try:
+        processor = ForkingSpanProcessor(span_exporter(settings), sink)
+        readers = [*metric_readers(settings), *([scraping.reader] if scraping else [])]
+    except ValueError as error:
+        raise ConfigError(f"OpenTelemetry refuses a setting: {error}") from error
+    tracer_provider.add_span_processor(processor)
+    meter_provider = _meter_provider(settings, readers, resource)
     if scraping is not None:
         scraping.start()
     meter = meter_provider.get_meter("luthien", __version__)
     return Telemetry(tracer_provider, meter_provider, processor, tracer, meter, scraping)
+
+
+def resource_of(settings: Settings, process_id: UUID | None) -> Resource:
+    """Who speaks, in every signal. What the environment says of version and instance is not believed: we know."""
+    said = OTELResourceDetector().detect().attributes
+    is_named = "service_name" in settings.model_fields_set
+    return Resource.create(
+        {
+            "service.name": settings.service_name if is_named else said.get("service.name", settings.service_name),
+            "service.version": __version__,
+            names.PROCESS_ID: str(process_id or uuid4()),
+        }
+    )
 
 
 def unlimited() -> SpanLimits:
@@ -116,10 +138,15 @@ def _probe(tracer: Tracer) -> None:
         )
 
 
-def _meter_provider(readers: Sequence[MetricReader], resource: Resource) -> MeterProvider:
+def _meter_provider(settings: Settings, readers: Sequence[MetricReader], resource: Resource) -> MeterProvider:
     if not readers:
         return NoOpMeterProvider()
-    return SdkMeterProvider(metric_readers=readers, resource=resource, shutdown_on_exit=False)
+    return SdkMeterProvider(
+        metric_readers=readers,
+        resource=resource,
+        exemplar_filter=_EXEMPLARS[settings.metrics_exemplar_filter](),
+        shutdown_on_exit=False,
+    )
 
 
 def _scraping(settings: Settings, processes: int) -> Scraping | None:
