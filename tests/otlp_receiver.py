@@ -1,49 +1,115 @@
-"""A real OTLP receiver over HTTP: decodes what an exporter sends, and keeps the bytes too."""
+"""Real OTLP receivers, over HTTP and over gRPC: they decode what an exporter sends, and keep the bytes too."""
 
 from __future__ import annotations
 
 import gzip
+import ssl
 import threading
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+import grpc
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.certificates import Certificates
+
 AttributeValue = str | bool | int | float | list[str]
+_Message = ExportTraceServiceRequest | ExportMetricsServiceRequest | ExportLogsServiceRequest
+
+_SERVICES: dict[str, tuple[str, Any, Any]] = {
+    "/v1/traces": ("trace.v1.TraceService", ExportTraceServiceRequest, ExportTraceServiceResponse),
+    "/v1/metrics": ("metrics.v1.MetricsService", ExportMetricsServiceRequest, ExportMetricsServiceResponse),
+    "/v1/logs": ("logs.v1.LogsService", ExportLogsServiceRequest, ExportLogsServiceResponse),
+}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """How a receiver answers instead of taking what it is sent."""
+
+    status: int = 503
+    """Over HTTP."""
+    code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+    headers: Mapping[str, str] = field(default_factory=dict)
+    hangs_up: bool = False
+    """Over HTTP: resets the connection and answers nothing."""
+    waits_for: threading.Event | None = None
+    """Answers only then."""
 
 
 class OtlpReceiver:
-    """What has arrived so far."""
+    """What has arrived so far. `refusal` decides, for each request, whether it is taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, refusal: Callable[[], Refusal | None] = lambda: None) -> None:
+        self.refusal = refusal
+        self.requests = 0
+        """Those that were refused among them."""
         self.bodies: list[bytes] = []
         self.encodings: set[str | None] = set()
+        """Over HTTP."""
+        self.headers: list[dict[str, str]] = []
+        """Of each request: its HTTP headers, or what gRPC calls metadata."""
+        self.paths: list[str] = []
         self.spans: list[Span] = []
         self.metrics: list[Metric] = []
+        self.logs: list[LogRecord] = []
+        self.resources: list[dict[str, AttributeValue]] = []
+        """The attributes of every resource."""
         self.instances: set[AttributeValue] = set()
         """`service.instance.id` of every resource."""
+        self.clients: set[str] = set()
+        """Over gRPC with TLS: the names on the clients' certificates."""
         self.endpoint = ""
 
     def receive(self, path: str, body: bytes, encoding: str | None) -> None:
-        decoded = gzip.decompress(body) if encoding == "gzip" else body
-        self.bodies.append(decoded)
+        decoded = body
+        if encoding is not None:
+            decoded = gzip.decompress(body) if encoding == "gzip" else zlib.decompress(body)
         self.encodings.add(encoding)
-        if path == "/v1/traces":
-            request = ExportTraceServiceRequest.FromString(decoded)
-            for resource in request.resource_spans:
-                self.instances.add(attributes_of(resource.resource.attributes)["service.instance.id"])
-                for scope in resource.scope_spans:
-                    self.spans += scope.spans
-        elif path == "/v1/metrics":
-            for metrics in ExportMetricsServiceRequest.FromString(decoded).resource_metrics:
-                self.instances.add(attributes_of(metrics.resource.attributes)["service.instance.id"])
-                for scope_metrics in metrics.scope_metrics:
-                    self.metrics += scope_metrics.metrics
+        if path in _SERVICES:
+            self.take(path, _SERVICES[path][1].FromString(decoded))
+        else:
+            self.paths.append(path)
+        self.bodies.append(decoded)
+
+    def take(self, path: str, message: _Message) -> None:
+        if isinstance(message, ExportTraceServiceRequest):
+            for spans in message.resource_spans:
+                self._take_resource(spans.resource.attributes)
+                self.spans += [span for scope in spans.scope_spans for span in scope.spans]
+        elif isinstance(message, ExportMetricsServiceRequest):
+            for metrics in message.resource_metrics:
+                self._take_resource(metrics.resource.attributes)
+                self.metrics += [metric for scope in metrics.scope_metrics for metric in scope.metrics]
+        else:
+            for logs in message.resource_logs:
+                self._take_resource(logs.resource.attributes)
+                self.logs += [log for scope in logs.scope_logs for log in scope.log_records]
+        self.paths.append(path)
+
+    def _take_resource(self, attributes: Iterable[KeyValue]) -> None:
+        self.resources.append(attributes_of(attributes))
+        self.instances.add(self.resources[-1]["service.instance.id"])
 
 
 def attributes_of(attributes: Iterable[KeyValue]) -> dict[str, AttributeValue]:
@@ -59,23 +125,56 @@ def attributes_of(attributes: Iterable[KeyValue]) -> dict[str, AttributeValue]:
 
 
 @contextmanager
-def otlp_receiver() -> Iterator[OtlpReceiver]:
-    receiver = OtlpReceiver()
+def otlp_receiver(
+    refusal: Callable[[], Refusal | None] = lambda: None, *, tls: Certificates | None = None
+) -> Iterator[OtlpReceiver]:
+    """Over HTTP; with TLS it wants a certificate of the client."""
+    receiver = OtlpReceiver(refusal)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
+            receiver.requests += 1
+            if (refused := receiver.refusal()) is not None:
+                self._refuse(refused)
+                return
+            receiver.headers.append({name.lower(): value for name, value in self.headers.items()})
             receiver.receive(self.path, body, self.headers.get("content-encoding"))
-            self.send_response(200)
+            self._answer(200, {})
+
+        def _refuse(self, refused: Refusal) -> None:
+            if refused.waits_for is not None:
+                refused.waits_for.wait()
+            if refused.hangs_up:
+                self.connection.close()
+                return
+            self._answer(refused.status, refused.headers)
+
+        def _answer(self, status: int, headers: Mapping[str, str]) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("content-length", "0")
             self.end_headers()
 
         def log_message(self, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    receiver.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, name="otlp-receiver", daemon=True)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A client that went away is none of a test's business."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    scheme = "http"
+    if tls is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls.server, tls.server_key)
+        context.load_verify_locations(tls.authority)
+        context.verify_mode = ssl.CERT_REQUIRED
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        scheme = "https"
+    receiver.endpoint = f"{scheme}://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="otlp-receiver", daemon=True)
     thread.start()
     try:
         yield receiver
@@ -83,3 +182,50 @@ def otlp_receiver() -> Iterator[OtlpReceiver]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def otlp_grpc_receiver(
+    refusal: Callable[[], Refusal | None] = lambda: None,
+    *,
+    tls: Certificates | None = None,
+    takes_compressed: bool = True,
+) -> Iterator[OtlpReceiver]:
+    """Over gRPC; with TLS it wants a certificate of the client."""
+    receiver = OtlpReceiver(refusal)
+
+    def handler(path: str, request: Any, response: Any) -> Any:
+        def export(message: Any, context: Any) -> Any:
+            receiver.requests += 1
+            if (refused := receiver.refusal()) is not None:
+                if refused.waits_for is not None:
+                    refused.waits_for.wait()
+                context.abort(refused.code, "not now")
+            receiver.headers.append(dict(context.invocation_metadata()))
+            receiver.clients |= {name.decode() for name in context.auth_context().get("x509_common_name", ())}
+            receiver.bodies.append(message.SerializeToString())
+            receiver.take(path, message)
+            return response()
+
+        return grpc.unary_unary_rpc_method_handler(export, request.FromString, response.SerializeToString)
+
+    # One bit for each algorithm; the first is none at all.
+    options = [] if takes_compressed else [("grpc.compression_enabled_algorithms_bitset", 1)]
+    with ThreadPoolExecutor(4, thread_name_prefix="otlp-grpc-receiver") as threads:
+        server = grpc.server(threads, options=options)
+        for path, (service, request, response) in _SERVICES.items():
+            name = f"opentelemetry.proto.collector.{service}"
+            exports = {"Export": handler(path, request, response)}
+            server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(name, exports)])
+        if tls is None:
+            port = server.add_insecure_port("127.0.0.1:0")
+        else:
+            pair = (tls.server_key.read_bytes(), tls.server.read_bytes())
+            credentials = grpc.ssl_server_credentials([pair], tls.authority.read_bytes(), require_client_auth=True)
+            port = server.add_secure_port("127.0.0.1:0", credentials)
+        receiver.endpoint = f"{'http' if tls is None else 'https'}://127.0.0.1:{port}"
+        server.start()
+        try:
+            yield receiver
+        finally:
+            server.stop(None).wait()

@@ -212,6 +212,11 @@ class Gateway:
         found: dict[str, Any] = response.json()
         return found
 
+    def metrics(self) -> str:
+        """What Prometheus is given, of a gateway that was started with `metrics_exporter="prometheus"`."""
+        assert self.app.metrics_url is not None, "the metrics are not served"
+        return httpx.get(self.app.metrics_url, timeout=DEADLINE_S).raise_for_status().text
+
     def newest_call_id(self) -> str:
         """The id of the newest call, once it is stored."""
         listed = eventually(lambda: self.get("/debug/calls.json").json()["calls"], bool)

@@ -49,6 +49,7 @@ from luthien.settings import Settings, read_settings
 from luthien.store.read import RecordReader
 from luthien.telemetry.logs import configure_logging
 from luthien.telemetry.metrics import observe_default_partitions, observe_index, observe_record, reload_counter
+from luthien.telemetry.scraping import Scraping
 from luthien.telemetry.setup import Telemetry, start_telemetry
 from luthien.upstream.client import UpstreamClient
 
@@ -77,6 +78,7 @@ class Running:
     views: Views
     live: Live
     reloader: Reloader | None
+    scraping: Scraping | None
 
 
 class App:
@@ -86,14 +88,18 @@ class App:
 
     Args:
         source: the file that the configuration is from, to be read again when it changes.
+        processes: how many processes serve this app here.
     """
 
-    def __init__(self, settings: Settings, configuration: Configuration, source: Path | None = None) -> None:
+    def __init__(
+        self, settings: Settings, configuration: Configuration, source: Path | None = None, processes: int = 1
+    ) -> None:
         if settings.database_url is None:
             raise ConfigError("DATABASE_URL is not set: set it, or use `luthien up`, which brings a Postgres along")
         self._settings = settings
         self._configuration = configuration
         self._source = source
+        self._processes = processes
         self._dsn = settings.database_url.get_secret_value()
         self._running: Running | None = None
         self._sign_in = SignIn(settings.debug_token)
@@ -132,6 +138,12 @@ class App:
             raise RuntimeError("the app is not running")
         return self._running
 
+    @property
+    def metrics_url(self) -> str | None:
+        """Where Prometheus finds the metrics of this process, if they are served."""
+        scraping = self._now.scraping
+        return scraping.url if scraping is not None else None
+
     def _upstream_url(self, provider: str) -> str:
         return self._now.live.current.config.upstream_url(provider)
 
@@ -163,7 +175,7 @@ class App:
                 stack.push_async_callback(anyio.to_thread.run_sync, indexer.stop, _INDEXER_S)
             sink: RecordSink = source if settings.record else DiscardingSink()
             try:
-                telemetry = start_telemetry(settings, sink, source.process_id)
+                telemetry = start_telemetry(settings, sink, source.process_id, self._processes)
             except ConfigError as error:
                 _log.critical("%s", error)
                 raise
@@ -200,7 +212,9 @@ class App:
             stack.push_async_callback(feed.stop)
             views = Views(self._dsn, self._differ)
             stack.push_async_callback(anyio.to_thread.run_sync, views.close)
-            self._running = Running(orchestrator, passthrough, lookup, feed, views, live, reloader)
+            self._running = Running(
+                orchestrator, passthrough, lookup, feed, views, live, reloader, telemetry.scraping
+            )
             stack.push_async_callback(_end_calls, orchestrator.open_calls)
             if reloader is not None:
                 await reloader.start()
@@ -214,20 +228,20 @@ class App:
         return Reloader(self._source, live, reload_counter(telemetry.meter), watches=self._settings.reload)
 
 
-def create_app() -> ASGIApp:
+def create_app(processes: int = 1) -> ASGIApp:
     """The app as the environment describes it; for `uvicorn --factory` and its workers."""
     settings = read_settings()
     configure_logging(settings.log_level, settings.log_format)
-    return build_app(settings).asgi
+    return build_app(settings, processes).asgi
 
 
-def build_app(settings: Settings) -> App:
-    """The app for these settings.
+def build_app(settings: Settings, processes: int = 1) -> App:
+    """The app for these settings, one of so many processes that serve it.
 
     Raises:
         ConfigError: the settings or the configuration file are wrong.
     """
-    return App(settings, configuration_of(settings), settings.config)
+    return App(settings, configuration_of(settings), settings.config, processes)
 
 
 def configuration_of(settings: Settings) -> Configuration:

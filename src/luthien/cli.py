@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ import typer
 from pydantic import SecretStr
 
 from luthien import __version__
-from luthien.app import App, build_app, configuration_of
+from luthien.app import App, build_app, configuration_of, create_app
 from luthien.calls.command import calls
 from luthien.debug.search.reindex import index_queued, queue_calls
 from luthien.debug.signin import new_token
@@ -91,7 +92,7 @@ def serve(
         if workers == 1:
             Server(build_app(settings).asgi, settings, lambda: None).run(sockets=[listener])
             return
-        config = WorkerConfig("luthien.app:create_app", factory=True, workers=workers, **server_options(settings))
+        config = WorkerConfig(partial(create_app, workers), factory=True, workers=workers, **server_options(settings))
         Workers(config, [listener]).run()
 
 

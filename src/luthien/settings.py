@@ -7,14 +7,15 @@ import re
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import platformdirs
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from luthien.errors import ConfigError
 from luthien.hosts import HostPattern
+from luthien.otlp import OtlpSettings
 
 Network = IPv4Network | IPv6Network
 
@@ -43,7 +44,7 @@ def _default_data_dir() -> Path:
     return Path(platformdirs.user_data_dir("luthien", appauthor=False))
 
 
-class Settings(BaseSettings):
+class Settings(OtlpSettings):
     """Frozen once read. Each field is documented in docs/settings.md; a test fails when one is not."""
 
     model_config = SettingsConfigDict(
@@ -129,33 +130,17 @@ class Settings(BaseSettings):
     )
     """The Postgres to record into; with it set, `luthien up` embeds none."""
 
-    otlp_endpoint: str | None = Field(
-        default=None,
-        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint"),
-    )
-    otlp_traces_endpoint: str | None = Field(
-        default=None,
-        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "otlp_traces_endpoint"),
-    )
-    otlp_metrics_endpoint: str | None = Field(
-        default=None,
-        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "otlp_metrics_endpoint"),
-    )
-    otlp_compression: str | None = Field(
-        default=None, validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_COMPRESSION", "otlp_compression")
-    )
-    otlp_timeout: str | None = Field(
-        default=None, validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TIMEOUT", "otlp_timeout")
-    )
-    otlp_protocol: str = Field(
-        default="http/protobuf",
-        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_PROTOCOL", "otlp_protocol"),
-    )
     traces_exporter: str = Field(
         default="otlp", validation_alias=AliasChoices("OTEL_TRACES_EXPORTER", "traces_exporter")
     )
     metrics_exporter: str = Field(
         default="otlp", validation_alias=AliasChoices("OTEL_METRICS_EXPORTER", "metrics_exporter")
+    )
+    prometheus_host: str = Field(
+        default="localhost", validation_alias=AliasChoices("OTEL_EXPORTER_PROMETHEUS_HOST", "prometheus_host")
+    )
+    prometheus_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=9464, validation_alias=AliasChoices("OTEL_EXPORTER_PROMETHEUS_PORT", "prometheus_port")
     )
     traces_sampler: str = Field(
         default="parentbased_always_on",
@@ -163,6 +148,10 @@ class Settings(BaseSettings):
     )
     traces_sampler_arg: str | None = Field(
         default=None, validation_alias=AliasChoices("OTEL_TRACES_SAMPLER_ARG", "traces_sampler_arg")
+    )
+    metrics_exemplar_filter: Literal["trace_based", "always_on", "always_off"] = Field(
+        default="trace_based",
+        validation_alias=AliasChoices("OTEL_METRICS_EXEMPLAR_FILTER", "metrics_exemplar_filter"),
     )
     service_name: str = Field(default="luthien", validation_alias=AliasChoices("OTEL_SERVICE_NAME", "service_name"))
 
@@ -188,13 +177,45 @@ class Settings(BaseSettings):
             return [part.strip() for part in value.split(",") if part.strip() and part.strip() != "none"]
         return value
 
+    @field_validator("traces_exporter")
+    @classmethod
+    def _exports_traces_to(cls, value: str) -> str:
+        _exporters(value, ("otlp", "console"))
+        return value
+
+    @field_validator("metrics_exporter")
+    @classmethod
+    def _exports_metrics_to(cls, value: str) -> str:
+        _exporters(value, ("otlp", "prometheus", "console"))
+        return value
+
+    @property
+    def traces_exporters(self) -> frozenset[str]:
+        return _listed(self.traces_exporter)
+
+    @property
+    def metrics_exporters(self) -> frozenset[str]:
+        return _listed(self.metrics_exporter)
+
     @property
     def exports_traces(self) -> bool:
-        return self.traces_exporter != "none" and bool(self.otlp_endpoint or self.otlp_traces_endpoint)
+        """Over OTLP."""
+        return "otlp" in self.traces_exporters and bool(self.otlp_endpoint or self.otlp_traces_endpoint)
 
     @property
     def exports_metrics(self) -> bool:
-        return self.metrics_exporter != "none" and bool(self.otlp_endpoint or self.otlp_metrics_endpoint)
+        """Over OTLP."""
+        return "otlp" in self.metrics_exporters and bool(self.otlp_endpoint or self.otlp_metrics_endpoint)
+
+
+def _listed(text: str) -> frozenset[str]:
+    return frozenset(part.strip() for part in text.split(",") if part.strip())
+
+
+def _exporters(text: str, known: tuple[str, ...]) -> None:
+    chosen = _listed(text)
+    if chosen - {*known, "none"} or ("none" in chosen and len(chosen) > 1):
+        raise ValueError(f"must be a list, separated by commas, of {', '.join(known)}; or none")
 
 
 def read_settings() -> Settings:

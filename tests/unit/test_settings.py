@@ -46,14 +46,16 @@ FIELDS = {variable(name, field): (name, field) for name, field in Settings.model
 
 
 def documented() -> dict[str, list[str]]:
-    """The rows of the tables of settings: variable, default, unit and meaning."""
+    """The rows of the tables of settings: variable, default, unit and meaning. `A_{B,C}_D` are two variables."""
     rows: dict[str, list[str]] = {}
     for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        name = re.fullmatch(r"`([A-Z0-9_]+)`", cells[0])
+        name = re.fullmatch(r"`([A-Z0-9_]*)(?:{([A-Z,]+)})?([A-Z0-9_]*)`", cells[0])
         if name and len(cells) == 4:
-            assert name[1] not in rows, f"{name[1]} is documented twice"
-            rows[name[1]] = cells[1:]
+            for part in (name[2] or "").split(","):
+                variable = name[1] + part + name[3]
+                assert variable not in rows, f"{variable} is documented twice"
+                rows[variable] = cells[1:]
     return rows
 
 
@@ -86,7 +88,9 @@ class TestEnvironment:
             ("DATABASE_URL", "postgresql://u:p@h/d", "database_url", SecretStr("postgresql://u:p@h/d")),
             ("OTEL_SERVICE_NAME", "mine", "service_name", "mine"),
             ("OTEL_TRACES_SAMPLER_ARG", "0.1", "traces_sampler_arg", "0.1"),
-            ("OTEL_EXPORTER_OTLP_TIMEOUT", "5", "otlp_timeout", "5"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "5", "otlp_timeout", 5.0),
+            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc", "otlp_traces_protocol", "grpc"),
+            ("OTEL_EXPORTER_OTLP_INSECURE", "true", "otlp_insecure", True),
         ],
     )  # fmt: skip
     def test_a_variable_sets_its_field(
@@ -129,6 +133,8 @@ class TestEnvironment:
             ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://c:4318/v1/metrics"}, False, True),
             ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "none"}, False, True),
             ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_METRICS_EXPORTER": "none"}, True, False),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_METRICS_EXPORTER": "prometheus"}, True, False),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_METRICS_EXPORTER": "console , otlp"}, True, True),
         ],
     )
     def test_what_has_an_endpoint_and_is_not_turned_off_is_exported(
@@ -158,6 +164,14 @@ class TestMistakes:
             ("LUTHIEN_KEEP", "0d", "one or more whole days"),
             ("LUTHIEN_KEEP", "-1d", "a number of days, as in 30d"),
             ("LUTHIEN_KEEP", "30", "a number of days, as in 30d"),
+            (
+                "OTEL_METRICS_EXPORTER",
+                "zipkin",
+                "must be a list, separated by commas, of otlp, prometheus, console; or",
+            ),
+            ("OTEL_METRICS_EXPORTER", "none,otlp", "or none"),
+            ("OTEL_TRACES_EXPORTER", "prometheus", "must be a list, separated by commas, of otlp, console; or none"),
+            ("OTEL_EXPORTER_PROMETHEUS_PORT", "-1", "greater than or equal to 0"),
         ],
     )
     def test_a_wrong_value_is_refused_with_the_name_of_its_variable(

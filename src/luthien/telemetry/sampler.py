@@ -61,6 +61,7 @@ def sampler_named(name: str, argument: str | None) -> Sampler:
         "parentbased_always_on": DEFAULT_ON,
         "parentbased_always_off": DEFAULT_OFF,
     }
+    name = name.strip().lower()
     if name in fixed:
         return fixed[name]
     if name not in {"traceidratio", "parentbased_traceidratio"}:

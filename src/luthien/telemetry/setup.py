@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID, uuid4
 
 from opentelemetry.metrics import Meter, MeterProvider, NoOpMeterProvider
+from opentelemetry.sdk.metrics import (
+    AlwaysOffExemplarFilter,
+    AlwaysOnExemplarFilter,
+    ExemplarFilter,
+    TraceBasedExemplarFilter,
+)
 from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
-from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.metrics.export import MetricReader
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.trace import Tracer
 
 from luthien import __version__
@@ -23,11 +27,17 @@ from luthien.errors import ConfigError
 from luthien.record.queue import RecordSink
 from luthien.settings import Settings
 from luthien.telemetry import conventions as names
+from luthien.telemetry.exporters import metric_readers, span_exporter
 from luthien.telemetry.processor import ForkingSpanProcessor
 from luthien.telemetry.sampler import RecordEverything, sampler_named
+from luthien.telemetry.scraping import Scraping, ports_of
 
 _log = logging.getLogger(__name__)
-_EXPORT_TIMEOUT_S = 3
+_EXEMPLARS: dict[str, type[ExemplarFilter]] = {
+    "trace_based": TraceBasedExemplarFilter,
+    "always_on": AlwaysOnExemplarFilter,
+    "always_off": AlwaysOffExemplarFilter,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +49,15 @@ class Telemetry:
     processor: ForkingSpanProcessor
     tracer: Tracer
     meter: Meter
+    scraping: Scraping | None = None
 
     def shutdown(self, deadline_s: float) -> bool:
         """Exports what is left; False when the deadline came first. The SDK's own limits do not hold."""
         stops: dict[str, Callable[[], object]] = {"spans": self.tracer_provider.shutdown}
         if isinstance(self.meter_provider, SdkMeterProvider):
             stops["metrics"] = self.meter_provider.shutdown
+        if self.scraping is not None:
+            stops["scrapes"] = self.scraping.stop
         ends = time.monotonic() + deadline_s
         threads = {what: _started(stop, what) for what, stop in stops.items()}
         for what, thread in threads.items():
@@ -54,33 +67,49 @@ class Telemetry:
         return not any(thread.is_alive() for thread in threads.values())
 
 
-def start_telemetry(settings: Settings, sink: RecordSink, process_id: UUID | None = None) -> Telemetry:
+def start_telemetry(
+    settings: Settings, sink: RecordSink, process_id: UUID | None = None, processes: int = 1
+) -> Telemetry:
     """Starts both providers, and refuses to go on when spans would not be recorded.
+
+    Args:
+        processes: how many like this one serve here; each needs a port of its own for Prometheus.
 
     Raises:
         ConfigError: a setting is wrong, or `OTEL_SDK_DISABLED` silences the tracer.
     """
     sampler = RecordEverything(sampler_named(settings.traces_sampler, settings.traces_sampler_arg))
-    resource = Resource.create(
-        {
-            "service.name": settings.service_name,
-            "service.version": __version__,
-            names.PROCESS_ID: str(process_id or uuid4()),
-        }
-    )
+    resource = resource_of(settings, process_id)
     tracer_provider = TracerProvider(
         sampler=sampler, resource=resource, shutdown_on_exit=False, span_limits=unlimited()
     )
     tracer = tracer_provider.get_tracer("luthien", __version__)
     _probe(tracer)
-    processor = ForkingSpanProcessor(_span_exporter(settings), sink)
+    scraping = _scraping(settings, processes)
+    try:
+        processor = ForkingSpanProcessor(span_exporter(settings), sink)
+        readers = [*metric_readers(settings), *([scraping.reader] if scraping else [])]
+    except ValueError as error:
+        raise ConfigError(f"OpenTelemetry refuses a setting: {error}") from error
     tracer_provider.add_span_processor(processor)
-    meter_provider: MeterProvider = NoOpMeterProvider()
-    if settings.exports_metrics:
-        reader = PeriodicExportingMetricReader(_metric_exporter(settings))
-        meter_provider = SdkMeterProvider(metric_readers=[reader], resource=resource, shutdown_on_exit=False)
+    meter_provider = _meter_provider(settings, readers, resource)
+    if scraping is not None:
+        scraping.start()
     meter = meter_provider.get_meter("luthien", __version__)
-    return Telemetry(tracer_provider, meter_provider, processor, tracer, meter)
+    return Telemetry(tracer_provider, meter_provider, processor, tracer, meter, scraping)
+
+
+def resource_of(settings: Settings, process_id: UUID | None) -> Resource:
+    """Who speaks, in every signal. What the environment says of version and instance is not believed: we know."""
+    said = OTELResourceDetector().detect().attributes
+    is_named = "service_name" in settings.model_fields_set
+    return Resource.create(
+        {
+            "service.name": settings.service_name if is_named else said.get("service.name", settings.service_name),
+            "service.version": __version__,
+            names.PROCESS_ID: str(process_id or uuid4()),
+        }
+    )
 
 
 def unlimited() -> SpanLimits:
@@ -109,35 +138,21 @@ def _probe(tracer: Tracer) -> None:
         )
 
 
-def _exporter_options(settings: Settings) -> dict[str, Any]:
-    """Our defaults for what the environment does not say; the exporters read the rest of it themselves."""
-    return {} if settings.otlp_timeout else {"timeout": _EXPORT_TIMEOUT_S}
+def _meter_provider(settings: Settings, readers: Sequence[MetricReader], resource: Resource) -> MeterProvider:
+    if not readers:
+        return NoOpMeterProvider()
+    return SdkMeterProvider(
+        metric_readers=readers,
+        resource=resource,
+        exemplar_filter=_EXEMPLARS[settings.metrics_exemplar_filter](),
+        shutdown_on_exit=False,
+    )
 
 
-def _span_exporter(settings: Settings) -> SpanExporter | None:
-    if not settings.exports_traces:
+def _scraping(settings: Settings, processes: int) -> Scraping | None:
+    if "prometheus" not in settings.metrics_exporters:
         return None
-    options = _exporter_options(settings)
-    if settings.otlp_protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
-
-        return GrpcExporter(**options)
-    from opentelemetry.exporter.otlp.proto.http import Compression
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-    return OTLPSpanExporter(compression=None if settings.otlp_compression else Compression.Gzip, **options)
-
-
-def _metric_exporter(settings: Settings) -> MetricExporter:
-    options = _exporter_options(settings)
-    if settings.otlp_protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
-
-        return GrpcExporter(**options)
-    from opentelemetry.exporter.otlp.proto.http import Compression
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-
-    return OTLPMetricExporter(compression=None if settings.otlp_compression else Compression.Gzip, **options)
+    return Scraping(settings.prometheus_host, ports_of(settings.prometheus_port, processes))
 
 
 def _started(stop: Callable[[], object], what: str) -> threading.Thread:

@@ -1,0 +1,186 @@
+"""How each signal goes out over OTLP: the standard variables, as fields of the settings.
+
+A field is named as its variable is, without `OTEL_EXPORTER_`: `otlp_traces_headers`. Those of one signal go before
+those of all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Final, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import AliasChoices, AliasGenerator, Field, FilePath, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from luthien.errors import ConfigError
+
+Signal = Literal["traces", "metrics", "logs"]
+Compression = Literal["gzip", "deflate", "none"]
+
+_PROTOCOLS: Final = ("http/protobuf", "grpc")
+_COMPRESSIONS: Final = ("gzip", "deflate", "none")
+# What the exporters, which read the variables of headers themselves, take without a word.
+_HEADER: Final = re.compile(r"[\w!#$%&'*+\-.^`|~]+[ \t]*=[\x20\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*", re.ASCII)
+
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class Otlp:
+    """Where and how one signal goes out; `endpoint` has the signal's path, where the protocol wants one."""
+
+    endpoint: str
+    protocol: str
+    headers: Mapping[str, str] = field(repr=False)
+    timeout_s: float
+    compression: Compression
+    certificate: str | None
+    client_key: str | None
+    client_certificate: str | None
+    insecure: bool | None
+
+
+def _variables(name: str) -> AliasChoices | None:
+    return AliasChoices(f"OTEL_EXPORTER_{name.upper()}", name) if name.startswith("otlp_") else None
+
+
+class OtlpSettings(BaseSettings):
+    """Every `OTEL_EXPORTER_OTLP_*` variable."""
+
+    model_config = SettingsConfigDict(
+        alias_generator=AliasGenerator(validation_alias=_variables),  # type: ignore[arg-type] # None: no alias
+        populate_by_name=True,
+    )
+
+    otlp_endpoint: str | None = None
+    otlp_traces_endpoint: str | None = None
+    otlp_metrics_endpoint: str | None = None
+    otlp_logs_endpoint: str | None = None
+    otlp_protocol: str = "http/protobuf"
+    otlp_traces_protocol: str | None = None
+    otlp_metrics_protocol: str | None = None
+    otlp_logs_protocol: str | None = None
+    otlp_headers: SecretStr | None = None
+    otlp_traces_headers: SecretStr | None = None
+    otlp_metrics_headers: SecretStr | None = None
+    otlp_logs_headers: SecretStr | None = None
+    otlp_timeout: _Seconds = 3.0
+    otlp_traces_timeout: _Seconds | None = None
+    otlp_metrics_timeout: _Seconds | None = None
+    otlp_logs_timeout: _Seconds | None = None
+    otlp_compression: str = "gzip"
+    otlp_traces_compression: str | None = None
+    otlp_metrics_compression: str | None = None
+    otlp_logs_compression: str | None = None
+    otlp_certificate: FilePath | None = None
+    otlp_traces_certificate: FilePath | None = None
+    otlp_metrics_certificate: FilePath | None = None
+    otlp_logs_certificate: FilePath | None = None
+    otlp_client_key: FilePath | None = None
+    otlp_traces_client_key: FilePath | None = None
+    otlp_metrics_client_key: FilePath | None = None
+    otlp_logs_client_key: FilePath | None = None
+    otlp_client_certificate: FilePath | None = None
+    otlp_traces_client_certificate: FilePath | None = None
+    otlp_metrics_client_certificate: FilePath | None = None
+    otlp_logs_client_certificate: FilePath | None = None
+    otlp_insecure: bool | None = None
+    otlp_traces_insecure: bool | None = None
+    otlp_metrics_insecure: bool | None = None
+    otlp_logs_insecure: bool | None = None
+
+    @field_validator("otlp_protocol", "otlp_traces_protocol", "otlp_metrics_protocol", "otlp_logs_protocol")
+    @classmethod
+    def _is_spoken(cls, value: str | None) -> str | None:
+        if value not in (*_PROTOCOLS, None):
+            raise ValueError("must be http/protobuf or grpc; http/json is not spoken")
+        return value
+
+    @field_validator(
+        "otlp_compression", "otlp_traces_compression", "otlp_metrics_compression", "otlp_logs_compression"
+    )
+    @classmethod
+    def _compresses(cls, value: str | None) -> str | None:
+        if value not in (*_COMPRESSIONS, None):
+            raise ValueError("must be gzip, deflate or none")
+        return value
+
+    @field_validator("otlp_headers", "otlp_traces_headers", "otlp_metrics_headers", "otlp_logs_headers")
+    @classmethod
+    def _are_headers(cls, value: SecretStr | None) -> SecretStr | None:
+        # The exporters would write what they do not understand into the log.
+        if value is not None:
+            _headers(value)
+        return value
+
+    def otlp(self, signal: Signal) -> Otlp:
+        """What the variables say of one signal.
+
+        Raises:
+            ConfigError: its endpoint is no address that its protocol could use.
+        """
+        own = {name: getattr(self, f"otlp_{signal}_{name}") for name in _OPTIONS}
+        said = {name: getattr(self, f"otlp_{name}") if own[name] is None else own[name] for name in _OPTIONS}
+        variable = f"OTEL_EXPORTER_OTLP_{'' if own['endpoint'] is None else f'{signal.upper()}_'}ENDPOINT"
+        protocol = said["protocol"]
+        endpoint = _address(said["endpoint"] or "", variable, protocol)
+        if protocol != "grpc" and own["endpoint"] is None:
+            endpoint = f"{endpoint.rstrip('/')}/v1/{signal}"
+        return Otlp(
+            endpoint=endpoint,
+            protocol=protocol,
+            headers=_headers(said["headers"]),
+            timeout_s=said["timeout"],
+            compression=said["compression"],
+            certificate=_text(said["certificate"]),
+            client_key=_text(said["client_key"]),
+            client_certificate=_text(said["client_certificate"]),
+            insecure=said["insecure"],
+        )
+
+
+_OPTIONS: Final = (
+    "endpoint",
+    "protocol",
+    "headers",
+    "timeout",
+    "compression",
+    "certificate",
+    "client_key",
+    "client_certificate",
+    "insecure",
+)
+
+
+def _address(endpoint: str, variable: str, protocol: str) -> str:
+    try:
+        parts = urlsplit(endpoint)
+        is_web = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_web = False
+    if not endpoint or (not is_web and (protocol != "grpc" or "://" in endpoint)):
+        raise ConfigError(f"{variable} must be an address that begins with http:// or https://")
+    return endpoint
+
+
+def _headers(value: SecretStr | None) -> dict[str, str]:
+    """`name=value,name=value`, percent-encoded where need be; names in small letters."""
+    if value is None:
+        return {}
+    found: dict[str, str] = {}
+    for part in value.get_secret_value().split(","):
+        if not part.strip():
+            continue
+        name, _, text = part.partition("=")
+        decoded = unquote(text.strip())
+        if not _HEADER.fullmatch(part.strip()) or not (decoded.isascii() and decoded.isprintable()):
+            raise ValueError("must be name=value, separated by commas, with values percent-encoded")
+        found[unquote(name.strip()).lower()] = decoded
+    return found
+
+
+def _text(path: object) -> str | None:
+    return None if path is None else str(path)

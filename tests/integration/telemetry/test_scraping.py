@@ -1,0 +1,135 @@
+"""Metrics that Prometheus fetches from the gateway itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from luthien.record.queue import DiscardingSink
+from luthien.settings import Settings
+from luthien.telemetry.scraping import ports_of
+from luthien.telemetry.setup import start_telemetry
+from tests.playbook import ScriptedProvider, answers, eventually, running_gateway
+from tests.serving import serving
+from tests.wire import openai_request, openai_response
+
+OPENAI = "/v1/chat/completions"
+HERE: dict[str, Any] = {"metrics_exporter": "prometheus", "prometheus_host": "127.0.0.1", "prometheus_port": 0}
+
+
+def samples(text: str) -> dict[str, float]:
+    """The samples of the exposition format, by name and labels."""
+    lines = [line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
+
+
+def test_calls_are_counted_under_the_names_that_prometheus_gives_what_comes_over_otlp(
+    record_database: str, provider: ScriptedProvider
+) -> None:
+    provider.will(answers(openai_response()))
+    with running_gateway(record_database, provider.url, **HERE) as gateway:
+        gateway.call(gateway.post(OPENAI, openai_request()))
+        found = eventually(lambda: samples(gateway.metrics()), lambda found: any("luthien_calls" in n for n in found))
+    names = {re.split(r"[{ ]", name)[0] for name in found}
+    assert {
+        "luthien_calls_total",
+        "luthien_record_stored_total",
+        "luthien_record_spool_size_bytes",
+        "luthien_record_oldest_unsaved_age_seconds",
+        "gen_ai_client_operation_duration_seconds_bucket",
+        "gen_ai_client_token_usage_sum",
+        "target_info",
+    } <= names
+    [calls] = [name for name in found if name.startswith("luthien_calls_total")]
+    assert 'luthien_outcome="completed"' in calls
+    assert "otel_scope" not in calls
+
+
+def test_each_gateway_of_a_process_has_its_own_metrics(record_database: str, provider: ScriptedProvider) -> None:
+    provider.will(answers(openai_response()))
+    with (
+        running_gateway(record_database, provider.url, **HERE) as one,
+        running_gateway(record_database, provider.url, **HERE) as other,
+    ):
+        one.call(one.post(OPENAI, openai_request()))
+        assert one.app.metrics_url != other.app.metrics_url
+        assert "luthien_calls_total{" in eventually(one.metrics, lambda text: "luthien_calls_total{" in text)
+        assert "luthien_calls_total{" not in other.metrics()
+        url = str(one.app.metrics_url)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url)
+
+
+def test_a_taken_port_is_said_and_stops_nothing(
+    record_database: str, provider: ScriptedProvider, capsys: pytest.CaptureFixture[str]
+) -> None:
+    provider.will(answers(openai_response()))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with running_gateway(record_database, provider.url, **(HERE | {"prometheus_port": port})) as gateway:
+            assert gateway.post(OPENAI, openai_request()).status_code == 200
+            assert gateway.app.metrics_url is None
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    [line] = [line for line in lines if line["logger"] == "luthien.telemetry.scraping"]
+    assert line["level"] == "ERROR"
+    said = f"calls are served, but no metrics for Prometheus: cannot listen at 127.0.0.1:{port} ("
+    assert line["message"].startswith(said)
+
+
+def test_processes_take_the_ports_from_the_first_on() -> None:
+    settings = Settings(**HERE)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        later = start_telemetry(settings.model_copy(update={"prometheus_port": port}), DiscardingSink(), processes=20)
+        assert later.scraping is not None
+        url = str(later.scraping.url)
+        try:
+            assert port < int(url.split(":")[2].split("/")[0]) < port + 20
+            assert httpx.get(url).status_code == 200
+        finally:
+            assert later.shutdown(10.0)
+
+
+def test_the_ports_of_processes() -> None:
+    assert list(ports_of(9464, 3)) == [9464, 9465, 9466]
+    assert list(ports_of(65535, 3)) == [65535]
+    assert list(ports_of(0, 3)) == [0]
+
+
+def test_each_worker_serves_metrics_of_its_own(
+    data_dir: Path, record_database: str, provider: ScriptedProvider
+) -> None:
+    environment: dict[str, Any] = {
+        "OTEL_METRICS_EXPORTER": "prometheus",
+        "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1",
+        "OTEL_EXPORTER_PROMETHEUS_PORT": "0",
+        "LUTHIEN_LOG_FORMAT": "text",
+    }
+    with serving(data_dir, record_database, provider.url, "--workers", "2", **environment) as running:
+        urls = eventually(
+            lambda: re.findall(r"metrics are served at (http://127\.0\.0\.1:\d+/metrics)", running.command.output),
+            lambda found: len(found) == 2,
+        )
+        instances = [re.findall(r'service_instance_id="([^"]+)"', httpx.get(url).text)[0] for url in urls]
+    assert len(set(instances)) == 2
+
+
+def test_spans_and_metrics_are_written_to_the_console(
+    record_database: str, provider: ScriptedProvider, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without payloads, as anywhere else."""
+    provider.will(answers(openai_response("answer-mark")))
+    consoles = {"traces_exporter": "console", "metrics_exporter": "console,prometheus"}
+    with running_gateway(record_database, provider.url, **(HERE | consoles)) as gateway:
+        gateway.call(gateway.post(OPENAI, openai_request("prompt-mark")))
+    written = capfd.readouterr().out
+    assert '"name": "luthien.exchange"' in written
+    assert '"name": "luthien.calls"' in written
+    assert "answer-mark" not in written
+    assert "prompt-mark" not in written
