@@ -73,7 +73,7 @@ def start_telemetry(settings: Settings, sink: RecordSink, process_id: UUID | Non
     )
     tracer = tracer_provider.get_tracer("luthien", __version__)
     _probe(tracer)
-    processor = ForkingSpanProcessor(_span_exporter(settings), sink)
+    processor = ForkingSpanProcessor(_span_exporter(settings), sink, max_queue_size=settings.max_queued_spans)
     tracer_provider.add_span_processor(processor)
     meter_provider: MeterProvider = NoOpMeterProvider()
     if settings.exports_metrics:
