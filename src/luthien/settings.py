@@ -153,6 +153,9 @@ class Settings(OtlpSettings):
         default="trace_based",
         validation_alias=AliasChoices("OTEL_METRICS_EXEMPLAR_FILTER", "metrics_exemplar_filter"),
     )
+    max_queued_spans: Annotated[int, Field(gt=0)] = Field(
+        default=2048, validation_alias=AliasChoices("OTEL_BSP_MAX_QUEUE_SIZE", "max_queued_spans")
+    )
     service_name: str = Field(default="luthien", validation_alias=AliasChoices("OTEL_SERVICE_NAME", "service_name"))
 
     @field_validator("tempo_url", "grafana_url")

@@ -87,7 +87,7 @@ def start_telemetry(
     _probe(tracer)
     scraping = _scraping(settings, processes)
     try:
-        processor = ForkingSpanProcessor(span_exporter(settings), sink)
+        processor = ForkingSpanProcessor(span_exporter(settings), sink, max_queue_size=settings.max_queued_spans)
         readers = [*metric_readers(settings), *([scraping.reader] if scraping else [])]
     except ValueError as error:
         raise ConfigError(f"OpenTelemetry refuses a setting: {error}") from error
