@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -25,6 +27,8 @@ class OtlpReceiver:
         self.encodings: set[str | None] = set()
         self.spans: list[Span] = []
         self.metrics: list[Metric] = []
+        self.logs: list[tuple[str, LogRecord]] = []
+        """Each with the name of its logger."""
         self.instances: set[AttributeValue] = set()
         """`service.instance.id` of every resource."""
         self.endpoint = ""
@@ -44,6 +48,11 @@ class OtlpReceiver:
                 self.instances.add(attributes_of(metrics.resource.attributes)["service.instance.id"])
                 for scope_metrics in metrics.scope_metrics:
                     self.metrics += scope_metrics.metrics
+        elif path == "/v1/logs":
+            for logs in ExportLogsServiceRequest.FromString(decoded).resource_logs:
+                self.instances.add(attributes_of(logs.resource.attributes)["service.instance.id"])
+                for scope_logs in logs.scope_logs:
+                    self.logs += [(scope_logs.scope.name, record) for record in scope_logs.log_records]
 
 
 def attributes_of(attributes: Iterable[KeyValue]) -> dict[str, AttributeValue]:

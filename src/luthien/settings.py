@@ -120,6 +120,10 @@ class Settings(BaseSettings):
     """The lowest level that is logged: DEBUG, INFO, WARNING, ERROR."""
     log_format: Annotated[str, Field(pattern="^(json|text)$")] = "json"
     """`json`, one object a line, or `text` for people."""
+    log_calls: Annotated[str, Field(pattern="^(unusual|all|none)$")] = "unusual"
+    """Which calls leave a line when they end: those that are not completed, all, or none."""
+    export_loggers: Annotated[tuple[str, ...], NoDecode] = ()
+    """Loggers whose lines are exported as well as Luthien's own, separated by commas."""
 
     database_url: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("DATABASE_URL", "database_url")
@@ -138,6 +142,10 @@ class Settings(BaseSettings):
         default=None,
         validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "otlp_metrics_endpoint"),
     )
+    otlp_logs_endpoint: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "otlp_logs_endpoint"),
+    )
     otlp_compression: str | None = Field(
         default=None, validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_COMPRESSION", "otlp_compression")
     )
@@ -153,6 +161,9 @@ class Settings(BaseSettings):
     )
     metrics_exporter: str = Field(
         default="otlp", validation_alias=AliasChoices("OTEL_METRICS_EXPORTER", "metrics_exporter")
+    )
+    logs_exporter: Annotated[str, Field(pattern="^(otlp|console|none)$")] = Field(
+        default="otlp", validation_alias=AliasChoices("OTEL_LOGS_EXPORTER", "logs_exporter")
     )
     traces_sampler: str = Field(
         default="parentbased_always_on",
@@ -171,7 +182,7 @@ class Settings(BaseSettings):
             raise ValueError("must be an address that begins with http:// or https://")
         return value
 
-    @field_validator("trusted_networks", mode="before")
+    @field_validator("trusted_networks", "export_loggers", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -185,6 +196,11 @@ class Settings(BaseSettings):
     @property
     def exports_metrics(self) -> bool:
         return self.metrics_exporter != "none" and bool(self.otlp_endpoint or self.otlp_metrics_endpoint)
+
+    @property
+    def exports_logs(self) -> bool:
+        """Over OTLP."""
+        return self.logs_exporter == "otlp" and bool(self.otlp_endpoint or self.otlp_logs_endpoint)
 
 
 def read_settings() -> Settings:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 from uuid import UUID
 
-from opentelemetry.context import Context, get_current
+from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.metrics import Meter
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 
@@ -23,6 +24,7 @@ from luthien.policies.chain import Chain, Decision
 from luthien.policies.details import details_as_json
 from luthien.record.queue import Receipt
 from luthien.telemetry import conventions as names
+from luthien.telemetry.call_log import CallLog
 from luthien.telemetry.context import with_call_id
 from luthien.telemetry.metrics import CallMetrics
 from luthien.telemetry.spans import StageEvent, Wire, clean_name, emit_stage, end_span, safe_attributes
@@ -63,10 +65,18 @@ class Instruments:
     receipt_deadline_s: float
     process_id: UUID
     """Who serves the calls."""
+    call_log: CallLog = field(default_factory=CallLog)
 
     @classmethod
-    def of(cls, tracer: Tracer, meter: Meter, receipt_deadline_s: float, process_id: UUID) -> Instruments:
-        return cls(tracer, CallMetrics(meter), receipt_deadline_s, process_id)
+    def of(
+        cls,
+        tracer: Tracer,
+        meter: Meter,
+        receipt_deadline_s: float,
+        process_id: UUID,
+        call_log: CallLog | None = None,
+    ) -> Instruments:
+        return cls(tracer, CallMetrics(meter), receipt_deadline_s, process_id, call_log or CallLog())
 
 
 class Spoken(Protocol):
@@ -122,6 +132,15 @@ class Ledger:
             names.EXCHANGE, context, attributes={names.WIRE_FORMAT: wire_format.name, **marks}
         )
         self._context: Context = set_span_in_context(self._exchange, context)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """What this task logs inside the block is said of this call, not of one whose policy makes this call."""
+        token = attach(self._context)
+        try:
+            yield
+        finally:
+            detach(token)
 
     @property
     def elapsed_s(self) -> float:
@@ -368,6 +387,23 @@ class Ledger:
         if self._is_child:
             kind[names.CHILD] = True
         self._instruments.metrics.calls.add(1, kind)
+        self._tell(outcome, status, error_type, total_s)
+
+    def _tell(self, outcome: Outcome, status: int | None, error_type: str | None, total_s: float) -> None:
+        log, key = self._instruments.call_log, self._marks.get(names.GATEWAY_KEY)
+        if not log.tells(outcome, key is not None):
+            return
+        facts = {
+            names.ERROR_TYPE: error_type,
+            names.WIRE_FORMAT: self._format.name,
+            names.PROVIDER: self._format.provider,
+            names.REQUEST_MODEL: clean_name(self._model) if self._model is not None else None,
+            names.HTTP_STATUS: status,
+            names.DURATION_MS: round(total_s * 1000, 3),
+            names.CHILD: self._is_child or None,
+            names.GATEWAY_KEY: key,
+        }
+        log.tell(self.call_id, outcome, facts)
 
 
 def _ms(seconds: float | None) -> float | None:

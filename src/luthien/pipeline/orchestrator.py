@@ -102,6 +102,10 @@ class _Exchange:
         self._ending = Ending(self._ledger, client)
 
     async def run(self) -> None:
+        with self._ledger.current():
+            await self._go()
+
+    async def _go(self) -> None:
         try:
             try:
                 await self._run_to_an_end()

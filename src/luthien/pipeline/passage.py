@@ -133,6 +133,10 @@ class _Passage:
         self._held = b""
 
     async def run(self, refusal: ClientError | None) -> None:
+        with self._ledger.current():
+            await self._go(refusal)
+
+    async def _go(self, refusal: ClientError | None) -> None:
         try:
             try:
                 await self._run_to_an_end(refusal)

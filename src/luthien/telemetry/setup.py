@@ -61,13 +61,7 @@ def start_telemetry(settings: Settings, sink: RecordSink, process_id: UUID | Non
         ConfigError: a setting is wrong, or `OTEL_SDK_DISABLED` silences the tracer.
     """
     sampler = RecordEverything(sampler_named(settings.traces_sampler, settings.traces_sampler_arg))
-    resource = Resource.create(
-        {
-            "service.name": settings.service_name,
-            "service.version": __version__,
-            names.PROCESS_ID: str(process_id or uuid4()),
-        }
-    )
+    resource = resource_of(settings, process_id)
     tracer_provider = TracerProvider(
         sampler=sampler, resource=resource, shutdown_on_exit=False, span_limits=unlimited()
     )
@@ -81,6 +75,17 @@ def start_telemetry(settings: Settings, sink: RecordSink, process_id: UUID | Non
         meter_provider = SdkMeterProvider(metric_readers=[reader], resource=resource, shutdown_on_exit=False)
     meter = meter_provider.get_meter("luthien", __version__)
     return Telemetry(tracer_provider, meter_provider, processor, tracer, meter)
+
+
+def resource_of(settings: Settings, process_id: UUID | None) -> Resource:
+    """Who speaks, in every signal."""
+    return Resource.create(
+        {
+            "service.name": settings.service_name,
+            "service.version": __version__,
+            names.PROCESS_ID: str(process_id or uuid4()),
+        }
+    )
 
 
 def unlimited() -> SpanLimits:
