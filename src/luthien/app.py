@@ -47,6 +47,8 @@ from luthien.record.upkeep import Chore, Upkeep
 from luthien.record.writer import BatchLimits, RecordWriter
 from luthien.settings import Settings, read_settings
 from luthien.store.read import RecordReader
+from luthien.telemetry.call_log import CallLog
+from luthien.telemetry.log_export import start_log_export
 from luthien.telemetry.logs import configure_logging
 from luthien.telemetry.metrics import (
     BatchMetrics,
@@ -63,12 +65,14 @@ from luthien.upstream.client import UpstreamClient
 _log = logging.getLogger(__name__)
 
 # How long what comes after the grace period may take when Luthien stops: the open calls are ended, then spans and
-# metrics are exported, then the record is written. What comes too late for the database stays in the spool.
+# metrics are exported, then the record is written, then what was logged of all that is exported. What comes too late
+# for the database stays in the spool.
 _FAREWELL_S = FAREWELL_S + 1.0
 _TELEMETRY_S = 3.0
 _RECORD_S = 5.0
 _UPKEEP_S = 2.0
 _INDEXER_S = 1.0
+_LOGS_S = 1.0
 
 # Pages and health checks are no calls: they get no span and no call id.
 _UNTRACED_PATHS = r"^https?://[^/]*/(?:debug|v2/debug|favicon\.ico|healthz|readyz)(?:/|$)"
@@ -166,6 +170,7 @@ class App:
         settings = self._settings
         async with AsyncExitStack() as stack:
             source = _source(settings, self._dsn)
+            _export_logs(settings, source, stack)
             writer = RecordWriter(source, self._dsn, _limits(settings), keep=settings.keep)
             default_partitions = DefaultPartitions()
             if settings.record:
@@ -277,6 +282,17 @@ def _source(settings: Settings, dsn: str) -> Spool | RecordQueue:
     return Spool(root, limits, sync=settings.spool_sync)
 
 
+def _export_logs(settings: Settings, source: RecordSource, stack: AsyncExitStack) -> None:
+    """First of all and until the last, so that what is said of starting and stopping is exported as well."""
+    try:
+        export = start_log_export(settings, source.process_id)
+    except ConfigError as error:
+        _log.critical("%s", error)
+        raise
+    if export is not None:
+        stack.push_async_callback(anyio.to_thread.run_sync, export.stop, _LOGS_S)
+
+
 def _chores(settings: Settings, source: RecordSource) -> list[Chore]:
     chores = [heartbeat(source), notices(source), partitions_ahead(), forget_processes()]
     return chores if settings.keep is None else [*chores, retention(settings.keep)]
@@ -284,7 +300,8 @@ def _chores(settings: Settings, source: RecordSource) -> list[Chore]:
 
 def _instruments(telemetry: Telemetry, settings: Settings, source: RecordSource) -> Instruments:
     deadline_s = settings.receipt_deadline_ms / 1000
-    return Instruments.of(telemetry.tracer, telemetry.meter, deadline_s, source.process_id)
+    call_log = CallLog(settings.log_calls)
+    return Instruments.of(telemetry.tracer, telemetry.meter, deadline_s, source.process_id, call_log)
 
 
 def _observe_indexer(telemetry: Telemetry, indexer: Indexer) -> None:

@@ -124,6 +124,10 @@ class Settings(OtlpSettings):
     """The lowest level that is logged: DEBUG, INFO, WARNING, ERROR."""
     log_format: Annotated[str, Field(pattern="^(json|text)$")] = "json"
     """`json`, one object a line, or `text` for people."""
+    log_calls: Annotated[str, Field(pattern="^(unusual|all|none)$")] = "unusual"
+    """Which calls leave a line when they end: those that are not completed, all, or none."""
+    export_loggers: Annotated[tuple[str, ...], NoDecode] = ()
+    """Loggers whose lines are exported as well as Luthien's own, separated by commas."""
 
     database_url: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("DATABASE_URL", "database_url")
@@ -142,6 +146,7 @@ class Settings(OtlpSettings):
     prometheus_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         default=9464, validation_alias=AliasChoices("OTEL_EXPORTER_PROMETHEUS_PORT", "prometheus_port")
     )
+    logs_exporter: str = Field(default="otlp", validation_alias=AliasChoices("OTEL_LOGS_EXPORTER", "logs_exporter"))
     traces_sampler: str = Field(
         default="parentbased_always_on",
         validation_alias=AliasChoices("OTEL_TRACES_SAMPLER", "traces_sampler"),
@@ -173,16 +178,16 @@ class Settings(OtlpSettings):
             return tuple(HostPattern.parse(part) for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("trusted_networks", mode="before")
+    @field_validator("trusted_networks", "export_loggers", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return [part.strip() for part in value.split(",") if part.strip() and part.strip() != "none"]
         return value
 
-    @field_validator("traces_exporter")
+    @field_validator("traces_exporter", "logs_exporter")
     @classmethod
-    def _exports_traces_to(cls, value: str) -> str:
+    def _exports_to(cls, value: str) -> str:
         _exporters(value, ("otlp", "console"))
         return value
 
@@ -201,6 +206,10 @@ class Settings(OtlpSettings):
         return _listed(self.metrics_exporter)
 
     @property
+    def logs_exporters(self) -> frozenset[str]:
+        return _listed(self.logs_exporter)
+
+    @property
     def exports_traces(self) -> bool:
         """Over OTLP."""
         return "otlp" in self.traces_exporters and bool(self.otlp_endpoint or self.otlp_traces_endpoint)
@@ -209,6 +218,11 @@ class Settings(OtlpSettings):
     def exports_metrics(self) -> bool:
         """Over OTLP."""
         return "otlp" in self.metrics_exporters and bool(self.otlp_endpoint or self.otlp_metrics_endpoint)
+
+    @property
+    def exports_logs(self) -> bool:
+        """Over OTLP."""
+        return "otlp" in self.logs_exporters and bool(self.otlp_endpoint or self.otlp_logs_endpoint)
 
 
 def _listed(text: str) -> frozenset[str]:

@@ -85,6 +85,9 @@ class TestEnvironment:
             ("LUTHIEN_TRUSTED_NETWORKS", "10.0.0.0/8, ::1", "trusted_networks", (
                 IPv4Network("10.0.0.0/8"), IPv6Network("::1/128"))),
             ("LUTHIEN_TRUSTED_NETWORKS", "none", "trusted_networks", ()),
+            ("LUTHIEN_LOG_CALLS", "all", "log_calls", "all"),
+            ("LUTHIEN_EXPORT_LOGGERS", "my.policies, httpx", "export_loggers", ("my.policies", "httpx")),
+            ("OTEL_LOGS_EXPORTER", "console", "logs_exporter", "console"),
             ("DATABASE_URL", "postgresql://u:p@h/d", "database_url", SecretStr("postgresql://u:p@h/d")),
             ("OTEL_SERVICE_NAME", "mine", "service_name", "mine"),
             ("OTEL_TRACES_SAMPLER_ARG", "0.1", "traces_sampler_arg", "0.1"),
@@ -145,6 +148,24 @@ class TestEnvironment:
         settings = read_settings()
         assert (settings.exports_traces, settings.exports_metrics) == (traces, metrics)
 
+    @pytest.mark.parametrize(
+        ("variables", "logs"),
+        [
+            ({}, False),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, True),
+            ({"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://c:4318/v1/logs"}, True),
+            ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4318/v1/traces"}, False),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_LOGS_EXPORTER": "none"}, False),
+            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_LOGS_EXPORTER": "console"}, False),
+        ],
+    )
+    def test_logs_are_exported_as_the_other_signals_are(
+        self, environment: pytest.MonkeyPatch, variables: dict[str, str], logs: bool
+    ) -> None:
+        for name, value in variables.items():
+            environment.setenv(name, value)
+        assert read_settings().exports_logs is logs
+
 
 class TestMistakes:
     @pytest.mark.parametrize(
@@ -157,6 +178,8 @@ class TestMistakes:
             ("LUTHIEN_BATCH_MAX_AGE_MS", "-1", "greater than or equal to 0"),
             ("LUTHIEN_RECORD", "perhaps", "valid boolean"),
             ("LUTHIEN_LOG_FORMAT", "xml", "json|text"),
+            ("LUTHIEN_LOG_CALLS", "some", "unusual|all|none"),
+            ("OTEL_LOGS_EXPORTER", "syslog", "otlp|console|none"),
             ("LUTHIEN_TRUSTED_NETWORKS", "localhost", "valid IPv4 network"),
             ("LUTHIEN_KEEP", "12h", "one or more whole days"),
             ("LUTHIEN_KEEP", "36h", "one or more whole days"),
@@ -217,9 +240,9 @@ class TestDocumentation:
             assert cell == f"`{str(default).lower()}`"
         elif isinstance(default, (str, int, float, Path)):
             assert cell == f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
-        elif isinstance(default, tuple):
+        elif isinstance(default, tuple) and default:
             assert cell == f"`{','.join(map(str, default))}`"
-        else:  # None, or worked out at the start: said in words
+        else:  # none, or worked out at the start: said in words
             assert cell
 
     @pytest.mark.parametrize("name", FIELDS)

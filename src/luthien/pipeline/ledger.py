@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 from uuid import UUID
 
-from opentelemetry.context import Context, get_current
+from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.metrics import Meter
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 
@@ -24,9 +25,10 @@ from luthien.policies.chain import Chain, Decision
 from luthien.policies.details import details_as_json
 from luthien.record.queue import Receipt
 from luthien.telemetry import conventions as names
+from luthien.telemetry.call_log import CallLog
 from luthien.telemetry.context import with_call_id
 from luthien.telemetry.metrics import CallMetrics
-from luthien.telemetry.spans import StageEvent, Wire, emit_stage, end_span, safe_attributes
+from luthien.telemetry.spans import StageEvent, Wire, clean_name, emit_stage, end_span, safe_attributes
 
 MAX_GAPS = 4096
 
@@ -64,10 +66,18 @@ class Instruments:
     receipt_deadline_s: float
     process_id: UUID
     """Who serves the calls."""
+    call_log: CallLog = field(default_factory=CallLog)
 
     @classmethod
-    def of(cls, tracer: Tracer, meter: Meter, receipt_deadline_s: float, process_id: UUID) -> Instruments:
-        return cls(tracer, CallMetrics(meter), receipt_deadline_s, process_id)
+    def of(
+        cls,
+        tracer: Tracer,
+        meter: Meter,
+        receipt_deadline_s: float,
+        process_id: UUID,
+        call_log: CallLog | None = None,
+    ) -> Instruments:
+        return cls(tracer, CallMetrics(meter), receipt_deadline_s, process_id, call_log or CallLog())
 
 
 class Spoken(Protocol):
@@ -103,6 +113,8 @@ class Ledger:
         self.call_id = call_id
         self.timings = Timings()
         self._instruments = instruments
+        self._spoken = wire_format
+        self._model: str | None = None
         self.started = time.perf_counter()
         """The call's beginning."""
         self._sequence = 0
@@ -123,6 +135,15 @@ class Ledger:
             names.EXCHANGE, context, attributes={names.WIRE_FORMAT: wire_format.name, **marks}
         )
         self._context: Context = set_span_in_context(self._exchange, context)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """What this task logs inside the block is said of this call, not of one whose policy makes this call."""
+        token = attach(self._context)
+        try:
+            yield
+        finally:
+            detach(token)
 
     @property
     def elapsed_s(self) -> float:
@@ -283,6 +304,11 @@ class Ledger:
         self._session = session
         self._exchange.set_attributes(safe_attributes({names.SESSION: session.id}))
 
+    def asked(self, model: str | None, *, is_streaming: bool) -> None:
+        """The model that the client asked for, and whether for a stream."""
+        self._model = model
+        self.measured.asked(model, is_streaming=is_streaming)
+
     def goes_through(self, group: str | None) -> None:
         """The group whose policies look at the call, if it is not the default one."""
         if group is not None:
@@ -346,6 +372,23 @@ class Ledger:
         self._exchange.set_attributes(safe_attributes(told))
         self._end_span(self._exchange, error_type)
         self.measured.ended(outcome, error_type, parts_s, timings.client_first_chunk_s, self._context)
+        self._tell(outcome, status, error_type, total_s)
+
+    def _tell(self, outcome: Outcome, status: int | None, error_type: str | None, total_s: float) -> None:
+        log, key = self._instruments.call_log, self._marks.get(names.GATEWAY_KEY)
+        if not log.tells(outcome, key is not None):
+            return
+        facts = {
+            names.ERROR_TYPE: error_type,
+            names.WIRE_FORMAT: self._spoken.name,
+            names.PROVIDER: self._spoken.provider,
+            names.REQUEST_MODEL: clean_name(self._model) if self._model is not None else None,
+            names.HTTP_STATUS: status,
+            names.DURATION_MS: round(total_s * 1000, 3),
+            names.CHILD: names.PARENT_CALL_ID in self._marks or None,
+            names.GATEWAY_KEY: key,
+        }
+        log.tell(self.call_id, outcome, facts)
 
 
 def _parts(total_s: float, upstream_s: float, policy_s: float) -> dict[str, float]:

@@ -102,7 +102,7 @@ class _Exchange:
         self._ending = Ending(self._ledger, client)
 
     async def run(self) -> None:
-        with self._ledger.measured.under_way():
+        with self._ledger.current(), self._ledger.measured.under_way():
             await self._run_and_close()
 
     async def _run_and_close(self) -> None:
@@ -146,7 +146,7 @@ class _Exchange:
         mistake: jsontext.InvalidJson | None = None
         try:
             request = self._request = jsontext.parse_object(body)
-            self._ledger.measured.asked(_text(request.get("model")), is_streaming=request.get("stream") is True)
+            self._ledger.asked(_text(request.get("model")), is_streaming=request.get("stream") is True)
             scalars |= {
                 names.REQUEST_MODEL: _text(request.get("model")),
                 names.STREAMING: request.get("stream") is True,

@@ -133,7 +133,7 @@ class _Passage:
         self._held = b""
 
     async def run(self, refusal: ClientError | None) -> None:
-        with self._ledger.measured.under_way():
+        with self._ledger.current(), self._ledger.measured.under_way():
             await self._run_and_close(refusal)
 
     async def _run_and_close(self, refusal: ClientError | None) -> None:

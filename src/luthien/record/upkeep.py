@@ -88,7 +88,8 @@ class Upkeep:
             return
         self._troubled.add(name)
         is_foreign = not isinstance(error, psycopg.Error)
-        _log.warning("upkeep: %s failed: %s", name, str(error).partition("\n")[0], exc_info=is_foreign)
+        said = type(error).__name__ if is_foreign else str(error).partition("\n")[0]
+        _log.warning("upkeep: %s failed: %s", name, said, exc_info=is_foreign)
 
     def _connected(self) -> WatchedConnection:
         if self._conn is None or self._conn.closed:

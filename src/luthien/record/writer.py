@@ -235,7 +235,8 @@ class RecordWriter:
 
     def _set_aside(self, conn: WatchedConnection, record: StageRecord, reason: str, error: str) -> None:
         """Puts a record into quarantine; lost is only what not even that takes."""
-        _log.error("a record cannot be stored and is set aside: %s", error.partition(":")[0])
+        said = {"luthien.call_id": str(record.call_id)}
+        _log.error("a record cannot be stored and is set aside: %s", error.partition(":")[0], extra=said)
         try:
             quarantine(conn, record, reason, error)
         except Exception as refusal:
@@ -258,12 +259,11 @@ class RecordWriter:
         if self._trouble == kind or self._giving_up.is_set():
             return
         self._trouble = kind
-        said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-        _log.warning(
-            "the database does not take records, they wait: %s",
-            said or str(error).partition("\n")[0],
-            exc_info=not isinstance(error, psycopg.Error),
-        )
+        said = kind
+        if isinstance(error, psycopg.Error):
+            said = error.diag.message_primary or str(error).partition("\n")[0]
+        is_foreign = not isinstance(error, psycopg.Error)
+        _log.warning("the database does not take records, they wait: %s", said, exc_info=is_foreign)
 
     def _say_back(self) -> None:
         if self._trouble is not None:

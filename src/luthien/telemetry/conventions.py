@@ -16,9 +16,10 @@ OURS = "Luthien"
 
 @dataclass(frozen=True, slots=True)
 class Convention:
-    """One name: `kind` is attribute, event, span or metric; `unit` is UCUM, empty for what has none.
+    """One name: `kind` is attribute, event, span, metric or log; `unit` is UCUM, empty for what has none.
 
     Of a metric: its `instrument` (counter, updowncounter, gauge or histogram) and the attributes that it may have.
+    Of a log: a field that a line may have or, with attributes, the name of a line that has these.
     """
 
     name: str
@@ -53,6 +54,11 @@ def _metric(
     name: str, instrument: str, meaning: str, *, unit: str, attributes: tuple[str, ...] = (), source: str = OURS
 ) -> str:
     CONVENTIONS["metric", name] = Convention(name, "metric", meaning, unit, source, True, instrument, attributes)
+    return name
+
+
+def _log(name: str, meaning: str, *, attributes: tuple[str, ...] = (), source: str = OURS) -> str:
+    CONVENTIONS["log", name] = Convention(name, "log", meaning, "", source, True, attributes=attributes)
     return name
 
 
@@ -376,6 +382,42 @@ CONFIG_RELOADS: Final = _metric(
     unit="{reload}",
     attributes=(CONFIG_OUTCOME,),
 )
+
+# Log lines
+LOG_TIME: Final = _log("time", "When it was said, in UTC; over OTLP the record's own time")
+LOG_LEVEL: Final = _log("level", "DEBUG, INFO, WARNING, ERROR or CRITICAL; over OTLP the severity")
+LOG_LOGGER: Final = _log("logger", "Which part of Luthien says it; over OTLP the name of the scope")
+LOG_MESSAGE: Final = _log("message", "What is said; over OTLP the body")
+LOG_TRACE_ID: Final = _log("trace_id", "The trace in which it was said; over OTLP the record's own")
+LOG_SPAN_ID: Final = _log("span_id", "The span in which it was said; over OTLP the record's own")
+LOG_EVENT: Final = _log("event_name", "The name of a line that has one; over OTLP the record's own")
+EXCEPTION_TYPE: Final = _log("exception.type", "The class of an exception", source=OTEL)
+EXCEPTION_FRAMES: Final = _log(
+    "exception.stacktrace",
+    "File, line and function of each frame that it came through, and never its text",
+    source=OTEL,
+)
+CALLS_LEFT_OUT: Final = _log(
+    "luthien.calls.left_out", "Rejected calls before this one that have no line of their own"
+)
+CALL_ENDED: Final = _log(
+    "luthien.call.ended",
+    "A call has ended",
+    attributes=(
+        OUTCOME,
+        ERROR_TYPE,
+        WIRE_FORMAT,
+        PROVIDER,
+        REQUEST_MODEL,
+        HTTP_STATUS,
+        DURATION_MS,
+        CHILD,
+        GATEWAY_KEY,
+        CALLS_LEFT_OUT,
+    ),
+)
+LOG_ATTRIBUTES: Final = frozenset({CALL_ID, *CONVENTIONS["log", CALL_ENDED].attributes})
+"""The allow-list: what else was said with a line does not leave the process."""
 
 # Attributes of the HTTP server span that its instrumentation sets, in the old and the stable conventions.
 # Not among them: anything that may carry a query string, an address or a header.

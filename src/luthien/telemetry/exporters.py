@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter, LogRecordExporter
 from opentelemetry.sdk.metrics.export import (
     ConsoleMetricExporter,
     MetricExporter,
@@ -38,6 +39,16 @@ def metric_readers(settings: Settings) -> list[MetricReader]:
     if "console" in settings.metrics_exporters:
         exporters.append(ConsoleMetricExporter(out=sys.stdout))
     return [PeriodicExportingMetricReader(exporter) for exporter in exporters]
+
+
+def log_exporters(settings: Settings) -> list[LogRecordExporter]:
+    """What log lines are given to."""
+    exporters: list[LogRecordExporter] = []
+    if settings.exports_logs:
+        exporters.append(_otlp_logs(settings.otlp("logs")))
+    if "console" in settings.logs_exporters:
+        exporters.append(ConsoleLogRecordExporter(sys.stdout, lambda record: record.to_json(indent=None) + "\n"))
+    return exporters
 
 
 class SpanExporters(SpanExporter):
@@ -73,6 +84,16 @@ def _otlp_metrics(otlp: Otlp) -> MetricExporter:
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 
     return OTLPMetricExporter(**_http(otlp))
+
+
+def _otlp_logs(otlp: Otlp) -> LogRecordExporter:
+    if otlp.protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcExporter
+
+        return GrpcExporter(**_grpc(otlp))
+    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+
+    return OTLPLogExporter(**_http(otlp))
 
 
 def _http(otlp: Otlp) -> dict[str, Any]:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import logging.config
+import re
 import time
+from collections import deque
 from types import TracebackType
 from typing import Any
 
 from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
 
+from luthien.telemetry import conventions as names
 from luthien.telemetry.context import call_id_in
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_MAX_MESSAGE = 8192
+_MAX_FRAMES = 64
 
 
 class CallContextFilter(logging.Filter):
-    """Puts the ids of the current call, trace and span on every record."""
+    """Puts the ids of the current call, trace and span on every record; a line may name another call itself."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         context = get_current_span().get_span_context()
@@ -25,8 +31,8 @@ class CallContextFilter(logging.Filter):
             record.trace_id = format_trace_id(context.trace_id)
             record.span_id = format_span_id(context.span_id)
         call_id = call_id_in(None)
-        if call_id is not None:
-            setattr(record, "luthien.call_id", call_id)
+        if call_id is not None and not hasattr(record, names.CALL_ID):
+            setattr(record, names.CALL_ID, call_id)
         return True
 
 
@@ -35,16 +41,14 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z",
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
+            names.LOG_TIME: time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{record.msecs:03.0f}Z",
+            names.LOG_LEVEL: record.levelname,
+            names.LOG_LOGGER: record.name,
+            names.LOG_MESSAGE: message_of(record),
         }
         entry |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
-        if record.exc_info and record.exc_info[0] is not None:
-            entry["exception"] = record.exc_info[0].__name__
-            entry["stack"] = _frames(record.exc_info[2])
-        return json.dumps(entry, default=str)
+        return json.dumps(entry | exception_of(record), default=str)
 
 
 class TextFormatter(logging.Formatter):
@@ -56,13 +60,31 @@ class TextFormatter(logging.Formatter):
         return "\n".join([ei[0].__name__ if ei[0] else "", *(f"  {frame}" for frame in _frames(ei[2]))])
 
 
-def _frames(traceback: TracebackType | None) -> list[str]:
-    frames: list[str] = []
+def message_of(record: logging.LogRecord) -> str:
+    """What the line says, bounded in length and fit for every encoder."""
+    return _clean(record.getMessage()[:_MAX_MESSAGE])
+
+
+def exception_of(record: logging.LogRecord) -> dict[str, str]:
+    """What may be told of the line's exception, by field: its type and its frames, and not its text."""
+    if not record.exc_info or record.exc_info[0] is None:
+        return {}
+    frames = _clean("\n".join(_frames(record.exc_info[2])))
+    return {names.EXCEPTION_TYPE: record.exc_info[0].__name__, names.EXCEPTION_FRAMES: frames}
+
+
+def _frames(traceback: TracebackType | None) -> deque[str]:
+    """The innermost ones, outermost first."""
+    frames: deque[str] = deque(maxlen=_MAX_FRAMES)
     while traceback is not None:
         code = traceback.tb_frame.f_code
         frames.append(f"{code.co_filename}:{traceback.tb_lineno} {code.co_name}")
         traceback = traceback.tb_next
     return frames
+
+
+def _clean(text: str) -> str:
+    return _SURROGATES.sub("\ufffd", text)
 
 
 def logging_config(level: str, log_format: str) -> dict[str, Any]:

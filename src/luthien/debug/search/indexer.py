@@ -24,6 +24,7 @@ from luthien.store.deadline import WatchedConnection, connection_options
 from luthien.store.index import Claim, ReadCall, Sweep
 from luthien.store.sql import query
 from luthien.store.write import is_about_content
+from luthien.telemetry import conventions as names
 
 _log = logging.getLogger(__name__)
 
@@ -189,7 +190,8 @@ class Indexer:
             return
         self._trouble = kind
         is_foreign = not isinstance(error, psycopg.Error)
-        _log.warning("calls are not indexed: %s", str(error).partition("\n")[0], exc_info=is_foreign)
+        said = kind if is_foreign else str(error).partition("\n")[0]
+        _log.warning("calls are not indexed: %s", said, exc_info=is_foreign)
 
 
 def connected(dsn: str) -> WatchedConnection:
@@ -242,7 +244,8 @@ def _give_up(conn: Connection, claimed: Claim, stats: IndexStats, why: str) -> N
     if row is None:
         index.forget(conn, claimed)
         return
-    _log.warning("call %s cannot be indexed: %s", claimed.call_id, why)
+    said = {names.CALL_ID: str(claimed.call_id)}
+    _log.warning("call %s cannot be indexed: %s", claimed.call_id, why, extra=said)
     stats.failed += index.write_entry(conn, claimed, failed_entry(row, why))
 
 

@@ -1,0 +1,156 @@
+"""Log lines over OTLP, made by allow-list: Luthien's own and its server's, and of them nothing that may be a payload.
+
+See decision 19 for what is used of OpenTelemetry, which calls its logs unfinished in Python.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from uuid import UUID
+
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
+from opentelemetry.sdk._logs.export import (
+    BatchLogRecordProcessor,
+    LogRecordExporter,
+    LogRecordExportResult,
+)
+
+from luthien.errors import ConfigError
+from luthien.settings import Settings
+from luthien.telemetry import conventions as names
+from luthien.telemetry.exporters import log_exporters
+from luthien.telemetry.logs import CallContextFilter, exception_of, message_of
+from luthien.telemetry.setup import resource_of
+from luthien.telemetry.spans import safe_attributes
+
+_log = logging.getLogger(__name__)
+
+_OWN_LOGGERS = ("luthien", "uvicorn")
+_SEVERITIES = (
+    (logging.CRITICAL, SeverityNumber.FATAL),
+    (logging.ERROR, SeverityNumber.ERROR),
+    (logging.WARNING, SeverityNumber.WARN),
+    (logging.INFO, SeverityNumber.INFO),
+    (logging.DEBUG, SeverityNumber.DEBUG),
+)
+
+_exporting = threading.local()
+
+
+class LogExport:
+    """Takes the lines of some loggers to an exporter, from the moment it is made until it is stopped.
+
+    Args:
+        loggers: whose lines, and those of all loggers below them.
+    """
+
+    def __init__(self, provider: LoggerProvider, loggers: Iterable[str]) -> None:
+        self._provider = provider
+        self.handler = ExportingHandler(provider)
+        self._loggers = [logging.getLogger(name) for name in _outermost(loggers)]
+        for logger in self._loggers:
+            logger.addHandler(self.handler)
+
+    def stop(self, deadline_s: float) -> bool:
+        """Exports what is left; False when the deadline came first. The SDK's own limit does not hold."""
+        for logger in self._loggers:
+            logger.removeHandler(self.handler)
+        thread = threading.Thread(target=self._provider.shutdown, name="luthien-stop-logs", daemon=True)
+        thread.start()
+        thread.join(deadline_s)
+        if thread.is_alive():
+            _log.warning("the last logs were not exported within %.1f s", deadline_s)
+        return not thread.is_alive()
+
+
+def start_log_export(settings: Settings, process_id: UUID | None = None) -> LogExport | None:
+    """Exports log lines from now on, if the settings say so.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    exporters = log_exporters(settings)
+    if not exporters:
+        return None
+    try:
+        provider = LoggerProvider(resource_of(settings, process_id), shutdown_on_exit=False)
+        for exporter in exporters:
+            provider.add_log_record_processor(BatchLogRecordProcessor(_QuietExporter(exporter)))
+    except ValueError as error:  # what the SDK read from OTEL_BLRP_* or OTEL_*_LIMIT itself
+        raise ConfigError(f"logs cannot be exported: {error}") from error
+    return LogExport(provider, [*_OWN_LOGGERS, *settings.export_loggers])
+
+
+class ExportingHandler(logging.Handler):
+    """Makes a log record of each line, of what is on the allow-list. Nothing raised here reaches whoever logs."""
+
+    def __init__(self, provider: LoggerProvider) -> None:
+        super().__init__()
+        self._provider = provider
+        self.lost = 0
+        """Lines that could not be exported, since they could not be made into records."""
+        self.addFilter(CallContextFilter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(_exporting, "now", False):  # what an exporter says of its export would be exported, for ever
+            return
+        try:
+            self._provider.get_logger(record.name).emit(_exported(record))
+        except Exception:  # noqa: BLE001 - logging must not break what logs, and to log that would lead here again
+            self.lost += 1
+
+
+def _exported(record: logging.LogRecord) -> LogRecord:
+    """Its trace and span are those of the current context."""
+    said = vars(record)
+    allowed = {key: value for key, value in said.items() if key in names.LOG_ATTRIBUTES}
+    event = said.get(names.LOG_EVENT)
+    return LogRecord(
+        timestamp=int(record.created * 1e9),
+        severity_text=record.levelname,
+        severity_number=_severity(record.levelno),
+        body=message_of(record),
+        attributes={**safe_attributes(allowed), **exception_of(record)},
+        event_name=event if ("log", event) in names.CONVENTIONS else None,
+    )
+
+
+def _severity(level: int) -> SeverityNumber:
+    return next((severity for least, severity in _SEVERITIES if level >= least), SeverityNumber.TRACE)
+
+
+class _QuietExporter(LogRecordExporter):
+    """Marks its thread while it exports, so that what is logged there is not exported in turn."""
+
+    def __init__(self, exporter: LogRecordExporter) -> None:
+        self._exporter = exporter
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        with _marked():
+            return self._exporter.export(batch)
+
+    def shutdown(self) -> None:
+        with _marked():
+            self._exporter.shutdown()  # type: ignore[no-untyped-call]
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+
+@contextmanager
+def _marked() -> Iterator[None]:
+    _exporting.now = True
+    try:
+        yield
+    finally:
+        _exporting.now = False
+
+
+def _outermost(loggers: Iterable[str]) -> list[str]:
+    """Each once, and none whose lines go to another of them as well."""
+    wanted = [*dict.fromkeys(loggers)]
+    return [name for name in wanted if not any(name.startswith(f"{other}.") for other in wanted)]
