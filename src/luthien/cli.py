@@ -76,6 +76,8 @@ def demo(
 
     check_installed()
     settings = _text_logs(read_settings())
+    if "log_calls" not in settings.model_fields_set:  # it tells of each call itself
+        settings = settings.model_copy(update={"log_calls": "none"})
     with local_settings(settings) as settings:
         raise typer.Exit(run_demo(settings, exit_after_calls=exit_, say=_say))
 

@@ -259,10 +259,9 @@ class RecordWriter:
         if self._trouble == kind or self._giving_up.is_set():
             return
         self._trouble = kind
-        said = kind
+        is_foreign, said = True, kind  # not its text, which may quote a record
         if isinstance(error, psycopg.Error):
-            said = error.diag.message_primary or str(error).partition("\n")[0]
-        is_foreign = not isinstance(error, psycopg.Error)
+            is_foreign, said = False, error.diag.message_primary or str(error).partition("\n")[0]
         _log.warning("the database does not take records, they wait: %s", said, exc_info=is_foreign)
 
     def _say_back(self) -> None:

@@ -55,6 +55,17 @@ def test_a_chore_that_fails_costs_the_others_nothing(record_database: str) -> No
         assert eventually(lambda: len(done) > 3 and len(failed) > 3, bool)
 
 
+def test_what_an_exception_of_ours_says_is_not_logged(record_database: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It may quote what is in the record."""
+
+    def fail(conn: Connection) -> None:
+        raise LookupError("a secret")
+
+    with keeping_up(record_database, Chore("fail", 0.02, fail)):
+        eventually(lambda: caplog.messages, bool)
+    assert caplog.messages == ["upkeep: fail failed: LookupError"]
+
+
 def test_chores_go_on_when_their_connection_was_cut(record_database: str) -> None:
     done: list[int] = []
     with (

@@ -27,6 +27,7 @@ from luthien.record.writer import BatchLimits, RecordWriter, backoffs
 from luthien.store.embedded import embedded_postgres
 from luthien.store.migrate import migrate
 from luthien.store.write import prepare
+from luthien.telemetry.conventions import CALL_ID
 from tests.records import call_at, keys, record, whole_call
 from tests.tcp_proxy import TcpProxy, proxy_to
 
@@ -220,6 +221,8 @@ class TestAPoisonRecord:
         assert all(": " in error for _, _, error in aside)
         assert "a record cannot be stored and is set aside: OverflowError" in caplog.messages
         assert "secret" not in caplog.text
+        told = {vars(entry)[CALL_ID] for entry in caplog.records if "set aside" in entry.getMessage()}
+        assert told == {str(each.call_id) for each in odd}
 
     @pytest.mark.parametrize(
         "unix_s",
