@@ -179,7 +179,7 @@ class TestMistakes:
             ("LUTHIEN_RECORD", "perhaps", "valid boolean"),
             ("LUTHIEN_LOG_FORMAT", "xml", "json|text"),
             ("LUTHIEN_LOG_CALLS", "some", "unusual|all|none"),
-            ("OTEL_LOGS_EXPORTER", "syslog", "otlp|console|none"),
+            ("OTEL_LOGS_EXPORTER", "syslog", "otlp, console; or none"),
             ("LUTHIEN_TRUSTED_NETWORKS", "localhost", "valid IPv4 network"),
             ("LUTHIEN_KEEP", "12h", "one or more whole days"),
             ("LUTHIEN_KEEP", "36h", "one or more whole days"),

@@ -200,7 +200,7 @@ class TestExport:
             assert len(eventually(lambda: list(receiver.spans), lambda found: len(found) == 4)) == 4
         assert receiver.requests >= 2
 
-    def test_of_more_spans_than_may_wait_the_newest_are_kept(self, receiver: OtlpReceiver) -> None:
+    def test_of_more_spans_than_may_wait_the_first_are_kept(self, receiver: OtlpReceiver) -> None:
         variables = {
             "OTEL_BSP_MAX_QUEUE_SIZE": "2",
             "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "2",
@@ -214,7 +214,8 @@ class TestExport:
             eventually(lambda: receiver.requests, bool)
             spans(telemetry, 7)
             answered.set()
-        assert [span.name for span in receiver.spans] == ["span 0", "span 1", "span 5", "span 6"]
+        assert [span.name for span in receiver.spans] == ["span 0", "span 1"] * 2
+        assert telemetry.processor.lost_on_the_way["queue_full"] == 5
 
     def test_a_batch_larger_than_the_queue_is_refused_in_words(self, receiver: OtlpReceiver) -> None:
         variables = {"OTEL_BSP_MAX_QUEUE_SIZE": "2", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "3"}
