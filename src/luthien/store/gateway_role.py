@@ -1,0 +1,46 @@
+"""What a gateway may do in the database when it is not the owner of the tables: record, read the record, index it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+
+from luthien.errors import StoreError
+
+RIGHTS: Final = (
+    (
+        "SELECT, INSERT, UPDATE ON TABLE",
+        ("conversation_calls", "conversation_events", "conversation_quarantine"),
+    ),
+    (
+        "SELECT, INSERT, UPDATE, DELETE ON TABLE",
+        ("conversation_processes", "conversation_search", "conversation_changes", "conversation_unindexed"),
+    ),
+    ("SELECT ON TABLE", ("_prisma_migrations",)),
+    ("EXECUTE ON FUNCTION", ("luthien_create_day", "luthien_drop_day", "luthien_drop_strays")),
+)
+"""Nothing here reaches what another role owns: a role with these rights can neither alter a table nor grant."""
+
+
+def grant_gateway(conn: psycopg.Connection[Any], role: str) -> None:
+    """Gives the role what a gateway needs; may be done again, and is after each migration.
+
+    Raises:
+        StoreError: there is no such role, or these are not the connection's rights to give.
+    """
+    to = sql.Identifier(role)
+    try:
+        with conn.transaction():
+            for rights, names in RIGHTS:
+                objects = sql.SQL(", ").join(map(sql.Identifier, names))
+                conn.execute(sql.SQL("GRANT {} {} TO {}").format(sql.SQL(rights), objects, to))
+            # Batches pass through temporary tables, which an administrator may have taken from everybody.
+            database = sql.Identifier(conn.info.dbname)
+            conn.execute(sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}").format(database, to))
+    except psycopg.errors.UndefinedObject:
+        raise StoreError(f"there is no role {role}: an administrator makes it with CREATE ROLE") from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        said = error.diag.message_primary
+        raise StoreError(f"{said}: migrate as the owner of the database and of its tables") from None
