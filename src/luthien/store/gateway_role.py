@@ -19,7 +19,7 @@ RIGHTS: Final = (
         ("conversation_processes", "conversation_search", "conversation_changes", "conversation_unindexed"),
     ),
     ("SELECT ON TABLE", ("_prisma_migrations",)),
-    ("EXECUTE ON FUNCTION", ("luthien_create_day", "luthien_drop_day", "luthien_drop_strays")),
+    ("EXECUTE ON FUNCTION", ("luthien_unindexed", "luthien_create_day", "luthien_drop_day", "luthien_drop_strays")),
 )
 """Nothing here reaches what another role owns: a role with these rights can neither alter a table nor grant."""
 
