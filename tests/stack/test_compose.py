@@ -52,11 +52,14 @@ class TestItIsAccepted:
         checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert checked.returncode == 0, checked.stdout
 
-    def test_by_a_client_with_the_model_and_without(self, tmp_path: Path) -> None:
-        for profile, model in (([], False), (["--profile", "model"], True)):
-            read = client(*profile, "config", "--services", env_file=tmp_path / "env")
-            assert read.returncode == 0, read.stderr
-            assert set(read.stdout.split()) == {name for name in SERVICES if model or name != "model"}
+    @pytest.mark.parametrize("profile", [[], ["--profile", "model"]], ids=["without-the-model", "with-the-model"])
+    def test_by_a_client(self, tmp_path: Path, profile: list[str]) -> None:
+        read = client(*profile, "config", env_file=tmp_path / "env")
+        assert read.returncode == 0, read.stderr
+        filled_in = yaml.safe_load(read.stdout)
+        assert filled_in["services"].keys() == SERVICES.keys()
+        assert filled_in["services"]["gateway"]["environment"]["LUTHIEN_CONFIG"] == "/etc/luthien/luthien.yaml"
+        assert filled_in["secrets"]["luthien_debug_token"]["file"] == str(ROOT / ".secrets" / "luthien_debug_token")
 
     def test_by_nobody_before_there_are_secrets_and_then_it_says_what_to_do(self, tmp_path: Path) -> None:
         read = client("config", env_file=tmp_path / "env", secrets="")
