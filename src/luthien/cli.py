@@ -99,7 +99,7 @@ def serve(
 @cli.command()
 def migrate(
     gateway: Annotated[
-        str | None, typer.Option(metavar="ROLE", help="Then give this role the rights that a gateway needs.")
+        str | None, typer.Option(help="Let this existing role, as a gateway's, record and read the record.")
     ] = None,
 ) -> None:
     """Bring the database's schema up to date. Safe to run at any time, from several places at once."""
@@ -110,8 +110,7 @@ def migrate(
     applied = apply_migrations(dsn, progress=_say)
     _say(f"{len(applied)} migrations applied" if applied else "the schema is up to date")
     if gateway is not None:
-        with connect(dsn, "luthien migrate") as conn:
-            grant_gateway(conn, gateway)
+        grant_gateway(dsn, gateway)
         _say(f"{gateway} may record")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 from psycopg import sql
 
 from luthien.errors import StoreError
+from luthien.store.migrate import connect
 
 RIGHTS: Final = (
     (
@@ -23,24 +24,31 @@ RIGHTS: Final = (
 )
 """Nothing here reaches what another role owns: a role with these rights can neither alter a table nor grant."""
 
+_ADVICE: Final = "migrate as the owner of the database and of its tables"
 
-def grant_gateway(conn: psycopg.Connection[Any], role: str) -> None:
-    """Gives the role what a gateway needs; may be done again, and is after each migration.
+
+def grant_gateway(dsn: str, role: str) -> None:
+    """Gives an existing role what a gateway needs; to be done again after each migration.
 
     Raises:
-        StoreError: there is no such role, or these are not the connection's rights to give.
+        StoreError: there is no such role, these are not the connection's rights to give, or Postgres is away.
     """
     to = sql.Identifier(role)
-    try:
-        with conn.transaction():
-            for rights, names in RIGHTS:
-                objects = sql.SQL(", ").join(map(sql.Identifier, names))
-                conn.execute(sql.SQL("GRANT {} {} TO {}").format(sql.SQL(rights), objects, to))
-            # Batches pass through temporary tables, which an administrator may have taken from everybody.
-            database = sql.Identifier(conn.info.dbname)
-            conn.execute(sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}").format(database, to))
-    except psycopg.errors.UndefinedObject:
-        raise StoreError(f"there is no role {role}: an administrator makes it with CREATE ROLE") from None
-    except psycopg.errors.InsufficientPrivilege as error:
-        said = error.diag.message_primary
-        raise StoreError(f"{said}: migrate as the owner of the database and of its tables") from None
+    said: list[str] = []
+    with connect(dsn, "luthien migrate --gateway") as conn:
+        # Who may not grant is told so by a warning, if it may use what it would grant.
+        conn.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))
+        try:
+            with conn.transaction():
+                for rights, names in RIGHTS:
+                    objects = sql.SQL(", ").join(map(sql.Identifier, names))
+                    conn.execute(sql.SQL("GRANT {} {} TO {}").format(sql.SQL(rights), objects, to))
+                # Batches pass through temporary tables, which an administrator may have taken from everybody.
+                database = sql.Identifier(conn.info.dbname)
+                conn.execute(sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}").format(database, to))
+                if said:
+                    raise StoreError(f"{said[0]}: {_ADVICE}")
+        except psycopg.errors.UndefinedObject:
+            raise StoreError(f"there is no role {role}: an administrator makes it with CREATE ROLE") from None
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise StoreError(f"{error.diag.message_primary}: {_ADVICE}") from None
