@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import typer.main
 import yaml
+from opentelemetry.sdk import environment_variables
 
 from luthien.cli import cli
 from luthien.config import ConfigFile
@@ -187,7 +188,7 @@ class TestWhatItNames:
         assert {source for source in used if not source.startswith("./")} == COMPOSE["volumes"].keys()
 
     def test_variables_that_there_are(self) -> None:
-        known = set(FIELDS) | {f"{name}_FILE" for name in FIELDS}
+        known = set(FIELDS) | {f"{name}_FILE" for name in FIELDS} | set(vars(environment_variables))
         for name in OURS:
             assert set(SERVICES[name].get("environment", {})) <= known, name
 
