@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 TEST_PROCESSES = $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo up test test-faults lint format bench constraints clean
+.PHONY: help demo up secrets test test-faults lint format bench constraints clean
 
 help:
 	@echo "make demo    a real model, eight real calls, and what policies changed in each (ARGS=--exit to leave then)"
 	@echo "make up      gateway, database and debug pages on this machine"
+	@echo "make secrets the passwords of docker-compose.yml, in files; then: docker compose up -d"
 	@echo "make test    all tests"
 	@echo "make test-faults    what the record has when things break, in full and with figures (8 minutes)"
 	@echo "make lint    formatting, linters, types, direction of dependencies"
@@ -23,12 +24,15 @@ demo: $(VENV)/model
 up: $(VENV)/ready
 	$(BIN)/luthien up
 
+secrets:
+	sh otel/make-secrets.sh
+
 # All tests on some processes, each with a database of its own; those that break things on purpose, by themselves.
 test: $(VENV)/model
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile tests/unit tests/integration
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile tests/unit tests/integration tests/stack
 	$(BIN)/python -m pytest tests/acceptance
 endif
 

@@ -28,6 +28,7 @@ from luthien.doctor.words import size
 from luthien.errors import ConfigError, LuthienError, StoreError
 from luthien.server import Server, WorkerConfig, Workers, address_of, listen, server_options, sign_in_link
 from luthien.settings import Settings, read_settings, whole_days
+from luthien.store.gateway_role import grant_gateway
 from luthien.store.migrate import connect
 from luthien.store.migrate import migrate as apply_migrations
 from luthien.store.retention import StoredDay, expired_days, first_kept_day, strays
@@ -99,13 +100,21 @@ def serve(
 
 
 @cli.command()
-def migrate() -> None:
+def migrate(
+    gateway: Annotated[
+        str | None, typer.Option(help="Let this existing role, as a gateway's, record and read the record.")
+    ] = None,
+) -> None:
     """Bring the database's schema up to date. Safe to run at any time, from several places at once."""
     settings = read_settings()
     if settings.database_url is None:
         raise ConfigError("DATABASE_URL is not set: which database is to be migrated?")
-    applied = apply_migrations(settings.database_url.get_secret_value(), progress=_say)
+    dsn = settings.database_url.get_secret_value()
+    applied = apply_migrations(dsn, progress=_say)
     _say(f"{len(applied)} migrations applied" if applied else "the schema is up to date")
+    if gateway is not None:
+        grant_gateway(dsn, gateway)
+        _say(f"{gateway} may record")
 
 
 @cli.command()

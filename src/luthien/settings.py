@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 import platformdirs
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from luthien.errors import ConfigError
 from luthien.hosts import HostPattern
@@ -42,6 +43,19 @@ def _whole_days(value: object) -> object:
 
 def _default_data_dir() -> Path:
     return Path(platformdirs.user_data_dir("luthien", appauthor=False))
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """Secrets from files: `LUTHIEN_DEBUG_TOKEN_FILE` names the one that holds `LUTHIEN_DEBUG_TOKEN`."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
+        is_secret = "SecretStr" in str(field.annotation)
+        return _from_file(_variable_of(field_name, field)) if is_secret else None, field_name, False
+
+    def __call__(self) -> dict[str, object]:
+        fields = self.settings_cls.model_fields.items()
+        found = {name: self.get_field_value(field, name)[0] for name, field in fields}
+        return {name: secret for name, secret in found.items() if secret is not None}
 
 
 class Settings(OtlpSettings):
@@ -185,6 +199,17 @@ class Settings(OtlpSettings):
             return [part.strip() for part in value.split(",") if part.strip() and part.strip() != "none"]
         return value
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _SecretFiles(settings_cls)
+
     @field_validator("traces_exporter", "logs_exporter")
     @classmethod
     def _exports_to(cls, value: str) -> str:
@@ -252,8 +277,38 @@ def read_settings() -> Settings:
 
 
 def from_environment(name: str) -> str | None:
-    """A variable that the configuration file names, for a secret that is not to stand there."""
-    return os.environ.get(name)
+    """A variable that the configuration file names, for a secret that is not to stand there.
+
+    It may be in a file, whose path is in the variable of that name with `_FILE` behind it.
+
+    Raises:
+        ConfigError: the file cannot be read, or the variable is set as well.
+    """
+    secret = _from_file(name)
+    return os.environ.get(name) if secret is None else secret
+
+
+def _from_file(name: str) -> str | None:
+    """The secret in the file that `{name}_FILE` names, without the white space around it; None without one."""
+    path = os.environ.get(f"{name}_FILE")
+    if not path:
+        return None
+    if os.environ.get(name):
+        raise ConfigError(f"{name} and {name}_FILE are both set: which is meant?")
+    try:
+        secret = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"{name}_FILE: cannot read {path}: {reason}") from None
+    if not secret:
+        raise ConfigError(f"{name}_FILE: {path} is empty")
+    return secret
+
+
+def _variable_of(name: str, field: FieldInfo) -> str:
+    """The environment variable that a field is read from."""
+    alias = field.validation_alias
+    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else f"LUTHIEN_{name.upper()}"
 
 
 def _variable(loc: tuple[int | str, ...]) -> str:

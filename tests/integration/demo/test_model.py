@@ -267,6 +267,22 @@ class TestTheServer:
         assert _servers_of(os.getpid()) == before
 
 
+class TestByItself:
+    def test_it_serves_until_it_is_told_to_stop(self) -> None:
+        """As in a container, where nobody owns it."""
+        command = [sys.executable, "-m", "luthien.demo.model_server", "--port", "0"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+            try:
+                assert server.stdout is not None
+                said = next(line for line in server.stdout if " answers at " in line)
+                address = said.split()[-1]
+                assert httpx.get(f"{address}/health", timeout=DEADLINE_S, trust_env=False).status_code == 200
+                server.terminate()
+                assert server.wait(DEADLINE_S) == 0
+            finally:
+                server.kill()
+
+
 class TestTheOwnersDeath:
     """Nobody is left to stop the server after a kill -9: it must notice by itself."""
 
