@@ -56,11 +56,13 @@ def _check(conn: psycopg.Connection[Any], role: str) -> None:
     if missing:
         raise ReaderError(f"there is no {', '.join(missing)}: run `luthien migrate` first")
     if not is_ours:
-        raise ReaderError(f"{conn.info.user} does not own the reports: run this as {owner}, who migrated the database")
+        raise ReaderError(
+            f"{conn.info.user} does not own the reports: run this as {owner}, who migrated the database"
+        )
     if is_mighty:
         raise ReaderError(
-            f"{role} may read every table whatever is granted, as a superuser, as one of pg_read_all_data or as one of"
-            f" {owner}: give the reader a role of its own"
+            f"{role} may read every table whatever is granted, as a superuser, as one of pg_read_all_data or as one "
+            f"of {owner}: give the reader a role of its own"
         )
     if tables:
         raise ReaderError(f"{role} has rights to {', '.join(tables)}, where payloads are: REVOKE them first")

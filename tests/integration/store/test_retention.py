@@ -432,7 +432,10 @@ class TestTheCommands:
         assert status == 1
         assert f"{len(TABLES)} rows moved from the default partitions" in said
         assert f"conversation_events, {ago(9)}: 1 rows" in said
-        assert self.run(record_database, data_dir, "repair") == (0, f"{len(TABLES)} rows moved from the default partitions")
+        assert self.run(record_database, data_dir, "repair") == (
+            0,
+            f"{len(TABLES)} rows moved from the default partitions",
+        )
 
     def test_a_database_that_is_behind_is_said_to_be(self, database: str, data_dir: Path) -> None:
         for arguments in (["prune", "--keep", "3d"], ["repair"]):

@@ -1,7 +1,7 @@
 """How much text an operation of a diff took out and put in, and whose that was. Pure.
 
-Counted are the bytes, in UTF-8, of strings, numbers and keys: of a changed string only what differs, of what was added
-or removed all of it, and nothing of what only moved.
+Counted are the bytes, in UTF-8, of strings, numbers and keys: of a changed string only what differs, of what was
+added or removed all of it, and nothing of what only moved.
 """
 
 from __future__ import annotations

@@ -1,40 +1,41 @@
 """Where a change is, said so that it may be counted and shown to people who must not see a payload. Pure.
 
-A pointer names keys, and a key may be anybody's text: arguments of tools, schemas and metadata are objects of others.
-So only keys that the wire formats define are said; an index is `*`, and what is inside an object of others, or below a
-key that no format has, is `…`.
+A pointer names keys, and a key may be anybody's text: arguments of tools, schemas and metadata are objects of
+others. So only keys that the wire formats define are said; an index is `*`, and what is inside an object of others, or
+below a key that no format has, is `…`.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 from luthien.debug.diffing.values import tokens
 from luthien.exchange import Side
 
-UNSAID = "…"
-_MAX_KEYS = 12
-_MAX_INDEX_DIGITS = 9
+UNSAID: Final = "…"
+_MAX_KEYS: Final = 12
+_MAX_INDEX_DIGITS: Final = 9
 
-_KNOWN = frozenset(
-    """
-    action allowed_tools annotations arguments audio background cache_control call_id choices citations code
+_WORDS: Final = """
+    action allowed_tools annotations arguments audio background budget_tokens cache_control
+    cache_creation_input_tokens cache_read_input_tokens cached_tokens call_id choices citations code
     completion_tokens completion_tokens_details container content context_management conversation created created_at
-    custom data delta description detail display_height display_width effort encrypted_content end_index error
-    file file_data file_id file_url filename finish_reason format frequency_penalty function function_call functions
-    grammar id image_url incomplete_details index input input_audio input_schema input_tokens input_tokens_details
-    instructions is_error json_schema logit_bias logprobs max_completion_tokens max_output_tokens max_tokens
-    max_tool_calls mcp_servers media_type message messages metadata model modalities n name object output
-    output_config output_tokens output_tokens_details parallel_tool_calls param parameters phase prediction
-    presence_penalty previous_response_id prompt prompt_cache_key prompt_tokens prompt_tokens_details queries
-    reasoning reasoning_content reasoning_details reasoning_effort reason refusal response_format results role
-    safety_identifier schema seed server_label service_tier signature source start_index status stop stop_reason
-    stop_sequence stop_sequences store stream stream_options strict summary system system_fingerprint temperature
-    text thinking title token tool_call_id tool_calls tool_choice tool_use_id tools top_k top_logprobs top_p
-    total_tokens truncation ttl type url usage user verbosity version web_search_options
-    budget_tokens cached_tokens reasoning_tokens cache_creation_input_tokens cache_read_input_tokens include
-    include_usage
-    """.split()
-)
-_OF_OTHERS = frozenset(
+    custom data delta description detail display_height display_width effort encrypted_content end_index error file
+    file_data file_id file_url filename finish_reason format frequency_penalty function function_call functions
+    grammar id image_url include include_usage incomplete_details index input input_audio input_schema input_tokens
+    input_tokens_details instructions is_error json_schema logit_bias logprobs max_completion_tokens
+    max_output_tokens max_tokens max_tool_calls mcp_servers media_type message messages metadata modalities model n
+    name object output output_config output_tokens output_tokens_details parallel_tool_calls param parameters phase
+    prediction presence_penalty previous_response_id prompt prompt_cache_key prompt_tokens prompt_tokens_details
+    queries reason reasoning reasoning_content reasoning_details reasoning_effort reasoning_tokens refusal
+    response_format results role safety_identifier schema seed server_label service_tier signature source
+    start_index status stop stop_reason stop_sequence stop_sequences store stream stream_options strict summary
+    system system_fingerprint temperature text thinking title token tool_call_id tool_calls tool_choice tool_use_id
+    tools top_k top_logprobs top_p total_tokens truncation ttl type url usage user verbosity version
+    web_search_options
+"""
+_KNOWN: Final = frozenset(_WORDS.split())
+_OF_OTHERS: Final = frozenset(
     {
         "action",
         "arguments",
