@@ -85,7 +85,7 @@ def pages_variable() -> TextBoxVariable:
 
 
 def label_variable(name: str, label: str, metric: str, of: str) -> QueryVariable:
-    """The values that a label has in a metric: any number of them; all at first, series without the label included."""
+    """The values of a label in a metric: any number of them; all at first, series without the label included."""
     made = QueryVariable(name).label(label).datasource(PROMETHEUS).query(f"label_values({metric}, {of})")
     made = made.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED).sort(VariableSort.ALPHABETICAL_ASC)
     everything = VariableOption(text=["All"], value=["$__all"])
@@ -186,7 +186,8 @@ def source_of(queries: Sequence[Query]) -> DataSourceRef:
     """The data source of queries that all have the same."""
     built = queries[0].build()
     found = built.data["datasource"] if isinstance(built, UnknownDataquery) else vars(built)["datasource"]
-    assert isinstance(found, DataSourceRef)
+    if not isinstance(found, DataSourceRef):
+        raise TypeError("a query has no data source")
     return found
 
 
@@ -232,7 +233,7 @@ def number(
 ) -> stat.Panel:
     """One value, coloured by its thresholds."""
     made = stat.Panel().title(title).description(description).unit(unit).span(width).height(4)
-    made = made.datasource(source_of([query])).targets([query]).thresholds(thresholds).no_value("–")
+    made = made.datasource(source_of([query])).targets([query]).thresholds(thresholds).no_value("none")
     made = made.color_mode(BigValueColorMode.VALUE).graph_mode(BigValueGraphMode.AREA)
     made = made.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     if decimals is not None:
@@ -271,6 +272,7 @@ def column_of(
         "links": [link.build()] if link is not None else None,
         "custom.width": width,
         "custom.hidden": hidden or None,
+        "custom.hideFrom.viz": hidden or None,  # the same since Grafana 12
     }
     properties = [DynamicConfigValue(id_val=key, value=value) for key, value in given.items() if value is not None]
     return panel.override_by_name(name, properties)

@@ -1,5 +1,5 @@
-"""The dashboards, held against a database and a gateway: each statement is run as the role that Grafana has, each link
-is followed. What Grafana does in between is `tests.stack.grafana`; Grafana itself was not run."""
+"""The dashboards, held against a database and a gateway: each statement is run as Grafana's role, each link is
+followed. What Grafana does in between is `tests.stack.grafana`; Grafana itself was not run."""
 
 from __future__ import annotations
 
