@@ -31,6 +31,7 @@ from luthien.settings import Settings, read_settings, whole_days
 from luthien.store.gateway_role import grant_gateway
 from luthien.store.migrate import connect
 from luthien.store.migrate import migrate as apply_migrations
+from luthien.store.reports import grant_reader
 from luthien.store.retention import StoredDay, expired_days, first_kept_day, strays
 from luthien.store.retention import prune as run_prune
 from luthien.store.retention import repair as run_repair
@@ -104,6 +105,9 @@ def migrate(
     gateway: Annotated[
         str | None, typer.Option(help="Let this existing role, as a gateway's, record and read the record.")
     ] = None,
+    reader: Annotated[
+        str | None, typer.Option(help="Let this existing role, as Grafana's, read the reports, and nothing else.")
+    ] = None,
 ) -> None:
     """Bring the database's schema up to date. Safe to run at any time, from several places at once."""
     settings = read_settings()
@@ -115,6 +119,9 @@ def migrate(
     if gateway is not None:
         grant_gateway(dsn, gateway)
         _say(f"{gateway} may record")
+    if reader is not None:
+        grant_reader(dsn, reader)
+        _say(f"{reader} may read the reports")
 
 
 @cli.command()

@@ -215,7 +215,7 @@ class TestExport:
             spans(telemetry, 7)
             answered.set()
         assert [span.name for span in receiver.spans] == ["span 0", "span 1"] * 2
-        assert telemetry.processor.lost_on_the_way["queue_full"] == 5
+        assert telemetry.processor.lost_on_the_way()["queue_full"] == 5
 
     def test_a_batch_larger_than_the_queue_is_refused_in_words(self, receiver: OtlpReceiver) -> None:
         variables = {"OTEL_BSP_MAX_QUEUE_SIZE": "2", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "3"}
