@@ -72,6 +72,17 @@ def with_a_word_too_much(document: Any, where: str = "") -> Iterator[tuple[str, 
                 yield inner, [*document[:index], changed, *document[index + 1 :]]
 
 
+def test_the_example_of_another_backend_is_a_configuration() -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "collector.md").read_text(), re.DOTALL)
+    document = merged(collector("collector.yaml"), parsed(example))
+    assert [f"{error.json_path}: {error.message}" for error in validator("collector").iter_errors(document)] == []
+    pipelines = document["service"]["pipelines"].values()
+    known = {*document["exporters"], *document["connectors"]}
+    assert {name for pipeline in pipelines for name in pipeline["exporters"]} <= known
+    outside = [set(pipeline["exporters"]) & set(document["exporters"]) for pipeline in pipelines]
+    assert set().union(*outside) == {"otlp_http/elsewhere"}
+
+
 def test_the_collector_merges_maps_and_replaces_lists() -> None:
     first = {"a": {"b": [1, 2], "c": 1}, "d": 1}
     assert merged(first, {"a": {"b": [3]}, "e": 2}) == {"a": {"b": [3], "c": 1}, "d": 1, "e": 2}
@@ -149,6 +160,17 @@ class TestCompose:
             targets = dict(str(volume).split(":")[:2] for volume in self.services[service]["volumes"])
             command = " ".join(self.services[service]["command"])
             assert targets[f"./otel/{name}"] in command
+
+    def test_each_file_says_the_version_that_runs(self) -> None:
+        files = {
+            "collector": "collector.yaml",
+            "tempo": "tempo.yaml",
+            "loki": "loki.yaml",
+            "prometheus": "prometheus.yml",
+        }
+        for service, name in files.items():
+            version = self.services[service]["image"].rpartition(":")[2].removeprefix("v")
+            assert version in (OTEL / name).read_text().partition("\n")[0], service
 
     def test_the_folders_that_are_written_are_volumes(self) -> None:
         written = {
