@@ -76,8 +76,8 @@ def test_a_span_leads_to_the_page_of_its_call(order: tuple[str, ...]) -> None:
     tags = [
         {word: {"key": key, "value": value, "type": "string"}[word] for word in order} for key, value in said.items()
     ]
-    for several in (tags, tags[::-1]):
-        found = re.search(transformation["expression"], json.dumps(several, separators=(",", ":")))
+    for written in (json.dumps(tags), json.dumps(tags[::-1], separators=(",", ":"))):
+        found = re.search(transformation["expression"], written)
         assert found is not None
         assert found[1] == call_id
     others = [tag for tag in tags if tag["key"] != names.CALL_ID]
