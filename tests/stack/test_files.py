@@ -22,8 +22,8 @@ DOCUMENTS: dict[str, tuple[str, Any]] = {
     "collector, sampling": ("collector", collector(*VARIANTS["sampling"])),
     "tempo": ("tempo", read(OTEL / "tempo.yaml")),
     "loki": ("loki", read(OTEL / "loki.yaml")),
-    "datasources": ("datasources", read(PROVISIONING / "datasources" / "luthien.yaml")),
-    "dashboards": ("dashboards", read(PROVISIONING / "dashboards" / "luthien.yaml")),
+    "datasources": ("datasources", read(PROVISIONING / "datasources" / "datasources.yaml")),
+    "dashboards": ("dashboards", read(PROVISIONING / "dashboards" / "dashboards.yaml")),
 }
 # Of the Collector's own making.
 FOREIGN = {"luthien.collector.stripped", "luthien.collector.signal", "luthien.collector.payloads"}

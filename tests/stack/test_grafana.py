@@ -18,7 +18,7 @@ from tests.stack.files import OTEL, collector, read
 
 SOURCES: dict[str, Any] = {
     source["uid"]: source
-    for source in read(OTEL / "grafana" / "provisioning" / "datasources" / "luthien.yaml")["datasources"]
+    for source in read(OTEL / "grafana" / "provisioning" / "datasources" / "datasources.yaml")["datasources"]
 }
 PAGE = "$LUTHIEN_PUBLIC_URL/debug/calls/"
 
@@ -31,7 +31,7 @@ def test_the_uids_are_those_of_the_dashboards() -> None:
 
 def test_each_variable_of_grafana_is_escaped() -> None:
     """What is not is taken from the environment, where there is none of that name: an empty text."""
-    text = (OTEL / "grafana" / "provisioning" / "datasources" / "luthien.yaml").read_text()
+    text = (OTEL / "grafana" / "provisioning" / "datasources" / "datasources.yaml").read_text()
     said = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     assert set(re.findall(r"(?<!\$)\$(?!\$)(\w+)", said)) == {"LUTHIEN_PUBLIC_URL", "__file"}
     assert set(re.findall(r"\$\$\{([\w.]+)\}", said)) >= {"call_id", "__value.raw", "__tags", "__trace.traceId"}
