@@ -17,7 +17,13 @@ RIGHTS: Final = (
     ),
     (
         "SELECT, INSERT, UPDATE, DELETE ON TABLE",
-        ("conversation_processes", "conversation_search", "conversation_changes", "conversation_unindexed"),
+        (
+            "conversation_processes",
+            "conversation_search",
+            "conversation_changes",
+            "conversation_decisions",
+            "conversation_unindexed",
+        ),
     ),
     ("SELECT ON TABLE", ("_prisma_migrations",)),
     ("EXECUTE ON FUNCTION", ("luthien_unindexed", "luthien_create_day", "luthien_drop_day", "luthien_drop_strays")),
