@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from pydantic import SecretStr
 
-from luthien.debug.tempo import MAX_BYTES
+from luthien.debug.tempo.transports import MAX_BYTES
 from tests.playbook import Gateway, ScriptedProvider, Turn, answers, running_gateway
 from tests.wire import openai_request, openai_response
 
@@ -72,8 +74,12 @@ def test_the_trace_is_asked_for_by_the_id_that_the_record_has(
     assert [span["name"] for span in trace["spans"]] == ["luthien.exchange", "luthien.receive"]
     assert all(span["of_this_call"] for span in trace["spans"])
     [turn] = tempo.turns
-    assert turn.path == f"/api/v2/traces/{call['trace_id']}"
-    assert turn.headers["accept"] == "application/json"
+    path, _, bounds = turn.path.partition("?")
+    assert path == f"/api/v2/traces/{call['trace_id']}"
+    times = parse_qs(bounds)
+    started_s = datetime.fromisoformat(call["started_at"]).timestamp()
+    assert int(times["start"][0]) < started_s < int(times["end"][0])
+    assert turn.headers["accept"] == "application/protobuf"
     assert "authorization" not in turn.headers
 
 
@@ -88,7 +94,7 @@ def test_a_trace_that_has_another_id_is_found_by_the_calls(
     search, by_id = tempo.turns[1:]
     assert search.path.startswith("/api/search?q=")
     assert call["call_id"] in search.path
-    assert by_id.path == f"/api/v2/traces/{'abc123':0>32}"
+    assert by_id.path.startswith(f"/api/v2/traces/{'abc123':0>32}?")
 
 
 def test_what_tempo_does_not_have_is_not_found(
@@ -180,7 +186,7 @@ def test_tempo_is_asked_through_grafana(
         trace = asked(gateway, call)
         assert trace["state"] == "found"
         [turn] = tempo.turns
-        assert turn.path == f"/api/datasources/proxy/uid/my%2Ftempo/api/v2/traces/{call['trace_id']}"
+        assert turn.path.startswith(f"/api/datasources/proxy/uid/my%2Ftempo/api/v2/traces/{call['trace_id']}?")
         assert turn.headers["authorization"] == "Bearer glsa_x"
         assert trace["link"].startswith(f"{tempo.url}/explore?orgId=1&schemaVersion=1&panes=")
         page = gateway.get(f"/debug/calls/{call['call_id']}", gateway.headers | {"accept": "text/html"})

@@ -12,7 +12,9 @@ import pytest
 from pydantic import SecretStr
 
 from luthien.debug.pages.trace import trace_as_dict
-from luthien.debug.tempo import Span, Tempo, Trace, TraceState, spans_of
+from luthien.debug.tempo.links import Explore, Links, Times
+from luthien.debug.tempo.reading import UnlikeTempo, read_trace
+from luthien.debug.tempo.trace import Span, Trace, TraceState
 from luthien.settings import Settings
 
 CALL = UUID("01a20340-0000-7000-8000-000000000001")
@@ -39,10 +41,11 @@ def batch(*spans: dict[str, Any], scopes: str = "scopeSpans") -> dict[str, Any]:
 
 
 def spans(value: object) -> list[Span]:
-    return spans_of(json.dumps(value).encode(), CALL)
+    return [*read_trace("application/json", json.dumps(value).encode(), is_wrapped=True).spans]
 
 
-EXPECTED = Span(ID, PARENT, "luthien.exchange", "luthien", "internal", 1_000_000, 3_000_000, False, True)
+OWN = str(CALL)
+EXPECTED = Span(ID, PARENT, "luthien.exchange", "luthien", "internal", 1_000_000, 3_000_000, call_id=OWN)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,7 @@ def test_an_empty_answer_is_no_spans() -> None:
 
 def test_spans_of_others_and_failures_are_told_apart() -> None:
     found = spans({"batches": [batch(span(attributes=[], status={"code": "STATUS_CODE_ERROR"}))]})
-    assert [(each.is_ours, each.is_error) for each in found] == [(False, True)]
+    assert [(each.call_id, each.is_error) for each in found] == [(None, True)]
 
 
 def test_names_are_shown_as_a_strangers() -> None:
@@ -108,17 +111,17 @@ def test_names_are_shown_as_a_strangers() -> None:
     ],
 )
 def test_garbage_is_said_to_be_none_of_tempos(garbage: bytes) -> None:
-    with pytest.raises(Exception, match="does not speak as Tempo does"):
-        spans_of(garbage, CALL)
+    with pytest.raises(UnlikeTempo):
+        read_trace("application/json", garbage, is_wrapped=True)
 
 
 def as_dict(*spans: Span) -> dict[str, Any]:
-    return trace_as_dict(CALL, "t", Trace(TraceState.FOUND, "", spans), None, 0.0)
+    return trace_as_dict(CALL, "t", Trace(TraceState.FOUND, "", spans), 0.0, lambda _: None)
 
 
 def test_spans_stand_below_their_parents_and_are_drawn_to_scale_of_the_calls_own() -> None:
-    outer = Span(PARENT, None, "agent", "agent", "client", 0, 100_000_000, False, False)
-    inner = Span("11" * 8, ID, "chat", "luthien", "client", 2_000_000, 3_000_000, False, True)
+    outer = Span(PARENT, None, "agent", "agent", "client", 0, 100_000_000)
+    inner = Span("11" * 8, ID, "chat", "luthien", "client", 2_000_000, 3_000_000, call_id=OWN)
     drawn = as_dict(outer, EXPECTED, inner)["spans"]
     assert [(each["name"], each["depth"]) for each in drawn] == [
         ("agent", 0),
@@ -130,16 +133,17 @@ def test_spans_stand_below_their_parents_and_are_drawn_to_scale_of_the_calls_own
 
 
 def test_a_circle_of_parents_is_still_drawn() -> None:
-    one = Span("a", "b", "one", "", "", 1, 2, False, True)
-    other = Span("b", "a", "other", "", "", 1, 2, False, True)
-    itself = Span("c", "c", "itself", "", "", 1, 1, False, True)
+    one = Span("a", "b", "one", "", "", 1, 2, call_id=OWN)
+    other = Span("b", "a", "other", "", "", 1, 2, call_id=OWN)
+    itself = Span("c", "c", "itself", "", "", 1, 1, call_id=OWN)
     drawn = as_dict(one, other, itself)["spans"]
     assert {each["name"] for each in drawn} == {"one", "other", "itself"}
 
 
 def test_the_link_leads_to_the_trace_in_grafana() -> None:
     settings = Settings(grafana_url="https://grafana.example/g/", grafana_token=SecretStr("t"), tempo_datasource="tt")
-    link = Tempo(settings).link(CALL, "ab" * 16, 1_700_000_000.0, None)
+    links = Explore(settings).links(CALL, "ab" * 16, Times(1_700_000_000.0))
+    link = links.trace
     assert link is not None
     parts = urlsplit(link)
     assert (parts.netloc, parts.path) == ("grafana.example", "/g/explore")
@@ -149,9 +153,9 @@ def test_the_link_leads_to_the_trace_in_grafana() -> None:
     assert query["datasource"] == {"type": "tempo", "uid": "tt"}
     assert (query["queryType"], query["query"]) == ("traceql", "ab" * 16)
     assert int(panes["t"]["range"]["from"]) < 1_700_000_000_000 < int(panes["t"]["range"]["to"])
-    by_call = Tempo(settings).link(CALL, None, 0.0, 1.0)
-    assert f"luthien.call_id%20%3D%20%5C%22{CALL}" in (by_call or "")
+    assert f"luthien.call_id%20%3D%20%5C%22{CALL}" in (links.call or "")
+    assert Explore(settings).links(CALL, None, Times(0.0, 1.0)).trace is None
 
 
 def test_without_grafana_there_is_no_link() -> None:
-    assert Tempo(Settings(tempo_url="http://tempo:3200")).link(CALL, "ab" * 16, 0.0, None) is None
+    assert Explore(Settings(tempo_url="http://tempo:3200")).links(CALL, "ab" * 16, Times(0.0)) == Links()
