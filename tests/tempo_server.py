@@ -1,7 +1,7 @@
 """A server with the part of Tempo's documented HTTP API that Luthien speaks, and Grafana's proxy in front of one.
 
-Spans come in over OTLP/HTTP, as any exporter sends them, and are found by trace id and by TraceQL, of which the subset
-of comparisons with text, joined by `&&`, is understood. What Tempo documents of errors, defaults and limits holds here:
+Spans come in over OTLP/HTTP, as any exporter sends them, and are found by trace id and by TraceQL, of which it
+understands comparisons with text, joined by `&&`. What Tempo documents of errors, defaults and limits holds here:
 https://grafana.com/docs/tempo/latest/api_docs/
 """
 
@@ -139,10 +139,9 @@ class TempoServer:
 
 
 def _batch_like(trace: TracesData, batch: ResourceSpans) -> ResourceSpans:
-    for known in trace.resource_spans:
-        if known.resource == batch.resource:
-            return known
-    return trace.resource_spans.add(resource=batch.resource)
+    known = next((each for each in trace.resource_spans if each.resource == batch.resource), None)
+    found: ResourceSpans = trace.resource_spans.add(resource=batch.resource) if known is None else known
+    return found
 
 
 def _spans_of(trace: TracesData) -> Iterator[tuple[ResourceSpans, Span]]:

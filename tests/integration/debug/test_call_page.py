@@ -392,7 +392,7 @@ class TestTempo:
                     expect(rows.first).to_contain_text("luthien.exchange")
                     expect(rows.last).to_contain_text("<script>alert(1)</script>")
                     expect(rows.last).to_contain_text("\u27e8U+202E\u27e9evil")
-                    expect(rows.last).to_contain_text("called")
+                    expect(rows.last).to_contain_text("called by the call")
                     expect(rows.last).to_contain_text("error")
                     expect(rows.last.locator("rect")).to_have_attribute("x", "12.5%")
                     assert violations(page) == []

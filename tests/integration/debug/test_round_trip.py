@@ -1,7 +1,8 @@
 """From a call to its trace and back: a real gateway and a real caller export over OTLP to one Tempo.
 
-That is a server that implements Tempo's documented API (`tests/tempo_server.py`), and with `LUTHIEN_TEST_TEMPO_URL` a
-real one: its query API there, its OTLP receiver at `LUTHIEN_TEST_TEMPO_OTLP_URL`, by default the same host's port 4318.
+That is a server that implements Tempo's documented API (`tests/tempo_server.py`), and with `LUTHIEN_TEST_TEMPO_URL`
+a real one: its query API is there, its OTLP receiver at `LUTHIEN_TEST_TEMPO_OTLP_URL`, or else the same host's port
+4318.
 """
 
 from __future__ import annotations

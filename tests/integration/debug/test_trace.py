@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qs
@@ -12,7 +14,9 @@ import pytest
 from pydantic import SecretStr
 
 from luthien.debug.tempo.transports import MAX_BYTES
-from tests.playbook import Gateway, ScriptedProvider, Turn, answers, running_gateway
+from luthien.debug.web import AT_ONCE
+from tests.playbook import DEADLINE_S, Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway
+from tests.tempo_server import tempo_server
 from tests.wire import openai_request, openai_response
 
 OPENAI = "/v1/chat/completions"
@@ -155,6 +159,56 @@ def test_a_slow_tempo_holds_up_nothing_but_its_own_answer(
     gate.open()
     assert trace["state"] == "away"
     assert "within 2 seconds" in trace["sentence"]
+
+
+def test_page_and_diff_are_there_while_tempo_hangs(
+    record_database: str, provider: ScriptedProvider, tempo: ScriptedProvider
+) -> None:
+    """However many ask for spans meanwhile: more than the pages that are made at a time."""
+    gate, is_asked = tempo.gate(), threading.Event()
+
+    async def hangs(turn: Turn) -> None:
+        is_asked.set()
+        await gate.wait()
+        await answers({"trace": {}, "traces": []})(turn)
+
+    tempo.will(hangs)
+    with (
+        running_gateway(record_database, provider.url, tempo_url=tempo.url, tempo_timeout_s=30) as gateway,
+        ThreadPoolExecutor(AT_ONCE + 1) as readers,
+    ):
+        calls = [made_call(gateway, provider)["call_id"] for _ in range(AT_ONCE + 1)]
+        waiting = [readers.submit(gateway.get, f"/debug/calls/{each}/trace.json") for each in calls]
+        try:
+            assert is_asked.wait(DEADLINE_S)
+            page = gateway.get(f"/debug/calls/{calls[0]}", gateway.headers | {"accept": "text/html"})
+            twins = [gateway.get(f"/debug/calls/{calls[0]}{path}") for path in (".json", "/diff.json")]
+            assert [each.status_code for each in (page, *twins)] == [200, 200, 200]
+            assert not any(each.done() for each in waiting), "Tempo still hangs"
+        finally:
+            gate.open()
+        assert {each.result().json()["state"] for each in waiting} == {"not_found"}
+
+
+def test_the_trace_of_a_caller_that_is_not_trusted_is_told(
+    record_database: str, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its trace is another one than the call's, to which the server's span links."""
+    with tempo_server() as tempo:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{tempo.url}/v1/traces")
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+        options: dict[str, Any] = {"tempo_url": tempo.url, "grafana_url": "http://grafana:3000"}
+        with running_gateway(record_database, provider.url, trusted_networks=(), **options) as gateway:
+            provider.will(answers(openai_response("Hi")))
+            theirs = "0af7651916cd43dd8448eb211c80319c"
+            headers = {"traceparent": f"00-{theirs}-b7ad6b7169203331-01"}
+            call = gateway.call(gateway.post(OPENAI, openai_request(), headers=headers))
+            trace = eventually(lambda: asked(gateway, call), lambda trace: trace["linked"])
+    assert call["trace_id"] != theirs
+    assert trace["found_in"] == call["trace_id"]
+    [linked] = trace["linked"]
+    assert linked["trace_id"] == theirs
+    assert theirs in linked["link"]
 
 
 def test_a_tempo_that_is_not_there_is_away(record_database: str, provider: ScriptedProvider) -> None:

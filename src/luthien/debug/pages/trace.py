@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
@@ -28,11 +29,11 @@ def add_trace(router: APIRouter, lookup: Callable[[], Lookup], tempo: Tempo) -> 
         if not isinstance(found, Found):
             return unknown_call(call_id, found is not None)
         row = found.call.row
-        times = times_of(row)
-        came = await tempo.trace(row["call_id"], row["trace_id"], times)
-        links = tempo.links(row["call_id"], row["trace_id"], times)
-        told = trace_as_dict(
-            row["call_id"], row["trace_id"], came, times.started_s, lambda each: tempo.link_to(each, times)
+        ids, times = (row["call_id"], row["trace_id"]), times_of(row)
+        came = await tempo.trace(*ids, times)
+        links = tempo.links(*ids, times)
+        told = await asyncio.to_thread(
+            trace_as_dict, *ids, came, times.started_s, lambda each: tempo.link_to(each, times)
         )
         return json_response({**told, "link": links.trace or links.call, "links": links.as_dict()})
 
@@ -108,6 +109,8 @@ def _span_as_dict(row: Row, window: Window, started_s: float) -> dict[str, objec
         "call": _page_of(span.call_id) if row.whose in (Whose.CHILD_CALL, Whose.OTHER_CALL) else None,
         "parent_missing": row.is_orphan,
         "near": row.is_near,
+        "first_of_kind": row.is_first_of_kind,
+        "outside": window.misses(span),
         "skew_ms": round(row.skew_ms, 3) or None,
         "left": left,
         "width": width,

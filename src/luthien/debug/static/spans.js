@@ -4,7 +4,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const ASKED_AGAIN = 12;
 const MANY = 60;
 const WHOSE = {
-  child_call: "asked by a policy", other_call: "another call", caller: "caller", callee: "called", other: "elsewhere in the trace",
+  child_call: "asked by a policy", other_call: "another call", caller: "caller", callee: "called by the call",
 };
 
 export function make(name, text, attributes = {}) {
@@ -58,7 +58,7 @@ function summary(found) {
 
 function picture(found) {
   const part = make("div", null, { "data-spans": "" });
-  for (const note of found.notes) part.append(make("p", note, { class: "notice" }));
+  for (const note of found.notes) part.append(make("p", note, { class: "warning" }));
   const far = found.spans.filter((span) => !span.near).length;
   const isCut = found.spans.length > MANY && far > 0 && far < found.spans.length;
   const grid = table(found, isCut ? found.spans.filter((span) => span.near) : found.spans);
@@ -110,25 +110,31 @@ function row(span, ticks) {
   const line = make("tr", null, { class: span.whose });
   const name = make("th", null, { scope: "row", class: `d${span.depth}` });
   name.append(span.call ? make("a", span.name || "(no name)", { href: span.call }) : span.name || "(no name)");
-  const about = [span.service, span.kind].filter(Boolean).join(", ");
+  const about = [span.service, span.kind === "internal" ? "" : span.kind].filter(Boolean).join(", ");
   if (about) name.append(" ", make("span", about, { class: "dim" }));
   for (const [word, kind, title] of marks(span)) name.append(" ", make("span", word, { class: `tag ${kind}`, ...(title && { title }) }));
   const chart = make("td", null, { class: "chart" });
   const svg = drawn("svg", { width: "100%", height: "16", "aria-hidden": "true", overflow: "visible" });
   for (const tick of ticks) svg.append(drawn("line", { class: "grid", x1: `${tick.x}%`, x2: `${tick.x}%`, y1: "-8", y2: "26" }));
-  svg.append(drawn("rect", {
-    x: `${span.left}%`, width: `${Math.max(span.width, 0.15)}%`, y: "2", height: "12", rx: "2",
-    class: `bar-span ${span.whose}${span.error ? " failed" : ""}`,
-  }));
+  svg.append(bar(span));
   chart.append(svg);
   line.append(name, chart, make("td", time(span.at_ms), { class: "number" }), make("td", time(span.ms), { class: "number" }));
   return line;
 }
 
+// One that lies before or after what is drawn is an arrow.
+function bar(span) {
+  const looks = `bar-span ${span.whose}${span.error ? " failed" : ""}`;
+  if (!span.outside) return drawn("rect", { x: `${span.left}%`, width: `${Math.max(span.width, 0.15)}%`, y: "2", height: "12", rx: "2", class: looks });
+  const arrow = drawn("text", { x: span.outside === "before" ? "0%" : "100%", y: "12", class: looks, "text-anchor": span.outside === "before" ? "end" : "start" });
+  arrow.textContent = span.outside === "before" ? "◂" : "▸";
+  return arrow;
+}
+
 // What stands behind a span's name: word, class and, where the word does not say it all, more of them.
 function marks(span) {
   const found = [];
-  if (WHOSE[span.whose]) found.push([WHOSE[span.whose], "whose"]);
+  if (span.first_of_kind && WHOSE[span.whose]) found.push([WHOSE[span.whose], "whose"]);
   if (span.error) found.push(["error", "error"]);
   if (span.parent_missing) found.push(["parent not in Tempo", "missing-parent", `Its parent is the span ${span.parent}, which was not exported to this Tempo, or is still on its way.`]);
   if (span.skew_ms) found.push([`clock off by ${time(span.skew_ms)}`, "skew", "At the least: it does not lie within the span that it is below."]);
@@ -137,6 +143,7 @@ function marks(span) {
 
 // As the pages write it.
 function time(ms) {
-  if (Math.abs(ms) >= 1000) return `${(ms / 1000).toFixed(2)} s`;
-  return Math.abs(ms) >= 1 ? `${ms.toFixed(1)} ms` : `${(ms * 1000).toFixed(0)} µs`;
+  if (ms < 0) return `−${time(-ms)}`;
+  if (ms >= 1000) return `${(ms / 1000).toFixed(2)} s`;
+  return ms >= 1 ? `${ms.toFixed(1)} ms` : `${(ms * 1000).toFixed(0)} µs`;
 }

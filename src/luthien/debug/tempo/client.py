@@ -89,7 +89,7 @@ class Tempo:
         """Raises Failure, Unanswerable, Resting."""
         known = await self._by_id(asker, trace_id) if trace_id else Answer(())
         if asker.has_spans_in(known):
-            return asker.found(known, trace_id)
+            return await asyncio.to_thread(asker.found, known, trace_id)
         try:
             searched = [each for each in await self._search(asker) if each != trace_id]
             other = await self._by_id(asker, searched[0]) if searched else Answer(())
@@ -98,9 +98,9 @@ class Tempo:
                 raise
             searched, other = [], Answer(())
         if other.spans:
-            return asker.found(other, searched[0], searched[1:])
+            return await asyncio.to_thread(asker.found, other, searched[0], searched[1:])
         if known.spans:
-            return asker.found(known, trace_id)
+            return await asyncio.to_thread(asker.found, known, trace_id)
         return asker.found_nothing()
 
     async def _by_id(self, asker: _Asker, trace_id: str) -> Answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -41,6 +41,8 @@ class Row:
     depth: int
     is_orphan: bool
     is_near: bool
+    is_first_of_kind: bool
+    """What is above it has another thing to do with the call."""
     skew_ms: float
 
 
@@ -48,8 +50,9 @@ def rows_of(spans: Sequence[Span], call_id: str) -> list[Row]:
     """Each span below its parent, those of one parent in the order that they have."""
     tree = _Tree(spans)
     calls = _calls_below(spans, call_id)
-    above = {each for span in spans if span.call_id == call_id for each in tree.above(span)}
+    above = tree.above(span for span in spans if span.call_id == call_id)
     below: set[str] = set()
+    kinds: dict[str | None, tuple[Whose, str | None]] = {}
     rows = []
     for span, depth in tree.in_order():
         is_own = span.call_id in calls
@@ -58,7 +61,9 @@ def rows_of(spans: Sequence[Span], call_id: str) -> list[Row]:
         whose = _whose(span, call_id, calls, is_above=span.id in above, is_below=span.id in below)
         is_orphan = span.parent is not None and span.parent not in tree.known
         is_near = span.id in below or span.id in above
-        rows.append(Row(span, whose, depth, is_orphan, is_near, tree.skew_ms(span)))
+        kinds[span.id] = whose, span.call_id
+        is_first = kinds.get(span.parent) != kinds[span.id]
+        rows.append(Row(span, whose, depth, is_orphan, is_near, is_first, tree.skew_ms(span)))
     return rows
 
 
@@ -89,14 +94,15 @@ class _Tree:
             parent = span.parent if span.parent in self.known and span.parent != span.id else None
             self._below.setdefault(parent, []).append(span)
 
-    def above(self, span: Span) -> list[str]:
-        """The ids of those above a span, nearest first; a circle ends somewhere."""
-        found: dict[str, None] = {}
-        parent = span.parent
-        while parent in self.known and parent not in found and parent != span.id:
-            found[parent] = None
-            parent = self.known[parent].parent
-        return [*found]
+    def above(self, spans: Iterable[Span]) -> set[str]:
+        """The ids of those above some spans; a circle ends somewhere."""
+        found: set[str] = set()
+        for span in spans:
+            parent = span.parent
+            while parent in self.known and parent not in found:
+                found.add(parent)
+                parent = self.known[parent].parent
+        return found
 
     def in_order(self) -> list[tuple[Span, int]]:
         """With how deep each stands; those in a circle have no place in the tree and come last."""
@@ -137,6 +143,12 @@ class Window:
         spans = spans or [row.span for row in rows]
         start = min((span.start_ns for span in spans), default=0)
         return cls(start, max((span.end_ns for span in spans), default=0) - start)
+
+    def misses(self, span: Span) -> str | None:
+        """On which side of it a span lies of which nothing is in it."""
+        if span.end_ns < self.start_ns:
+            return "before"
+        return "after" if span.start_ns > self.start_ns + self.length_ns else None
 
     def place(self, span: Span) -> tuple[float, float]:
         """Where a span begins, and how wide it is, in percent."""
