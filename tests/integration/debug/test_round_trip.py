@@ -54,7 +54,7 @@ def stack(
     request: pytest.FixtureRequest, module_record_database: str, shared_provider: ScriptedProvider
 ) -> Iterator[Stack]:
     with ExitStack() as open_, pytest.MonkeyPatch.context() as environment:
-        url = os.environ.get("LUTHIEN_TEST_TEMPO_URL") or open_.enter_context(tempo_server()).url
+        url = os.environ.get("LUTHIEN_TEST_TEMPO_URL", "").rstrip("/") or open_.enter_context(tempo_server()).url
         otlp = _otlp_of(url)
         environment.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{otlp}/v1/traces")
         environment.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")

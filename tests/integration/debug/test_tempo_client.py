@@ -190,7 +190,11 @@ async def test_grafana_is_asked_with_a_token_for_a_data_source(tempo: TempoServe
             ("glsa_other", UID, "“Invalid API key”): LUTHIEN_GRAFANA_TOKEN must be"),
             (TOKEN, "loki", "no data source with the uid loki"),
         ):
-            settings = {"grafana_url": grafana, "grafana_token": SecretStr(token), "tempo_datasource": uid}
+            settings: dict[str, Any] = {
+                "grafana_url": grafana,
+                "grafana_token": SecretStr(token),
+                "tempo_datasource": uid,
+            }
             async with client(**settings) as asker:
                 trace = await found(asker)
             assert trace.state is (TraceState.AWAY if said else TraceState.FOUND)

@@ -114,7 +114,7 @@ class Tempo:
             is_wrapped = True
             try:
                 reply = await self._fetch(way, f"/api/v2/traces/{trace_id}", parameters, PROTOBUF)
-            except NoRoute:  # a Tempo before 2.7
+            except NoRoute:  # an older Tempo
                 is_wrapped = False
                 reply = await self._fetch(way, f"/api/traces/{trace_id}", parameters, PROTOBUF)
             if reply is None:
