@@ -21,7 +21,7 @@ from luthien.debug.live import Feed
 from luthien.debug.routes import debug_router
 from luthien.debug.search.indexer import Indexer
 from luthien.debug.signin import SignIn
-from luthien.debug.tempo import Tempo
+from luthien.debug.tempo.client import Tempo
 from luthien.debug.views import Views
 from luthien.debug.web import answer_mistakes
 from luthien.errors import ConfigError

@@ -8,6 +8,7 @@ from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import unquote
 
 import platformdirs
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
@@ -39,6 +40,20 @@ def whole_days(text: str) -> timedelta:
 
 def _whole_days(value: object) -> object:
     return whole_days(value) if isinstance(value, str) else value
+
+
+def headers_in(text: str) -> dict[str, str]:
+    """Headers as `name=value`, separated by commas and encoded as in URLs, as `OTEL_EXPORTER_OTLP_HEADERS` has them.
+
+    ValueError if it is something else; what it says has nothing of the text.
+    """
+    headers = {}
+    for number, part in enumerate(filter(None, map(str.strip, text.split(","))), 1):
+        name, _, value = (unquote(piece.strip()) for piece in part.partition("="))
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not re.fullmatch(r"[\x20-\x7e]+", value):
+            raise ValueError(f"must be headers as name=value, separated by commas: number {number} is not one")
+        headers[name.lower()] = value
+    return headers
 
 
 def _default_data_dir() -> Path:
@@ -128,6 +143,10 @@ class Settings(OtlpSettings):
     """How long calls are kept, as `30d`; older days are dropped. Without it nothing ever is."""
     tempo_url: str | None = None
     """Where Tempo answers, for the spans on a call's page. Without it Grafana is asked, if that is set."""
+    tempo_headers: SecretStr | None = None
+    """Headers for Tempo, as `name=value` and separated by commas: its tenant, or credentials for a hosted one."""
+    tempo_timeout_s: Annotated[float, Field(gt=0, le=30)] = 2.0
+    """How long Tempo may take to answer for one call, in seconds."""
     grafana_url: str | None = None
     """The Grafana that pages link to, and through which Tempo is asked unless its own address is set."""
     grafana_token: SecretStr | None = None
@@ -183,6 +202,13 @@ class Settings(OtlpSettings):
         # Pages link there: nothing but a web address may become a link.
         if value is not None and not re.match(r"https?://[^/\s]", value):
             raise ValueError("must be an address that begins with http:// or https://")
+        return value
+
+    @field_validator("tempo_headers")
+    @classmethod
+    def _are_headers(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            headers_in(value.get_secret_value())
         return value
 
     @field_validator("propagate_to", mode="before")

@@ -20,7 +20,7 @@ from luthien.debug.pages.sessions import add_sessions
 from luthien.debug.pages.stages import add_stages
 from luthien.debug.pages.trace import add_trace
 from luthien.debug.signin import SignIn
-from luthien.debug.tempo import Tempo
+from luthien.debug.tempo.client import Tempo
 from luthien.debug.views import Views
 from luthien.debug.web import guarded_by
 

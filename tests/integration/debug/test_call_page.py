@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -372,6 +373,18 @@ class TestStream:
             assert overflow(page) == 0
 
 
+def _crowd(own: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """A caller with a missing parent, 500 spans below it, and a call of two spans."""
+    times = {"startTimeUnixNano": "1000000", "endTimeUnixNano": "9000000"}
+    yield {"spanId": "f" * 16, "parentSpanId": "e" * 16, "name": "agent", **times}
+    for number in range(500):
+        before = {"startTimeUnixNano": "1000000", "endTimeUnixNano": "2000000"}
+        yield {"spanId": f"{number:016x}", "parentSpanId": "f" * 16, "name": f"step {number}", **before}
+    late = {"startTimeUnixNano": "8000000", "endTimeUnixNano": "9000000", "attributes": own}
+    yield {"spanId": "a" * 16, "parentSpanId": "f" * 16, "name": "server", **late}
+    yield {"spanId": "b" * 16, "parentSpanId": "a" * 16, "name": "luthien.exchange", **late}
+
+
 class TestTempo:
     def test_spans_are_drawn_when_tempo_answers(self, record_database: str, provider: ScriptedProvider) -> None:
         tempo = ScriptedProvider()
@@ -392,10 +405,47 @@ class TestTempo:
                     expect(rows.first).to_contain_text("luthien.exchange")
                     expect(rows.last).to_contain_text("<script>alert(1)</script>")
                     expect(rows.last).to_contain_text("\u27e8U+202E\u27e9evil")
-                    expect(rows.last).to_contain_text("not of this call")
+                    expect(rows.last).to_contain_text("called by the call")
                     expect(rows.last).to_contain_text("error")
                     expect(rows.last.locator("rect")).to_have_attribute("x", "12.5%")
                     assert violations(page) == []
+        finally:
+            tempo.close()
+
+    def test_of_a_long_trace_the_page_shows_what_is_around_the_call(
+        self, record_database: str, provider: ScriptedProvider
+    ) -> None:
+        """And the rest when it is asked for. One that Tempo does not have yet is asked for again, by itself."""
+        tempo = ScriptedProvider()
+        try:
+            with running_gateway(
+                record_database, provider.url, tempo_url=tempo.url, grafana_url="http://grafana.example"
+            ) as gateway:
+                call_id = made_call(gateway, provider)
+                own = [{"key": "luthien.call_id", "value": {"stringValue": call_id}}]
+                tempo.will(
+                    answers({}, status=404),
+                    answers({"traces": []}),
+                    answers({"trace": {"resourceSpans": [{"scopeSpans": [{"spans": [*_crowd(own)]}]}]}}),
+                )
+                with browser_page() as page:
+                    page.clock.install()
+                    page.goto(f"{gateway.url}/debug/sign-in?token={TOKEN}&next=/debug/calls/{call_id}")
+                    expect(page.locator("[data-trace-said]")).to_contain_text("may still be on its way")
+                    page.clock.fast_forward(5000)
+                    rows = page.locator("[data-spans] tbody tr")
+                    expect(rows).to_have_count(3)
+                    expect(rows.nth(0)).to_contain_text("caller")
+                    expect(rows.nth(0)).to_contain_text("parent not in Tempo")
+                    assert violations(page) == []
+                    assert overflow(page) == 0
+                    page.get_by_role("button", name="Show the other 500 spans").click()
+                    expect(rows).to_have_count(503)
+                    expect(page.locator("[data-spans] text.bar-span").first).to_have_text("◂")
+                    for name in ("Open in Grafana", "search by call id"):
+                        link = page.locator("#trace").get_by_role("link", name=name)
+                        expect(link).to_have_attribute("href", re.compile(r"^http://grafana\.example/explore\?"))
+                    expect(page.locator("#trace").get_by_role("button", name="Copy")).to_be_visible()
         finally:
             tempo.close()
 

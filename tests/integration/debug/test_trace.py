@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from pydantic import SecretStr
 
-from luthien.debug.tempo import MAX_BYTES
-from tests.playbook import Gateway, ScriptedProvider, Turn, answers, running_gateway
+from luthien.debug.tempo.transports import MAX_BYTES
+from luthien.debug.web import AT_ONCE
+from tests.playbook import DEADLINE_S, Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway
+from tests.tempo_server import tempo_server
 from tests.wire import openai_request, openai_response
 
 OPENAI = "/v1/chat/completions"
@@ -72,8 +78,12 @@ def test_the_trace_is_asked_for_by_the_id_that_the_record_has(
     assert [span["name"] for span in trace["spans"]] == ["luthien.exchange", "luthien.receive"]
     assert all(span["of_this_call"] for span in trace["spans"])
     [turn] = tempo.turns
-    assert turn.path == f"/api/v2/traces/{call['trace_id']}"
-    assert turn.headers["accept"] == "application/json"
+    path, _, bounds = turn.path.partition("?")
+    assert path == f"/api/v2/traces/{call['trace_id']}"
+    times = parse_qs(bounds)
+    started_s = datetime.fromisoformat(call["started_at"]).timestamp()
+    assert int(times["start"][0]) < started_s < int(times["end"][0])
+    assert turn.headers["accept"] == "application/protobuf"
     assert "authorization" not in turn.headers
 
 
@@ -88,7 +98,7 @@ def test_a_trace_that_has_another_id_is_found_by_the_calls(
     search, by_id = tempo.turns[1:]
     assert search.path.startswith("/api/search?q=")
     assert call["call_id"] in search.path
-    assert by_id.path == f"/api/v2/traces/{'abc123':0>32}"
+    assert by_id.path.startswith(f"/api/v2/traces/{'abc123':0>32}?")
 
 
 def test_what_tempo_does_not_have_is_not_found(
@@ -151,6 +161,56 @@ def test_a_slow_tempo_holds_up_nothing_but_its_own_answer(
     assert "within 2 seconds" in trace["sentence"]
 
 
+def test_page_and_diff_are_there_while_tempo_hangs(
+    record_database: str, provider: ScriptedProvider, tempo: ScriptedProvider
+) -> None:
+    """However many ask for spans meanwhile: more than the pages that are made at a time."""
+    gate, is_asked = tempo.gate(), threading.Event()
+
+    async def hangs(turn: Turn) -> None:
+        is_asked.set()
+        await gate.wait()
+        await answers({"trace": {}, "traces": []})(turn)
+
+    tempo.will(hangs)
+    with (
+        running_gateway(record_database, provider.url, tempo_url=tempo.url, tempo_timeout_s=30) as gateway,
+        ThreadPoolExecutor(AT_ONCE + 1) as readers,
+    ):
+        calls = [made_call(gateway, provider)["call_id"] for _ in range(AT_ONCE + 1)]
+        waiting = [readers.submit(gateway.get, f"/debug/calls/{each}/trace.json") for each in calls]
+        try:
+            assert is_asked.wait(DEADLINE_S)
+            page = gateway.get(f"/debug/calls/{calls[0]}", gateway.headers | {"accept": "text/html"})
+            twins = [gateway.get(f"/debug/calls/{calls[0]}{path}") for path in (".json", "/diff.json")]
+            assert [each.status_code for each in (page, *twins)] == [200, 200, 200]
+            assert not any(each.done() for each in waiting), "Tempo still hangs"
+        finally:
+            gate.open()
+        assert {each.result().json()["state"] for each in waiting} == {"not_found"}
+
+
+def test_the_trace_of_a_caller_that_is_not_trusted_is_told(
+    record_database: str, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its trace is another one than the call's, to which the server's span links."""
+    with tempo_server() as tempo:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{tempo.url}/v1/traces")
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+        options: dict[str, Any] = {"tempo_url": tempo.url, "grafana_url": "http://grafana:3000"}
+        with running_gateway(record_database, provider.url, trusted_networks=(), **options) as gateway:
+            provider.will(answers(openai_response("Hi")))
+            theirs = "0af7651916cd43dd8448eb211c80319c"
+            headers = {"traceparent": f"00-{theirs}-b7ad6b7169203331-01"}
+            call = gateway.call(gateway.post(OPENAI, openai_request(), headers=headers))
+            trace = eventually(lambda: asked(gateway, call), lambda trace: trace["linked"])
+    assert call["trace_id"] != theirs
+    assert trace["found_in"] == call["trace_id"]
+    [linked] = trace["linked"]
+    assert linked["trace_id"] == theirs
+    assert theirs in linked["link"]
+
+
 def test_a_tempo_that_is_not_there_is_away(record_database: str, provider: ScriptedProvider) -> None:
     with running_gateway(record_database, provider.url, tempo_url="http://127.0.0.1:9") as gateway:
         trace = asked(gateway, made_call(gateway, provider))
@@ -180,7 +240,7 @@ def test_tempo_is_asked_through_grafana(
         trace = asked(gateway, call)
         assert trace["state"] == "found"
         [turn] = tempo.turns
-        assert turn.path == f"/api/datasources/proxy/uid/my%2Ftempo/api/v2/traces/{call['trace_id']}"
+        assert turn.path.startswith(f"/api/datasources/proxy/uid/my%2Ftempo/api/v2/traces/{call['trace_id']}?")
         assert turn.headers["authorization"] == "Bearer glsa_x"
         assert trace["link"].startswith(f"{tempo.url}/explore?orgId=1&schemaVersion=1&panes=")
         page = gateway.get(f"/debug/calls/{call['call_id']}", gateway.headers | {"accept": "text/html"})

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from luthien.debug.diffing.cache import DiffCache
 from luthien.debug.routes import debug_router
 from luthien.debug.signin import SignIn
-from luthien.debug.tempo import Tempo
+from luthien.debug.tempo.client import Tempo
 from luthien.debug.web import OPEN_TO_ALL
 from luthien.settings import Settings
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 from fastapi import APIRouter, Request
@@ -21,11 +22,13 @@ from luthien.debug.diffing.values import dumps
 from luthien.debug.search.filters import NAMES, FilterError, query_of, read_filter
 from luthien.debug.showing.drawing import LanesDrawing, WaterfallDrawing, draw_lanes, draw_waterfall
 from luthien.debug.showing.shown_diff import DiffOptions, ShownDiff, show_diff
-from luthien.debug.tempo import Tempo
+from luthien.debug.tempo.client import Tempo
+from luthien.debug.tempo.links import Links, Times
 from luthien.debug.views import Sought, Views
 from luthien.debug.web import json_response, not_yet, page, wants_json
 from luthien.exchange import EventType, Side
 from luthien.store.call_filter import EVERY_CALL, CallFilter
+from luthien.store.read import CallRow
 
 INLINE_BYTES = 16_384
 """Payloads of more are fetched when somebody opens them."""
@@ -38,8 +41,8 @@ class Surroundings:
     back: str
     previous: str | None
     following: str | None
-    trace: str | None
-    """The trace in Grafana."""
+    grafana: Links
+    """The trace, and the search for the call, in Grafana."""
     asks_tempo: bool
 
 
@@ -69,7 +72,7 @@ def add_call(router: APIRouter, lookup: Callable[[], Lookup], tempo: Tempo, view
     async def call(request: Request, call_id: str) -> Response:
         plain_id = call_id.removesuffix(".json")
         if plain_id != call_id or wants_json(request):
-            return await _twin(lookup(), plain_id, views(), call_as_dict)
+            return await _twin(lookup(), plain_id, views(), call_as_dict, tempo)
         wanted = _filter_of(request.query_params)
         sought = await views().find(lookup(), plain_id)
         if sought is None:
@@ -180,7 +183,6 @@ def _with_query(path: str, wanted: CallFilter) -> str:
 
 async def _surroundings(lookup: Lookup, wanted: CallFilter, found: Found, tempo: Tempo) -> Surroundings:
     row = found.call.row
-    times = row["started_at"].timestamp(), None if row["ended_at"] is None else row["ended_at"].timestamp()
     previous, following = (
         None if each is None else _with_query(f"/debug/calls/{each}", wanted)
         for each in await lookup.neighbours(wanted, row["call_id"])
@@ -189,9 +191,14 @@ async def _surroundings(lookup: Lookup, wanted: CallFilter, found: Found, tempo:
         _back(wanted),
         previous,
         following,
-        tempo.link(row["call_id"], row["trace_id"], *times),
+        tempo.links(row["call_id"], row["trace_id"], times_of(row)),
         tempo.is_configured,
     )
+
+
+def times_of(row: CallRow) -> Times:
+    """When a call began and ended."""
+    return Times(row["started_at"].timestamp(), None if row["ended_at"] is None else row["ended_at"].timestamp())
 
 
 async def find_call(lookup: Lookup, call_id: str, kinds: Sequence[EventType] | None = None) -> Found | Pending | None:
@@ -210,12 +217,24 @@ def unknown_call(call_id: str, is_pending: bool) -> Response:
 
 
 async def _twin(
-    lookup: Lookup, call_id: str, views: Views, show: Callable[[CallView], dict[str, object]]
+    lookup: Lookup,
+    call_id: str,
+    views: Views,
+    show: Callable[[CallView], dict[str, object]],
+    tempo: Tempo | None = None,
 ) -> Response:
+    """With links into Grafana, if `tempo` has some."""
     sought = await views.find(lookup, call_id)
     if not isinstance(sought, Sought):
         return unknown_call(call_id, sought is not None)
+    if tempo is not None:
+        row = sought.found.call.row
+        show = partial(_with_links, show, tempo.links(row["call_id"], row["trace_id"], times_of(row)))
     return await views.make(call_twin, lookup, sought, show)
+
+
+def _with_links(show: Callable[[CallView], dict[str, object]], grafana: Links, view: CallView) -> dict[str, object]:
+    return {**show(view), "grafana": grafana.as_dict()}
 
 
 def call_twin(found: Found, differ: Differ, show: Callable[[CallView], dict[str, object]]) -> Response:

@@ -85,6 +85,11 @@ class WaterfallDrawing:
     bars: Sequence[DrawnBar]
 
 
+def ticks_of(total_ms: float) -> Sequence[Tick]:
+    """The axis of a drawing that is so long."""
+    return _Scale(total_ms).ticks()
+
+
 def draw_waterfall(waterfall: Waterfall) -> WaterfallDrawing:
     scale = _Scale(waterfall.total_ms)
     return WaterfallDrawing(scale.ticks(), [_drawn(bar, scale) for bar in waterfall.bars])

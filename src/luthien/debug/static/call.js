@@ -1,14 +1,8 @@
 // A call's page: copying, a stage's text when it is opened, a stream frame by frame, Tempo's spans, and what is new.
 
-const SVG = "http://www.w3.org/2000/svg";
-const MOST_ROUNDS = 3000;
+import { make, trace } from "./spans.js";
 
-function make(name, text, attributes = {}) {
-  const element = document.createElement(name);
-  if (text !== null && text !== undefined) element.textContent = text;
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  return element;
-}
+const MOST_ROUNDS = 3000;
 
 // Copying
 
@@ -77,76 +71,6 @@ function explore() {
     range.setAttribute("aria-valuetext", said.textContent);
   };
   range.addEventListener("input", show);
-}
-
-// Tempo's spans
-
-async function trace() {
-  const holder = document.querySelector("[data-trace]");
-  const said = holder?.querySelector("[data-trace-said]");
-  if (!said) return;
-  said.textContent = "Asking Tempo …";
-  let found;
-  try {
-    found = await (await fetch(holder.dataset.trace)).json();
-  } catch {
-    said.textContent = "Tempo could not be asked. ";
-    return again(said);
-  }
-  if (found.state !== "found") {
-    said.textContent = `${found.sentence ?? "Nothing came of asking Tempo."} `;
-    return again(said);
-  }
-  const others = found.omitted ? `, ${found.omitted} more not shown` : "";
-  said.textContent = `${found.spans.length} span${found.spans.length === 1 ? "" : "s"}${others}, ${time(found.total_ms)} in all.`;
-  holder.querySelector("[data-spans]")?.remove();
-  said.after(table(found.spans));
-}
-
-function again(said) {
-  const button = make("button", "Ask again", { type: "button", class: "small" });
-  button.addEventListener("click", trace);
-  said.append(button);
-}
-
-function table(spans) {
-  const wide = make("div", null, { class: "wide", tabindex: "0", role: "group", "aria-label": "Spans in Tempo", "data-spans": "" });
-  const grid = make("table", null, { class: "waterfall spans" });
-  const head = grid.createTHead().insertRow();
-  for (const [name, kind] of [["Span", ""], ["Drawn", "chart"], ["Began at", "number"], ["Took", "number"]])
-    head.append(make("th", name, { scope: "col", class: kind }));
-  const body = grid.createTBody();
-  for (const span of spans) body.append(row(span));
-  wide.append(grid);
-  return wide;
-}
-
-function row(span) {
-  const line = make("tr");
-  const name = make("th", span.name || "(no name)", { scope: "row", class: `d${Math.min(span.depth, 5)}` });
-  const about = [span.service, span.kind].filter(Boolean).join(", ");
-  if (about) name.append(" ", make("span", about, { class: "dim" }));
-  if (span.error) name.append(" ", make("span", "error", { class: "tag error" }));
-  if (!span.of_this_call) name.append(" ", make("span", "not of this call", { class: "tag" }));
-  const chart = make("td", null, { class: "chart" });
-  const svg = document.createElementNS(SVG, "svg");
-  for (const [key, value] of Object.entries({ width: "100%", height: "16", "aria-hidden": "true" })) svg.setAttribute(key, value);
-  const bar = document.createElementNS(SVG, "rect");
-  const shape = {
-    x: `${span.left}%`, width: `${Math.max(span.width, 0.15)}%`, y: "2", height: "12", rx: "2",
-    class: `bar-span${span.error ? " failed" : ""}${span.of_this_call ? "" : " other"}`,
-  };
-  for (const [key, value] of Object.entries(shape)) bar.setAttribute(key, value);
-  svg.append(bar);
-  chart.append(svg);
-  line.append(name, chart, make("td", time(span.at_ms), { class: "number" }), make("td", time(span.ms), { class: "number" }));
-  return line;
-}
-
-// As the pages write it.
-function time(ms) {
-  if (Math.abs(ms) >= 1000) return `${(ms / 1000).toFixed(2)} s`;
-  return Math.abs(ms) >= 1 ? `${ms.toFixed(1)} ms` : `${(ms * 1000).toFixed(0)} µs`;
 }
 
 // A call that is not over: parts of the page that are new take the place of the old ones.

@@ -1,0 +1,237 @@
+"""Asks Tempo for the spans of a call.
+
+Tempo may be slow, away, or somebody else. Nothing of a page waits for it: the page asks for trace.json by itself. All
+questions for one call together take no longer than the deadline, what several ask for at the same time is asked for
+once, and a Tempo that fails again and again is left alone for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar, cast
+from uuid import UUID
+
+import httpx2 as httpx
+
+from luthien.debug.tempo.breaker import Breaker, Failure, Resting
+from luthien.debug.tempo.links import Explore, Links, Times, traceql_of
+from luthien.debug.tempo.reading import JSON, PROTOBUF, Answer, UnlikeTempo, read_search, read_trace
+from luthien.debug.tempo.trace import Trace, TraceState, chosen
+from luthien.debug.tempo.transports import NoRoute, Reply, Transport, Unanswerable, fetch, transport_of
+from luthien.settings import Settings
+
+_DAY_S, _HOUR_S = 86_400, 3600
+_ON_ITS_WAY_S = 120.0
+"""Spans are exported in batches, and a Tempo may search only what is older than half a minute."""
+_ASKED_AGAIN_S = 5.0
+_MOST_TRACES = 5
+_HEADERS = {"accept-encoding": "identity", "user-agent": "luthien"}
+
+_WHOLE = "The record of the call is whole all the same."
+_NONE_OF_ITS_OWN = "None of these spans is of this call: its own were not sampled, or are still on their way."
+_GIVEN_UP: object = object()
+
+T = TypeVar("T")
+
+
+class Tempo:
+    """Opened with the first question; to be closed. All questions come from one event loop.
+
+    Args:
+        breaker: when Tempo is left alone.
+    """
+
+    def __init__(self, settings: Settings, breaker: Breaker | None = None) -> None:
+        self._way = transport_of(settings)
+        self._deadline_s = settings.tempo_timeout_s
+        self._explore = Explore(settings)
+        self._breaker = breaker or Breaker()
+        self._client: httpx.AsyncClient | None = None
+        self._asked: dict[tuple[str, str], asyncio.Future[object]] = {}
+
+    @property
+    def is_configured(self) -> bool:
+        return self._way is not None
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    def links(self, call_id: UUID, trace_id: str | None, times: Times) -> Links:
+        """Where Grafana shows the call's trace."""
+        return self._explore.links(call_id, trace_id, times)
+
+    def link_to(self, trace_id: str, times: Times) -> str | None:
+        """Where Grafana shows another trace of about the same time."""
+        return self._explore.of(trace_id, times)
+
+    async def trace(self, call_id: UUID, trace_id: str | None, times: Times) -> Trace:
+        """The spans of the call's trace: looked for by the trace's id, and else by the call's."""
+        if self._way is None:
+            return Trace(
+                TraceState.NOT_CONFIGURED,
+                "No Tempo is configured: set LUTHIEN_TEMPO_URL, or LUTHIEN_GRAFANA_URL to ask through Grafana.",
+            )
+        until = asyncio.get_running_loop().time() + self._deadline_s
+        try:
+            return await self._trace(_Asker(self._way, call_id, times, until), trace_id)
+        except Resting as resting:
+            return _not_asked(resting)
+        except (Failure, Unanswerable) as trouble:
+            return Trace(TraceState.AWAY, str(trouble))
+
+    async def _trace(self, asker: _Asker, trace_id: str | None) -> Trace:
+        """Raises Failure, Unanswerable, Resting."""
+        known = await self._by_id(asker, trace_id) if trace_id else Answer(())
+        if asker.has_spans_in(known):
+            return await asyncio.to_thread(asker.found, known, trace_id)
+        try:
+            searched = [each for each in await self._search(asker) if each != trace_id]
+            other = await self._by_id(asker, searched[0]) if searched else Answer(())
+        except (Failure, Unanswerable, Resting):
+            if not known.spans:
+                raise
+            searched, other = [], Answer(())
+        if other.spans:
+            return await asyncio.to_thread(asker.found, other, searched[0], searched[1:])
+        if known.spans:
+            return await asyncio.to_thread(asker.found, known, trace_id)
+        return asker.found_nothing()
+
+    async def _by_id(self, asker: _Asker, trace_id: str) -> Answer:
+        """One trace; without spans if Tempo does not have it. Raises Failure, Unanswerable, Resting."""
+        way = asker.way
+
+        async def ask() -> Answer:
+            # A trace is cut at these bounds, and that of a caller may be much longer than the call.
+            start, end = asker.times.around(_DAY_S)
+            parameters = {"start": str(int(start)), "end": str(int(end))}
+            is_wrapped = True
+            try:
+                reply = await self._fetch(way, f"/api/v2/traces/{trace_id}", parameters, PROTOBUF)
+            except NoRoute:  # an older Tempo
+                is_wrapped = False
+                reply = await self._fetch(way, f"/api/traces/{trace_id}", parameters, PROTOBUF)
+            if reply is None:
+                return Answer(())
+            return await asyncio.to_thread(read_trace, reply.content_type, reply.body, is_wrapped=is_wrapped)
+
+        return await self._shared(("trace", trace_id), lambda: self._guarded(asker, ask))
+
+    async def _search(self, asker: _Asker) -> Sequence[str]:
+        """The ids of the traces that have spans of the call, most of them first. Raises as `_by_id`."""
+
+        async def ask() -> Sequence[str]:
+            start, end = asker.times.around(_HOUR_S)
+            parameters = {
+                "q": traceql_of(asker.call_id),
+                "start": str(int(start)),
+                "end": str(int(end)),
+                "limit": str(_MOST_TRACES),
+            }
+            reply = await self._fetch(asker.way, "/api/search", parameters, JSON)
+            return () if reply is None else await asyncio.to_thread(read_search, reply.body)
+
+        return await self._shared(("call", str(asker.call_id)), lambda: self._guarded(asker, ask))
+
+    async def _guarded(self, asker: _Asker, ask: Callable[[], Awaitable[T]]) -> T:
+        """Raises Failure, Unanswerable, Resting, and nothing else."""
+        way = asker.way
+        with self._breaker.question():
+            try:
+                async with asyncio.timeout_at(asker.until):
+                    return await ask()
+            except (TimeoutError, httpx.TimeoutException):
+                raise Failure(
+                    f"Tempo did not answer within {self._deadline_s:g} seconds: ask again, or let it take longer with"
+                    " LUTHIEN_TEMPO_TIMEOUT_S."
+                ) from None
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+                raise Failure(f"Tempo cannot be asked, its address is not one: {way.wrong_address}.") from None
+            except (httpx.HTTPError, OSError) as error:
+                raise Failure(f"Tempo cannot be reached ({type(error).__name__}): {way.unreachable}") from None
+            except NoRoute:
+                raise Failure(f"There is no Tempo at this address (status 404): {way.wrong_address}.") from None
+            except UnlikeTempo:
+                raise Failure(
+                    f"What answers in Tempo's place does not speak as Tempo does: {way.wrong_address}."
+                ) from None
+
+    async def _shared(self, key: tuple[str, str], ask: Callable[[], Awaitable[T]]) -> T:
+        """What `ask` brings, or the one who asks for the same already. Raises as that does."""
+        while (asked := self._asked.get(key)) is not None:
+            came = await asyncio.shield(asked)
+            if isinstance(came, Exception):
+                raise came
+            if came is not _GIVEN_UP:
+                return cast("T", came)
+        asked = self._asked[key] = asyncio.get_running_loop().create_future()
+        came = _GIVEN_UP
+        try:
+            came = await ask()
+        except Exception as error:
+            came = error
+            raise
+        finally:
+            del self._asked[key]
+            asked.set_result(came)
+        return came
+
+    async def _fetch(self, way: Transport, path: str, parameters: dict[str, str], accept: str) -> Reply | None:
+        if self._client is None:
+            self._client = httpx.AsyncClient(timeout=self._deadline_s, follow_redirects=False, headers=_HEADERS)
+        return await fetch(self._client, way, path, parameters, accept)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """What one reader of a call wants to know, and until when, by the clock of the event loop."""
+
+    way: Transport
+    call_id: UUID
+    times: Times
+    until: float
+
+    def has_spans_in(self, answer: Answer) -> bool:
+        return any(span.call_id == str(self.call_id) for span in answer.spans)
+
+    def found(self, answer: Answer, trace_id: str | None, others: Sequence[str] = ()) -> Trace:
+        spans, omitted = chosen(answer.spans, str(self.call_id))
+        has_own = self.has_spans_in(answer)
+        return Trace(
+            TraceState.FOUND,
+            "" if has_own else _NONE_OF_ITS_OWN,
+            spans,
+            omitted,
+            trace_id,
+            others,
+            is_partial=answer.is_partial,
+            message=answer.message,
+            retry_after_s=None if has_own else self._worth_asking_again_in_s(),
+        )
+
+    def found_nothing(self) -> Trace:
+        retry_after_s = self._worth_asking_again_in_s()
+        why = "it may still be on its way" if retry_after_s else "it was not sampled, or is too old"
+        return Trace(
+            TraceState.NOT_FOUND, f"Tempo does not have this trace: {why}. {_WHOLE}", retry_after_s=retry_after_s
+        )
+
+    def _worth_asking_again_in_s(self) -> float | None:
+        ended_s = self.times.ended_s or self.times.started_s
+        return _ASKED_AGAIN_S if time.time() - ended_s < _ON_ITS_WAY_S else None
+
+
+def _not_asked(resting: Resting) -> Trace:
+    seconds = math.ceil(resting.seconds)
+    return Trace(
+        TraceState.NOT_ASKED,
+        f"Tempo has failed again and again, and is left alone: it is asked again in {seconds} s. The last time:"
+        f" {resting.reason}",
+        retry_after_s=seconds,
+    )
