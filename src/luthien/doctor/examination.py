@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psycopg
 
 from luthien.config import Config
-from luthien.doctor import database, network, spool
+from luthien.doctor import database, network, otlp, spool, tracing
 from luthien.doctor.finding import Finding, ok, problem, warning
 from luthien.errors import ConfigError, LuthienError
 from luthien.gateway.configuration import Configuration, load_configuration
@@ -37,7 +37,8 @@ def _examine(settings: Settings) -> Iterator[Finding]:
     yield from _database(settings, dsn)
     yield from spool.examine(settings, dsn)
     yield from network.providers(config, settings.connect_timeout_s)
-    yield from network.otlp(settings)
+    yield from otlp.receivers(settings)
+    yield from tracing.examine(settings)
 
 
 def _configuration(settings: Settings, configuration: Configuration) -> Iterator[Finding]:

@@ -129,7 +129,7 @@ class TestHealthy:
             *("configuration", "database", "clock", "schema", "rights", "partitions", "default partitions"),
             *("retention", "quarantine", "processes", *(["losses"] if "losses" in found else [])),
             *("spool", "spool of the living", "spool of the dead", "provider openai", "provider anthropic"),
-            *("OTLP traces", "OTLP metrics"),
+            *("OTLP traces", "OTLP metrics", "OTLP logs", "Tempo"),
         ]
         assert found["partitions"]["found"] == f"4 days, from {TODAY} to {TODAY + timedelta(days=3)}"
         assert "answers (401, without a key)" in found["provider openai"]["found"]
@@ -370,30 +370,6 @@ class TestTheNetwork:
         provider.will(answers(b"", status=301, headers={"location": "https://elsewhere"}))
         _, found = examine(data_dir, ready, provider.url)
         assert found["provider openai"]["level"] == "problem"
-
-    @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-    def test_a_collector_that_refuses_is_a_problem(
-        self, data_dir: Path, ready: str, provider: ScriptedProvider, protocol: str
-    ) -> None:
-        status, found = examine(
-            data_dir,
-            ready,
-            provider.url,
-            OTEL_EXPORTER_OTLP_ENDPOINT=f"http://secret:secret@127.0.0.1:{free_port()}",
-            OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
-        )
-        assert (status, levels(found)["problem"]) == (1, {"OTLP traces", "OTLP metrics"})
-        assert "refused" in found["OTLP traces"]["found"]
-
-    def test_a_collector_that_wants_credentials_is_there_and_one_without_that_path_is_none(
-        self, data_dir: Path, ready: str, provider: ScriptedProvider
-    ) -> None:
-        for answer, level in ((401, "ok"), (404, "warning")):
-            provider.will(answers(b"", status=answer))
-            _, found = examine(data_dir, ready, provider.url, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=provider.url + "/x")
-            assert found["OTLP traces"]["level"] == level
-            assert provider.turns[-1].path == "/x"
-            assert "authorization" not in provider.turns[-1].headers
 
 
 class TestTheConfiguration:

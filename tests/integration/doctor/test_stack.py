@@ -1,0 +1,145 @@
+"""What the doctor says of whoever takes telemetry, of Tempo and of Grafana: each real, or as wrong as it may be."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import grpc
+import pytest
+from pydantic import SecretStr
+
+from luthien.doctor import otlp, tracing
+from luthien.doctor.finding import Finding, Level
+from luthien.settings import Settings
+from tests.otlp_receiver import Refusal, otlp_grpc_receiver, otlp_receiver
+from tests.playbook import ScriptedProvider, answers
+from tests.tempo_server import grafana_proxy, tempo_server
+
+RECEIVERS = {"http/protobuf": otlp_receiver, "grpc": otlp_grpc_receiver}
+SIGNALS = ("OTLP traces", "OTLP metrics", "OTLP logs")
+
+
+def by_check(findings: Iterator[Finding]) -> dict[str, Finding]:
+    found = {finding.check: finding for finding in findings}
+    assert not any("secret" in str(finding) for finding in found.values())
+    return found
+
+
+def receivers(endpoint: str, **settings: Any) -> dict[str, Finding]:
+    return by_check(otlp.receivers(Settings(otlp_endpoint=endpoint, **settings)))
+
+
+def traces(**settings: Any) -> dict[str, Finding]:
+    return by_check(tracing.examine(Settings(**settings)))
+
+
+def closed_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize("protocol", RECEIVERS)
+class TestReceivers:
+    def test_each_signal_is_sent_an_export_of_nothing_with_the_headers(self, protocol: str) -> None:
+        with RECEIVERS[protocol]() as receiver:
+            found = receivers(
+                receiver.endpoint, otlp_protocol=protocol, otlp_headers=SecretStr("authorization=secret%20key")
+            )
+            assert [(check, each.level) for check, each in found.items()] == [(each, Level.OK) for each in SIGNALS]
+            assert [headers["authorization"] for headers in receiver.headers] == ["secret key"] * 3
+            assert not receiver.spans
+
+    def test_one_that_is_not_there(self, protocol: str) -> None:
+        found = receivers(f"http://127.0.0.1:{closed_port()}", otlp_protocol=protocol)
+        assert {each.level for each in found.values()} == {Level.PROBLEM}
+        assert "cannot be reached" in found["OTLP logs"].found
+        assert "recorded all the same" in found["OTLP logs"].todo
+
+    @pytest.mark.parametrize(
+        ("refusal", "level", "word"),
+        [
+            (Refusal(401, grpc.StatusCode.UNAUTHENTICATED), Level.PROBLEM, "OTEL_EXPORTER_OTLP_HEADERS"),
+            (Refusal(429, grpc.StatusCode.RESOURCE_EXHAUSTED), Level.WARNING, "log"),
+        ],
+    )
+    def test_one_that_does_not_take_it(self, protocol: str, refusal: Refusal, level: Level, word: str) -> None:
+        with RECEIVERS[protocol]() as receiver:
+            receiver.refusal = lambda: refusal
+            found = receivers(receiver.endpoint, otlp_protocol=protocol)
+        assert {each.level for each in found.values()} == {level}
+        assert word in found["OTLP traces"].todo
+
+    def test_something_else_is_there(self, protocol: str, provider: ScriptedProvider) -> None:
+        provider.will(answers(b"", status=404))
+        found = receivers(provider.url, otlp_protocol=protocol)
+        assert {each.level for each in found.values()} == {Level.PROBLEM}
+
+
+def test_what_is_not_exported_is_not_asked() -> None:
+    found = receivers(
+        "http://127.0.0.1:1", traces_exporter="none", metrics_exporter="prometheus", logs_exporter="none"
+    )
+    assert {each.level for each in found.values()} == {Level.OK}
+
+
+def test_a_signal_of_its_own_is_asked_at_its_own_address() -> None:
+    with otlp_receiver() as receiver:
+        found = receivers(f"http://127.0.0.1:{closed_port()}", otlp_traces_endpoint=f"{receiver.endpoint}/v1/traces")
+        assert receiver.paths == ["/v1/traces"]
+    assert [found[check].level for check in SIGNALS] == [Level.OK, Level.PROBLEM, Level.PROBLEM]
+
+
+class TestTempo:
+    def test_it_is_searched_directly(self) -> None:
+        with tempo_server() as server:
+            server.tenant = "t-1"
+            headers = SecretStr("X-Scope-OrgID=t-1")
+            assert traces(tempo_url=server.url, tempo_headers=headers)["Tempo"].level is Level.OK
+            [(path, _)] = server.asked
+            assert path.startswith("/api/search?")
+            refused = traces(tempo_url=server.url)["Tempo"]
+        assert (refused.level, "LUTHIEN_TEMPO_HEADERS" in refused.found) == (Level.PROBLEM, True)
+
+    def test_it_is_searched_through_grafana(self) -> None:
+        with tempo_server() as server, grafana_proxy(server.url, "tempo", "secret-token") as url:
+            found = traces(grafana_url=url, grafana_token=SecretStr("secret-token"))
+            assert {each.level for each in found.values()} == {Level.OK}
+            assert "13.2.3" in found["Grafana"].found
+            wrong_token = traces(grafana_url=url, grafana_token=SecretStr("secret-other"))
+            wrong_uid = traces(
+                grafana_url=url, grafana_token=SecretStr("secret-token"), tempo_datasource="not-this-one"
+            )
+        for found, word in ((wrong_token, "LUTHIEN_GRAFANA_TOKEN"), (wrong_uid, "LUTHIEN_TEMPO_DATASOURCE")):
+            assert (found["Tempo"].level, found["Grafana"].level) == (Level.PROBLEM, Level.OK)
+            assert word in found["Tempo"].found
+
+    def test_nothing_is_there(self) -> None:
+        away = f"http://127.0.0.1:{closed_port()}"
+        found = traces(tempo_url=away, grafana_url=away)
+        assert found["Tempo"].level is Level.PROBLEM
+        assert found["Grafana"].level is Level.WARNING  # a link for browsers, which may reach it
+        assert traces(grafana_url=away)["Grafana"].level is Level.PROBLEM
+
+    @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"<html>", b"[" * 5000])
+    def test_something_else_is_there(self, provider: ScriptedProvider, body: bytes) -> None:
+        provider.will(answers(body))
+        found = traces(tempo_url=provider.url, grafana_url=provider.url)
+        assert {each.level for each in found.values()} == {Level.PROBLEM}
+        assert "LUTHIEN_TEMPO_URL" in found["Tempo"].found
+        assert "LUTHIEN_GRAFANA_URL" in found["Grafana"].todo
+
+    def test_without_any_nothing_is_asked(self) -> None:
+        assert [each.level for each in traces().values()] == [Level.OK]
+
+
+def test_a_receiver_that_hangs_up_is_told_in_words() -> None:
+    with otlp_receiver() as receiver:
+        receiver.refusal = lambda: Refusal(hangs_up=True)
+        with suppress(ConnectionError):
+            found = receivers(receiver.endpoint)
+    assert {each.level for each in found.values()} == {Level.PROBLEM}
