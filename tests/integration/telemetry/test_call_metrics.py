@@ -162,8 +162,8 @@ def test_calls_are_counted_by_outcome_provider_and_model(
     with start([OBEDIENT]) as gateway:
         for body in (openai_request(), openai_request(stream=True), openai_request(), openai_request("ask")):
             gateway.call(gateway.post(OPENAI, body))
-        for body in (openai_request("block"), openai_request("break"), b"not JSON", b'{"model": 7}'):
-            gateway.call(gateway.post(OPENAI, body))
+        for wrong in (openai_request("block"), openai_request("break"), b"not JSON", b'{"model": 7}'):
+            gateway.call(gateway.post(OPENAI, wrong))
     openai, model = "openai", "gpt-test"
     by = (names.OUTCOME, names.PROVIDER, names.REQUEST_MODEL, names.ERROR_TYPE, names.CHILD)
     assert values(receiver, names.CALLS, *by) == {

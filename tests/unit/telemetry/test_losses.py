@@ -45,7 +45,7 @@ def processor(exporter: Held) -> Iterator[ForkingSpanProcessor]:
     )
     yield made
     exporter.may_go_on.set()
-    made.shutdown()
+    made.shutdown()  # type: ignore[no-untyped-call]
 
 
 def end_spans(processor: ForkingSpanProcessor, count: int) -> None:
