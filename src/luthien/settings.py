@@ -14,7 +14,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, Validation
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from luthien.errors import ConfigError
-from luthien.otlp import OtlpSettings
+from luthien.otlp import SIGNALS, OtlpSettings
 
 Network = IPv4Network | IPv6Network
 
@@ -190,12 +190,12 @@ class Settings(OtlpSettings):
     @property
     def exports_traces(self) -> bool:
         """Over OTLP."""
-        return "otlp" in self.traces_exporters and bool(self.otlp_endpoint or self.otlp_traces_endpoint)
+        return "otlp" in self.traces_exporters and self.has_endpoint("traces")
 
     @property
     def exports_metrics(self) -> bool:
         """Over OTLP."""
-        return "otlp" in self.metrics_exporters and bool(self.otlp_endpoint or self.otlp_metrics_endpoint)
+        return "otlp" in self.metrics_exporters and self.has_endpoint("metrics")
 
 
 def _listed(text: str) -> frozenset[str]:
@@ -215,13 +215,17 @@ def read_settings() -> Settings:
         ConfigError: names every variable that is wrong, and how.
     """
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         lines = [
             f"  {_variable(item['loc'])}: {item['msg'].removeprefix('Value error, ')}"
             for item in error.errors(include_input=False)
         ]
         raise ConfigError("\n".join(["these settings are wrong:", *lines])) from None
+    for signal in SIGNALS:
+        if settings.has_endpoint(signal):
+            settings.otlp(signal)
+    return settings
 
 
 def from_environment(name: str) -> str | None:
