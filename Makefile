@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TEST_PROCESSES = $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo up secrets test test-faults lint format bench constraints clean
+.PHONY: help demo up secrets test test-faults lint format docs bench constraints clean
 
 help:
 	@echo "make demo    a real model, eight real calls, and what policies changed in each (ARGS=--exit to leave then)"
@@ -16,6 +16,7 @@ help:
 	@echo "make test    all tests"
 	@echo "make test-faults    what the record has when things break, in full and with figures (8 minutes)"
 	@echo "make lint    formatting, linters, types, direction of dependencies"
+	@echo "make docs    the tables of docs/telemetry.md, from the conventions"
 	@echo "make bench   what Luthien costs, as ratios"
 
 demo: $(VENV)/model
@@ -50,6 +51,9 @@ lint: $(VENV)/ready
 format: $(VENV)/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/ready
+	$(BIN)/python -m luthien.telemetry.document docs/telemetry.md
 
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.overhead $(ARGS)

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from luthien.errors import ConfigError
 
 Signal = Literal["traces", "metrics", "logs"]
+SIGNALS: Final[tuple[Signal, ...]] = ("traces", "metrics", "logs")
 Compression = Literal["gzip", "deflate", "none"]
 
 _PROTOCOLS: Final = ("http/protobuf", "grpc")
@@ -116,6 +117,9 @@ class OtlpSettings(BaseSettings):
             _headers(value)
         return value
 
+    def has_endpoint(self, signal: Signal) -> bool:
+        return bool(self.otlp_endpoint or getattr(self, f"otlp_{signal}_endpoint"))
+
     def otlp(self, signal: Signal) -> Otlp:
         """What the variables say of one signal.
 
@@ -162,7 +166,9 @@ def _address(endpoint: str, variable: str, protocol: str) -> str:
     except ValueError:
         is_web = False
     if not endpoint or (not is_web and (protocol != "grpc" or "://" in endpoint)):
-        raise ConfigError(f"{variable} must be an address that begins with http:// or https://")
+        raise ConfigError(
+            f"these settings are wrong:\n  {variable}: must be an address that begins with http:// or https://"
+        )
     return endpoint
 
 

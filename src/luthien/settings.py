@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from luthien.errors import ConfigError
 from luthien.hosts import HostPattern
-from luthien.otlp import OtlpSettings
+from luthien.otlp import SIGNALS, OtlpSettings
 
 Network = IPv4Network | IPv6Network
 
@@ -263,17 +263,17 @@ class Settings(OtlpSettings):
     @property
     def exports_traces(self) -> bool:
         """Over OTLP."""
-        return "otlp" in self.traces_exporters and bool(self.otlp_endpoint or self.otlp_traces_endpoint)
+        return "otlp" in self.traces_exporters and self.has_endpoint("traces")
 
     @property
     def exports_metrics(self) -> bool:
         """Over OTLP."""
-        return "otlp" in self.metrics_exporters and bool(self.otlp_endpoint or self.otlp_metrics_endpoint)
+        return "otlp" in self.metrics_exporters and self.has_endpoint("metrics")
 
     @property
     def exports_logs(self) -> bool:
         """Over OTLP."""
-        return "otlp" in self.logs_exporters and bool(self.otlp_endpoint or self.otlp_logs_endpoint)
+        return "otlp" in self.logs_exporters and self.has_endpoint("logs")
 
 
 def _listed(text: str) -> frozenset[str]:
@@ -293,13 +293,17 @@ def read_settings() -> Settings:
         ConfigError: names every variable that is wrong, and how.
     """
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         lines = [
             f"  {_variable(item['loc'])}: {item['msg'].removeprefix('Value error, ')}"
             for item in error.errors(include_input=False)
         ]
         raise ConfigError("\n".join(["these settings are wrong:", *lines])) from None
+    for signal in SIGNALS:
+        if settings.has_endpoint(signal):
+            settings.otlp(signal)
+    return settings
 
 
 def from_environment(name: str) -> str | None:

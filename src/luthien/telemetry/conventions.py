@@ -16,7 +16,7 @@ OURS = "Luthien"
 
 @dataclass(frozen=True, slots=True)
 class Convention:
-    """One name: `kind` is attribute, event, span, metric or log; `unit` is UCUM, empty for what has none.
+    """One name: `kind` is attribute, resource, event, span, metric or log; `unit` is UCUM, empty for what has none.
 
     Of a metric: its `instrument` (counter, updowncounter, gauge or histogram) and the attributes that it may have.
     Of a log: a field that a line may have or, with attributes, the name of a line that has these.
@@ -382,6 +382,16 @@ CONFIG_RELOADS: Final = _metric(
     unit="{reload}",
     attributes=(CONFIG_OUTCOME,),
 )
+
+ONLY_ON_METRICS: Final = frozenset(
+    {VIOLATED_RULE, VIOLATION_SIDE, DROP_REASON, TOKEN_TYPE, CONFIG_OUTCOME, PART, CHANGE, SIGNAL}
+)
+"""Attributes of metrics that are on no span and in no record."""
+
+# Resource
+SERVICE_NAME: Final = _name("service.name", "resource", "`luthien`, or as the settings say", "", OTEL)
+SERVICE_VERSION: Final = _name("service.version", "resource", "The version of Luthien", "", OTEL)
+_name(PROCESS_ID, "resource", "The process: `process_id` of `conversation_processes` in the database", "", OTEL)
 
 # Log lines
 LOG_TIME: Final = _log("time", "When it was said, in UTC; over OTLP the record's own time")

@@ -105,8 +105,10 @@ def resource_of(settings: Settings, process_id: UUID | None) -> Resource:
     is_named = "service_name" in settings.model_fields_set
     return Resource.create(
         {
-            "service.name": settings.service_name if is_named else said.get("service.name", settings.service_name),
-            "service.version": __version__,
+            names.SERVICE_NAME: settings.service_name
+            if is_named
+            else said.get(names.SERVICE_NAME, settings.service_name),
+            names.SERVICE_VERSION: __version__,
             names.PROCESS_ID: str(process_id or uuid4()),
         }
     )

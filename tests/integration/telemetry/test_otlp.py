@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
+from luthien.errors import ConfigError
 from luthien.record.queue import DiscardingSink
 from luthien.settings import read_settings
 from luthien.telemetry import conventions as names
@@ -308,12 +309,16 @@ def test_a_wrong_value_is_refused_at_the_start_and_not_repeated(
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"ENDPOINT": "collector:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT must be an address that begins with http://"),
-        ({"TRACES_ENDPOINT": "ftp://c"}, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT must be an address"),
-        ({"ENDPOINT": "http://[c"}, "OTEL_EXPORTER_OTLP_ENDPOINT must be an address"),
-        ({"ENDPOINT": "ftp://c:1", "PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_ENDPOINT must be an address"),
+        ({"ENDPOINT": "collector:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT: must be an address that begins with http://"),
+        ({"TRACES_ENDPOINT": "ftp://c"}, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: must be an address"),
+        ({"ENDPOINT": "http://[c"}, "OTEL_EXPORTER_OTLP_ENDPOINT: must be an address"),
+        ({"ENDPOINT": "ftp://c:1", "PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_ENDPOINT: must be an address"),
     ],
 )
-def test_an_endpoint_that_is_no_address_is_refused_at_the_start(variables: dict[str, str], said: str) -> None:
-    with pytest.raises(Exception, match=re.escape(said)):
-        export(variables)
+def test_an_endpoint_that_is_no_address_is_refused_at_the_start(
+    environment: pytest.MonkeyPatch, variables: dict[str, str], said: str
+) -> None:
+    for name, value in variables.items():
+        environment.setenv(PREFIX + name, value)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        read_settings()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import pytest
 
 from luthien.record.queue import DiscardingSink
 from luthien.settings import Settings
+from luthien.telemetry.conventions import CONVENTIONS
+from luthien.telemetry.document import name_in_prometheus
 from luthien.telemetry.scraping import ports_of
 from luthien.telemetry.setup import start_telemetry
 from tests.playbook import ScriptedProvider, answers, eventually, running_gateway
@@ -35,7 +39,11 @@ def test_calls_are_counted_under_the_names_that_prometheus_gives_what_comes_over
     provider.will(answers(openai_response()))
     with running_gateway(record_database, provider.url, **HERE) as gateway:
         gateway.call(gateway.post(OPENAI, openai_request()))
-        found = eventually(lambda: samples(gateway.metrics()), lambda found: any("luthien_calls" in n for n in found))
+        text = eventually(gateway.metrics, lambda text: "luthien_calls_total{" in text)
+    promtool = [shutil.which("promtool") or "promtool", "check", "metrics"]
+    checked = subprocess.run(promtool, input=text, text=True, capture_output=True, timeout=60, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    found = samples(text)
     names = {re.split(r"[{ ]", name)[0] for name in found}
     assert {
         "luthien_calls_total",
@@ -46,6 +54,9 @@ def test_calls_are_counted_under_the_names_that_prometheus_gives_what_comes_over
         "gen_ai_client_token_usage_sum",
         "target_info",
     } <= names
+    histograms = re.compile("_(?:bucket|sum|count)$")
+    documented = {name_in_prometheus(each) for each in CONVENTIONS.values() if each.kind == "metric"}
+    assert {histograms.sub("", name) for name in names} <= {*documented, "target_info"}
     [calls] = [name for name in found if name.startswith("luthien_calls_total")]
     assert 'luthien_outcome="completed"' in calls
     assert "otel_scope" not in calls
