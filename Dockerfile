@@ -5,7 +5,8 @@ FROM python:3.13.16-slim-trixie AS base
 # The same number everywhere: volumes and secrets are given to it.
 RUN groupadd --gid 10001 luthien \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/luthien --shell /usr/sbin/nologin luthien \
-    && install --directory --owner 10001 --group 10001 --mode 0700 /var/lib/luthien
+    && install --directory --owner 10001 --group 10001 --mode 0700 /var/lib/luthien \
+    && install --directory /etc/luthien
 ENV PATH=/opt/luthien/bin:$PATH \
     PYTHONUNBUFFERED=1
 
@@ -54,7 +55,7 @@ RUN pip --python /opt/luthien/bin/python install --no-cache-dir --only-binary :a
       --requirement /opt/luthien/requirements-demo.txt
 USER 10001:10001
 EXPOSE 8081
-HEALTHCHECK --interval=30s --timeout=5s --start-period=120s \
+HEALTHCHECK --interval=30s --timeout=10s --start-period=120s \
     CMD ["python", "-m", "luthien.health", "http://127.0.0.1:8081/health"]
 ENTRYPOINT ["python", "-m", "luthien.demo.model_server"]
 CMD ["--host", "0.0.0.0", "--port", "8081"]
@@ -63,6 +64,6 @@ CMD ["--host", "0.0.0.0", "--port", "8081"]
 FROM runtime AS gateway
 EXPOSE 8080
 # Alive, not ready: without its database it serves all the same, and must not be killed for that.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["python", "-m", "luthien.health"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD ["python", "-m", "luthien.health"]
 ENTRYPOINT ["luthien"]
 CMD ["serve"]
