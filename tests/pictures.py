@@ -13,7 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from playwright.sync_api import Page
 
 from luthien.store.embedded import embedded_postgres
@@ -21,6 +26,7 @@ from luthien.store.migrate import migrate
 from tests.browser import browser_page
 from tests.playbook import TOKEN, Gateway, ScriptedProvider, eventually, running_gateway
 from tests.stories import CONFIGURATION, JUDGE_KEY, Story, told
+from tests.tempo_server import tempo_server
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
 WIDTH = 1280
@@ -47,11 +53,17 @@ def _follows(page: Page) -> None:
     page.locator("[data-live-state]", has_text="Live").wait_for()
 
 
+def _has_spans(page: Page) -> None:
+    page.locator("[data-spans]").wait_for()
+    page.locator("#sections").evaluate("(bar) => bar.remove()")  # it would lie over what is below it
+
+
 PICTURES = [
     Picture("call", lambda story: f"/debug/calls/{story['lookup']}", "body", "#part-request", 1400),
     Picture("tool", lambda story: f"/debug/calls/{story['lookup']}", "#part-response", "#part-response"),
     Picture("side", lambda story: f"/debug/calls/{story['lookup']}?layout=side", "#part-request", "#part-request"),
     Picture("stream", lambda story: f"/debug/calls/{story['answer']}", "#part-response", "#stream .legend", 1000),
+    Picture("spans", lambda story: f"/debug/calls/{story['ran']}", "#trace", "#trace", 900, _has_spans),
     Picture("list", lambda story: "/debug/calls?changed=any&since=1h", "body", "main", 760),
     Picture("live", lambda story: "/debug/live", "body", "main", 760, _follows),
     Picture("session", lambda story: "/debug/sessions/support-4127", "body", "main", 1000),
@@ -104,9 +116,20 @@ def gateway_with_calls() -> Iterator[tuple[Gateway, Story]]:
         migrate(dsn)
         provider = ScriptedProvider()
         open_.callback(provider.close)
-        gateway = open_.enter_context(running_gateway(dsn, provider.url, **CONFIGURATION))
-        story = open_.enter_context(told(gateway, provider))
+        tempo = open_.enter_context(tempo_server())
+        os.environ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = f"{tempo.url}/v1/traces"
+        around: dict[str, Any] = {"tempo_url": tempo.url, "grafana_url": "https://grafana.example"}
+        gateway = open_.enter_context(running_gateway(dsn, provider.url, **CONFIGURATION, **around))
+        caller = TracerProvider(resource=Resource.create({"service.name": "coding-agent"}), shutdown_on_exit=False)
+        caller.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(f"{tempo.url}/v1/traces")))
+        open_.callback(caller.shutdown)
+        with caller.get_tracer("agent").start_as_current_span("mend refund()"):
+            story = open_.enter_context(told(gateway, provider))
         eventually(lambda: gateway.get("/debug/calls.json?changed=any").json()["calls"], bool)
+        eventually(
+            lambda: gateway.get(f"/debug/calls/{story['done']}/trace.json").json()["spans"],
+            lambda spans: any(each["of_this_call"] and each["kind"] == "server" for each in spans),
+        )
         yield gateway, story
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+from opentelemetry.propagate import inject
 
 from tests.playbook import Gateway, Play, ScriptedProvider, Turn, answers
 from tests.wire import Json, anthropic_response, openai_response, openai_stream
@@ -115,7 +116,10 @@ _FILE = f'API_KEY = "{_KEY}"\n\n\ndef refund(cents: int) -> float:\n    return r
 
 @contextmanager
 def told(gateway: Gateway, provider: ScriptedProvider) -> Iterator[Story]:
-    """Makes all calls, of which the last one runs for as long as the block does."""
+    """Makes all calls, of which the last one runs for as long as the block does.
+
+    All others are below the span that is current.
+    """
     story: Story = {}
     _others(gateway, provider, story)
     _agent(gateway, provider, story)
@@ -210,7 +214,9 @@ def _made(
     gateway: Gateway, provider: ScriptedProvider, path: str, body: Json, play: Play, session: str = SESSION
 ) -> str:
     provider.will(play)
-    response: httpx.Response = gateway.post(path, body, headers={"luthien-session-id": session})
+    headers = {"luthien-session-id": session}
+    inject(headers)
+    response: httpx.Response = gateway.post(path, body, headers=headers)
     return str(gateway.call(response)["call_id"])
 
 

@@ -53,7 +53,8 @@ function summary(found) {
   const many = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
   const services = found.services.map((each) => `${each.name || "(no name)"} ${each.spans}`).join(", ");
   const others = found.omitted ? `, ${found.omitted} more not shown` : "";
-  return `${many(found.spans.length, "span")}${others}: ${services}. This call’s take ${time(found.total_ms)} in all.`;
+  const own = found.spans.some((span) => span.of_this_call) ? ` This call’s take ${time(found.total_ms)} in all.` : "";
+  return `${many(found.spans.length, "span")}${others}: ${services}.${own}`;
 }
 
 function picture(found) {

@@ -29,6 +29,8 @@ _ON_ITS_WAY_S = 120.0
 """Spans are exported in batches, and a Tempo may search only what is older than half a minute."""
 _ASKED_AGAIN_S = 5.0
 _MOST_TRACES = 5
+_AT_ONCE = 4
+"""Questions: the answer to each may take much memory, and a thread."""
 _HEADERS = {"accept-encoding": "identity", "user-agent": "luthien"}
 
 _WHOLE = "The record of the call is whole all the same."
@@ -51,6 +53,7 @@ class Tempo:
         self._explore = Explore(settings)
         self._breaker = breaker or Breaker()
         self._client: httpx.AsyncClient | None = None
+        self._few = asyncio.Semaphore(_AT_ONCE)
         self._asked: dict[tuple[str, str], asyncio.Future[object]] = {}
 
     @property
@@ -144,7 +147,7 @@ class Tempo:
         way = asker.way
         with self._breaker.question():
             try:
-                async with asyncio.timeout_at(asker.until):
+                async with asyncio.timeout_at(asker.until), self._few:
                     return await ask()
             except (TimeoutError, httpx.TimeoutException):
                 raise Failure(

@@ -215,7 +215,7 @@ def _span(
         parent=parent if parent.strip("0") else None,
         name=plain(name[:_NAME_CHARS]),
         service=plain(resource.get("service.name", "")[:_NAME_CHARS]),
-        kind=kind.removeprefix("SPAN_KIND_").lower()[:20],
+        kind=plain(kind.removeprefix("SPAN_KIND_").lower().replace("unspecified", "")[:20]),
         start_ns=start,
         end_ns=max(start, end),
         is_error=is_error,
