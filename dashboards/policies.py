@@ -72,13 +72,13 @@ def _over_time() -> tuple[AnyPanel, ...]:
     changed = parts.calls_link("Calls it changed", f"changed_by={parts.series_label(_NAME)}")
     by = f"{_NAME}, luthien_policy_action"
     decisions = f"sum by ({by}) (rate(luthien_policy_decisions_total{{{_OURS}}}[$__rate_interval]))"
-    broke = f'luthien_policy_decisions_total{{{_OURS}, luthien_policy_action="error"}}'
+    broke = f'luthien_policy_decisions_total{{{_OURS}, luthien_policy_action="error", luthien_policy_shadow!="true"}}'
     size = f"luthien_policy_changed_size_bytes_total{{{_OURS}}}"
     duration = "luthien_policy_duration_seconds"
     return (
         parts.graph(
             "Decisions",
-            "Decisions each second, by policy and action; of all policies.",
+            "Decisions each second, by policy and action; of all policies, those in shadow mode included.",
             "ops",
             [promql(decisions, f"{{{{{_NAME}}}}} {{{{luthien_policy_action}}}}")],
             link=link,
@@ -109,7 +109,7 @@ def _over_time() -> tuple[AnyPanel, ...]:
         ),
         parts.graph(
             "Errors",
-            "Decisions each second in which a policy broke. The call then fails, unless the policy may let it go on.",
+            "Decisions each second in which a policy broke, but for shadow mode. The call fails, unless `on_error` is allow.",
             "ops",
             [promql(f"sum by ({_NAME}) (rate({broke}[$__rate_interval]))", f"{{{{{_NAME}}}}}")],
             link=errors,
