@@ -109,7 +109,7 @@ def _over_time() -> tuple[AnyPanel, ...]:
         ),
         parts.graph(
             "Errors",
-            "Decisions each second in which a policy broke, but for shadow mode. The call fails, unless `on_error` is allow.",
+            "Decisions each second in which a policy broke and was not in shadow mode: the call fails, or may go on.",
             "ops",
             [promql(f"sum by ({_NAME}) (rate({broke}[$__rate_interval]))", f"{{{{{_NAME}}}}}")],
             link=errors,
@@ -180,7 +180,7 @@ SELECT
         WHEN shadow THEN ''
         WHEN action = 'block' THEN 'blocked'
         WHEN action = 'error' AND bool_and((
-            SELECT outcome FROM report_calls WHERE report_calls.call_id = decided.call_id
+            SELECT outcome FROM report_calls WHERE report_calls.call_id = decided.call_id AND {IN_TIME}
         ) = 'policy_error') FILTER (WHERE action = 'error') THEN 'policy_error'
         ELSE ''
     END AS list_outcome,

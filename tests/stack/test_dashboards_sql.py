@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -225,6 +225,35 @@ def test_calls_are_those_that_are_chosen(stack: Stack, chosen: dict[str, Value],
     assert sums["calls"] == len(expected)
     assert sum(each["value"] for each in stack.rows(view, "Outcomes")) == len(expected)
     assert sum(each["calls"] for each in stack.rows(view, "By model and provider")) == len(expected)
+
+
+@pytest.mark.parametrize("model", ["$__timeFrom()", "a'$__timeFilter(b') OR true --", "') $__timeTo() OR ('' IN ('"])
+def test_a_macro_in_a_value_is_no_way_out_of_it(stack: Stack, model: str) -> None:
+    """Grafana expands macros after it has put values in: what is chosen breaks the statement, and opens nothing."""
+    with suppress(psycopg.errors.SyntaxError):
+        assert stack.rows(stack.view("calls", model=[model]), "Calls") == []
+
+
+@pytest.mark.parametrize("uid", ["luthien-calls", "luthien-policies"])
+def test_statements_look_into_the_days_that_are_asked_for_and_at_no_record(stack: Stack, uid: str) -> None:
+    now = datetime.now(UTC)
+    view = View(BOARDS[uid], now.replace(hour=0, minute=0, second=0, microsecond=0), now)
+    tables = {f"conversation_{each}_{now:%Y%m%d}" for each in ("calls", "decisions", "changes")}
+    for name, statement in statements(view.dashboard):
+        [plan] = stack.conn.execute(b"EXPLAIN (FORMAT JSON) " + view.sql(statement).encode()).fetchall()
+        found = {relation for relation in relations(plan["QUERY PLAN"]) if relation.startswith("conversation_")}
+        assert found, name
+        assert found <= tables, name
+
+
+def relations(plan: Any) -> Iterator[str]:
+    """The tables that a plan reads."""
+    if isinstance(plan, list):
+        for each in plan:
+            yield from relations(each)
+    elif isinstance(plan, dict):
+        yield from (value for key, value in plan.items() if key == "Relation Name")
+        yield from relations([each for each in plan.values() if isinstance(each, dict | list)])
 
 
 def test_a_row_tells_of_its_call(stack: Stack) -> None:
