@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class Stack:
     ids: dict[str, str]
     conn: psycopg.Connection[dict[str, Any]]
     traces: dict[str, str]
+    listed: dict[str, list[str]] = field(default_factory=dict)
 
     def view(self, name: str, **chosen: Value) -> View:
         now = datetime.now(UTC)
@@ -71,6 +72,11 @@ class Stack:
 
     def follow(self, url: str) -> list[str]:
         """The names of the calls that are listed at a link."""
+        if url not in self.listed:
+            self.listed[url] = self._list(url)
+        return self.listed[url]
+
+    def _list(self, url: str) -> list[str]:
         assert url.startswith(LUTHIEN), url
         response = self.gateway.get(url.removeprefix(LUTHIEN), {**self.gateway.headers, "accept": "application/json"})
         assert response.status_code == 200, f"{url}: {response.text}"
@@ -343,15 +349,13 @@ def test_the_links_of_a_row_open_its_call_its_trace_and_those_like_it(stack: Sta
 def test_every_link_leads_somewhere(stack: Stack, uid: str) -> None:
     """To a route of the gateway that takes its filters, to a dashboard that there is, or to Explore."""
     view = stack.view(uid.removeprefix("luthien-"))
+    found = {view.link(link["url"]) for link in view.dashboard["links"] if link["type"] == "link"}
     for panel in panels(view.dashboard):
         asked = [target["rawSql"] for target in panel["targets"] if "rawSql" in target]
-        found = [row for each in asked for row in stack.conn.execute(view.sql(each).encode()).fetchall()]
-        row = found[0] if found else Labels()
-        for _, url in links(panel):
-            check_link(stack, view.link(url, row))
-    for link in view.dashboard["links"]:
-        if link["type"] == "link":
-            check_link(stack, view.link(link["url"]))
+        rows = [row for each in asked for row in stack.conn.execute(view.sql(each).encode()).fetchall()]
+        found |= {view.link(url, rows[0] if rows else Labels()) for _, url in links(panel)}
+    for url in found:
+        check_link(stack, url)
 
 
 class Labels(dict[str, Any]):
