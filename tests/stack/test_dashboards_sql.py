@@ -1,5 +1,5 @@
-"""The dashboards, held against a database and a gateway: each statement is run as Grafana's role, each link is
-followed. What Grafana does in between is `tests.stack.grafana`; Grafana itself was not run."""
+"""The dashboards, held against a database and a gateway: each statement is run as the role that Grafana has, each
+link is followed. What Grafana does in between is `tests.stack.grafana`; Grafana itself was not run."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ DROP_MODEL = "'; DROP TABLE conversation_calls; --"
 TAG_MODEL = '"><script>alert(1)</script>&model=x#?%27'
 QUOTED_SESSION = 'it\'s "one"; $__timeFilter ${model} %s \\'
 BOARDS = dashboards()
+MAY_BE_EMPTY = {"Incomplete calls"}  # here every call is complete
 OWN = '''
 from luthien.policies.policy import NoConfig, Policy, Verdict
 
@@ -198,7 +199,7 @@ def test_every_statement_runs_as_the_role_that_grafana_has(stack: Stack, uid: st
     view = stack.view(uid.removeprefix("luthien-"))
     for name, statement in statements(board):
         found = stack.conn.execute(view.sql(statement).encode()).fetchall()
-        assert found, name
+        assert found or name in MAY_BE_EMPTY, name
 
 
 @pytest.mark.parametrize(
@@ -353,7 +354,8 @@ def test_every_link_leads_somewhere(stack: Stack, uid: str) -> None:
     for panel in panels(view.dashboard):
         asked = [target["rawSql"] for target in panel["targets"] if "rawSql" in target]
         rows = [row for each in asked for row in stack.conn.execute(view.sql(each).encode()).fetchall()]
-        found |= {view.link(url, rows[0] if rows else Labels()) for _, url in links(panel)}
+        row = rows[0] if rows else Labels(call_id=stack.ids["plain"])
+        found |= {view.link(url, row) for _, url in links(panel)}
     for url in found:
         check_link(stack, url)
 
