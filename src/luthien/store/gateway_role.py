@@ -17,14 +17,9 @@ RIGHTS: Final = (
     ),
     (
         "SELECT, INSERT, UPDATE, DELETE ON TABLE",
-        (
-            "conversation_processes",
-            "conversation_search",
-            "conversation_changes",
-            "conversation_decisions",
-            "conversation_unindexed",
-        ),
+        ("conversation_processes", "conversation_search", "conversation_changes", "conversation_unindexed"),
     ),
+    ("SELECT, INSERT, DELETE ON TABLE", ("conversation_decisions",)),
     ("SELECT ON TABLE", ("_prisma_migrations",)),
     ("EXECUTE ON FUNCTION", ("luthien_unindexed", "luthien_create_day", "luthien_drop_day", "luthien_drop_strays")),
 )
