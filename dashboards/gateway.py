@@ -310,11 +310,11 @@ def _unusual() -> list[AnyPanel]:
         [
             parts.sql(
                 """
-SELECT call_id, started_at, outcome, provider, model_requested, error_type, duration_ms, trace_id
+SELECT call_id::text AS call_id, started_at, outcome, provider, model_requested, error_type, duration_ms, trace_id
 FROM report_calls
 WHERE call_id >= luthien_first_id($__timeFrom()) AND call_id < luthien_first_id($__timeTo())
     AND outcome NOT IN ('completed', 'running')
-ORDER BY call_id DESC
+ORDER BY report_calls.call_id DESC
 LIMIT 50"""
             )
         ],

@@ -234,10 +234,10 @@ ORDER BY 1""",  # noqa: S608
         [
             parts.sql(
                 f"""
-SELECT call_id, started_at, outcome, records_emitted, records_stored, records_refused, records_tombstoned, trace_id
+SELECT call_id::text AS call_id, started_at, outcome, records_emitted, records_stored, records_refused, records_tombstoned, trace_id
 FROM report_calls
 WHERE {_ENDED} AND is_complete IS NOT TRUE
-ORDER BY call_id DESC
+ORDER BY report_calls.call_id DESC
 LIMIT 50"""  # noqa: S608
             )
         ],
@@ -363,10 +363,10 @@ def _processes() -> list[AnyPanel]:
 def _process_rows() -> Query:
     return parts.sql(
         """
-SELECT process_id, host, version, started_at, seen_at, saved_until,
+SELECT process_id::text AS process_id, host, version, started_at, seen_at, saved_until,
     CASE WHEN is_alive THEN 'alive' WHEN ended_at IS NOT NULL THEN ended_how ELSE 'not seen any more' END AS state,
     (stats ->> 'appended')::bigint AS appended, (stats ->> 'stored')::bigint AS stored,
-    (SELECT sum(value::bigint) FROM jsonb_each_text(
+    (SELECT sum(value::bigint)::bigint FROM jsonb_each_text(
         CASE jsonb_typeof(stats -> 'dropped') WHEN 'object' THEN stats -> 'dropped' ELSE '{}' END
     )) AS dropped,
     to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since

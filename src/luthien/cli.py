@@ -30,6 +30,7 @@ from luthien.server import Server, WorkerConfig, Workers, address_of, listen, se
 from luthien.settings import Settings, read_settings, whole_days
 from luthien.store.migrate import connect
 from luthien.store.migrate import migrate as apply_migrations
+from luthien.store.reports import grant_reader
 from luthien.store.retention import StoredDay, expired_days, first_kept_day, strays
 from luthien.store.retention import prune as run_prune
 from luthien.store.retention import repair as run_repair
@@ -97,13 +98,20 @@ def serve(
 
 
 @cli.command()
-def migrate() -> None:
+def migrate(
+    reader: Annotated[
+        str | None, typer.Option(help="Let this existing role, as Grafana's, read the reports, and nothing else.")
+    ] = None,
+) -> None:
     """Bring the database's schema up to date. Safe to run at any time, from several places at once."""
     settings = read_settings()
     if settings.database_url is None:
         raise ConfigError("DATABASE_URL is not set: which database is to be migrated?")
     applied = apply_migrations(settings.database_url.get_secret_value(), progress=_say)
     _say(f"{len(applied)} migrations applied" if applied else "the schema is up to date")
+    if reader is not None:
+        grant_reader(settings.database_url.get_secret_value(), reader)
+        _say(f"{reader} may read the reports")
 
 
 @cli.command()

@@ -97,19 +97,22 @@ def _server(conn: Connection) -> Iterator[Finding]:
 
 
 def _rights(conn: Connection, settings: Settings) -> Iterator[Finding]:
-    [(tables, makes_days, drops_days, indexes)] = conn.execute(query("doctor_rights"))
+    [(tables, makes_days, drops_days, indexes, queues)] = conn.execute(query("doctor_rights"))
     user = conn.info.user
     if tables:
         yield problem(
             "rights", f"{user} may not write to {', '.join(tables)}", "GRANT SELECT, INSERT, UPDATE on them"
         )
+    elif not queues:
+        said = f"{user} may not say which calls are to be indexed, so that it can store none"
+        yield problem("rights", said, "GRANT EXECUTE ON FUNCTION luthien_unindexed")
     elif not makes_days:
         yield warning("rights", f"{user} may not make partitions", "GRANT EXECUTE ON FUNCTION luthien_create_day")
     elif settings.keep is not None and not drops_days:
         functions = "luthien_drop_day, luthien_drop_strays"
         yield warning("rights", f"{user} may not drop days", f"GRANT EXECUTE ON FUNCTION {functions}")
     elif settings.index and not indexes:
-        names = "conversation_search, conversation_changes, conversation_unindexed"
+        names = "conversation_search, conversation_changes, conversation_decisions, conversation_unindexed"
         advice = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {names}, or set LUTHIEN_INDEX=false"
         yield warning("rights", f"{user} may not index calls, so that searches do not find them", advice)
     else:

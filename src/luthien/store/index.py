@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -53,7 +54,10 @@ class ReadCall:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A row of `conversation_changes`: one place, and one policy that had a part in it."""
+    """A row of `conversation_changes`: one place, and one policy that had a part in it.
+
+    `path` and what follows is for counting: null where the call was too large to be compared.
+    """
 
     side: str
     op_id: str
@@ -64,6 +68,26 @@ class Change:
     after_ptr: str | None
     policy: str | None
     version: str | None
+    path: str | None = None
+    message: int | None = None
+    bytes_removed: int | None = None
+    bytes_added: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A row of `conversation_decisions`: what one policy decided on one side. `sequence` is that of its record."""
+
+    sequence: int
+    recorded_at: datetime
+    side: str
+    policy: str
+    version: str
+    action: str
+    changed: bool
+    shadow: bool
+    duration_ms: float | None
+    count: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +97,7 @@ class Entry:
     algo: int
     lexemes: tuple[str, ...]
     changes: Sequence[Change] = ()
+    decisions: Sequence[Decision] = ()
     capped: tuple[str, ...] = ()
     error: str | None = None
 
@@ -146,7 +171,7 @@ def write_entry(conn: Connection, claimed: Claim, entry: Entry) -> bool:
     """Writes a call's index in the place of the one it had; false, and nothing, if it has changed meanwhile."""
     call_id = claimed.call_id
     with conn.transaction():
-        conn.execute(query("forget_changes"), {"call_id": call_id})
+        _forget_counted(conn, call_id)
         document = {
             "lexemes": list(entry.lexemes),
             "algo": entry.algo,
@@ -157,6 +182,8 @@ def write_entry(conn: Connection, claimed: Claim, entry: Entry) -> bool:
         with conn.cursor() as cursor:
             rows = [{"call_id": call_id, "number": n, **asdict(each)} for n, each in enumerate(entry.changes)]
             cursor.executemany(query("write_change"), rows)
+            decided = [{"call_id": call_id, **asdict(each)} for each in entry.decisions]
+            cursor.executemany(query("write_decision"), decided)
         if not _settle(conn, claimed):
             raise psycopg.Rollback
         return True
@@ -166,8 +193,8 @@ def write_entry(conn: Connection, claimed: Claim, entry: Entry) -> bool:
 def forget(conn: Connection, claimed: Claim) -> None:
     """Takes away what is left of a call that is not there any more."""
     with conn.transaction():
-        for name in ("forget_changes", "forget_index"):
-            conn.execute(query(name), {"call_id": claimed.call_id})
+        _forget_counted(conn, claimed.call_id)
+        conn.execute(query("forget_index"), {"call_id": claimed.call_id})
         _settle(conn, claimed)
 
 
@@ -175,6 +202,11 @@ def lag(conn: Connection) -> tuple[int, float]:
     """How many calls are due, counted no further than 10,000, and for how many seconds the first of them."""
     [(waiting, age_s)] = conn.execute(query("index_lag"), {"limit": MOST_WAITING})
     return waiting, max(0.0, age_s)
+
+
+def _forget_counted(conn: Connection, call_id: UUID) -> None:
+    for name in ("forget_changes", "forget_decisions"):
+        conn.execute(query(name), {"call_id": call_id})
 
 
 def _settle(conn: Connection, claimed: Claim) -> bool:

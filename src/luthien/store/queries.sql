@@ -335,12 +335,23 @@ ON CONFLICT (call_id) DO UPDATE SET
 -- name: forget_changes
 DELETE FROM conversation_changes WHERE call_id = %(call_id)s
 
+-- name: forget_decisions
+DELETE FROM conversation_decisions WHERE call_id = %(call_id)s
+
 -- name: write_change
 INSERT INTO conversation_changes
-    (call_id, number, side, op_id, action, kind, part, before_ptr, after_ptr, policy, version)
+    (call_id, number, side, op_id, action, kind, part, before_ptr, after_ptr, policy, version, path, message,
+    bytes_removed, bytes_added)
 VALUES
     (%(call_id)s, %(number)s, %(side)s, %(op_id)s, %(action)s, %(kind)s, %(part)s, %(before_ptr)s, %(after_ptr)s,
-    %(policy)s, %(version)s)
+    %(policy)s, %(version)s, %(path)s, %(message)s, %(bytes_removed)s, %(bytes_added)s)
+
+-- name: write_decision
+INSERT INTO conversation_decisions
+    (call_id, sequence, recorded_at, side, policy, version, action, changed, shadow, duration_ms, count)
+VALUES
+    (%(call_id)s, %(sequence)s, %(recorded_at)s, %(side)s, %(policy)s, %(version)s, %(action)s, %(changed)s,
+    %(shadow)s, %(duration_ms)s, %(count)s)
 
 -- name: forget_index
 -- Of a call that is not there any more.
@@ -650,10 +661,13 @@ SELECT
         AND has_function_privilege('luthien_drop_strays(integer, integer)', 'EXECUTE'),
     (
         SELECT bool_and(has_table_privilege(name, right_to))
-        FROM unnest(ARRAY['conversation_search', 'conversation_changes', 'conversation_unindexed']) AS name,
+        FROM unnest(ARRAY[
+                'conversation_search', 'conversation_changes', 'conversation_decisions', 'conversation_unindexed'
+            ]) AS name,
             unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS right_to
-        WHERE NOT (name = 'conversation_changes' AND right_to = 'UPDATE')
-    )
+        WHERE NOT (name IN ('conversation_changes', 'conversation_decisions') AND right_to = 'UPDATE')
+    ),
+    has_function_privilege('luthien_unindexed(uuid[], boolean[])', 'EXECUTE')
 
 -- name: doctor_quarantine
 -- Reasons, how often, and how many seconds ago for the last time, the newest first. Not the errors: they may quote a
@@ -668,3 +682,29 @@ SELECT
     ended_at IS NULL AND seen_at > now() - interval '60 seconds', ended_how, stats ->> 'trouble', stats -> 'dropped'
 FROM conversation_processes
 WHERE seen_at > now() - interval '7 days'
+
+-- name: reader_rights
+-- No row if there is no such role. Which reports there are not, whose they are, whether that is us, whether the role may
+-- read everything anyway, and to which other tables and views of the record it has any right.
+SELECT
+    ARRAY(SELECT name FROM unnest(%(reports)s::text[]) AS name WHERE to_regclass(name) IS NULL),
+    owner.rolname,
+    pg_has_role(owner.oid, 'USAGE'),
+    reader.rolsuper OR pg_has_role(reader.oid, owner.oid, 'MEMBER')
+        OR pg_has_role(reader.oid, 'pg_read_all_data', 'MEMBER'),
+    ARRAY(
+        SELECT pg_class.relname
+        FROM pg_class
+        WHERE pg_class.relnamespace = to_regnamespace(current_schema()::text)
+            AND (pg_class.relname LIKE 'conversation\_%%' OR pg_class.relname = '_prisma_migrations')
+            AND pg_class.relkind IN ('r', 'p', 'v')
+            AND (
+                has_any_column_privilege(reader.oid, pg_class.oid, 'SELECT, INSERT, UPDATE, REFERENCES')
+                OR has_table_privilege(reader.oid, pg_class.oid, 'DELETE, TRUNCATE, TRIGGER')
+            )
+        ORDER BY 1
+    )
+FROM pg_roles AS reader
+LEFT JOIN pg_class AS calls ON calls.oid = to_regclass('report_calls')
+LEFT JOIN pg_roles AS owner ON owner.oid = calls.relowner
+WHERE reader.rolname = %(role)s

@@ -25,6 +25,7 @@ TABLES = (
     "conversation_quarantine",
     "conversation_search",
     "conversation_changes",
+    "conversation_decisions",
 )
 
 
@@ -66,6 +67,12 @@ def insert_everywhere(conn: psycopg.Connection[Any], call_id: UUID) -> None:
     conn.execute(
         "INSERT INTO conversation_changes (call_id, number, side, op_id, action, kind, part)"
         " VALUES (%s, 0, 'request', 'r1', 'add', 'text', 'message')",
+        (call_id,),
+    )
+    conn.execute(
+        "INSERT INTO conversation_decisions"
+        " (call_id, sequence, recorded_at, side, policy, version, action, changed, shadow)"
+        " VALUES (%s, 0, now(), 'request', 'redact', '1', 'allow', false, false)",
         (call_id,),
     )
 

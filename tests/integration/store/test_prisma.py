@@ -98,9 +98,9 @@ class TestTheSchema:
     @pytest.mark.parametrize(
         ("change", "seen"),
         [
-            ("ALTER TABLE conversation_calls DROP COLUMN policies", "Added column `policies`"),
+            ("ALTER TABLE conversation_calls DROP COLUMN policies CASCADE", "Added column `policies`"),
             ("ALTER TABLE conversation_calls ADD COLUMN more int", "Removed column `more`"),
-            ("ALTER TABLE conversation_calls ALTER decisions TYPE bigint", "Altered column `decisions`"),
+            ("ALTER TABLE conversation_calls ALTER stages_stored TYPE bigint", "Altered column `stages_stored`"),
             ("ALTER TABLE conversation_events ALTER trace_id SET NOT NULL", "Altered column `trace_id`"),
             ("ALTER TABLE conversation_events ALTER attributes DROP DEFAULT", "default changed"),
             ("DROP INDEX conversation_calls_session_id_call_id_idx", "Added index"),
@@ -134,7 +134,7 @@ class TestTheBooks:
     ) -> None:
         """It applies the migrations to a shadow database and compares."""
         assert ask("dev") == {"action": {"tag": "createMigration"}}
-        migrated.execute("ALTER TABLE conversation_calls DROP COLUMN policies")
+        migrated.execute("ALTER TABLE conversation_calls DROP COLUMN policies CASCADE")
         assert ask("dev")["action"]["tag"] == "reset"
 
     def test_luthien_finds_what_prisma_migrated_up_to_date(

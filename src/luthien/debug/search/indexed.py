@@ -15,7 +15,10 @@ from luthien.debug.call.call_view import CallView, PolicyView
 from luthien.debug.diffing.documents import Document
 from luthien.debug.diffing.ops import Diff, Op
 from luthien.debug.diffing.values import Json, Number, parse
+from luthien.debug.search.amounts import shares_of
+from luthien.debug.search.decided import decisions_of
 from luthien.debug.search.parts import part_at
+from luthien.debug.search.paths import message_of, path_of
 from luthien.exchange import STAGES, EventType, Side
 from luthien.store.call_filter import Part
 from luthien.store.calls import as_text
@@ -23,7 +26,7 @@ from luthien.store.index import Change, Entry, ReadCall
 from luthien.store.lexemes import change_facet, facet, time_facets, words_of
 from luthien.store.read import CallRow
 
-ALGO = 1
+ALGO = 2
 """The version of all this; a call that is indexed by another one is indexed anew."""
 MAX_CHARS = 400_000
 """Of text, the latest of a call first."""
@@ -106,7 +109,9 @@ def entry_of(call: ReadCall, view: CallView | None, breathe: Breathe = lambda: N
             break
     if len(changes) > MAX_CHANGES:
         capped.append("changes")
-    return Entry(ALGO, (*sorted(facets), *sorted(words.found)), tuple(changes[:MAX_CHANGES]), tuple(capped))
+    decisions = tuple(decisions_of(call.stored.records))
+    lexemes = (*sorted(facets), *sorted(words.found))
+    return Entry(ALGO, lexemes, tuple(changes[:MAX_CHANGES]), decisions, tuple(capped))
 
 
 def failed_entry(row: CallRow, error: str) -> Entry:
@@ -158,7 +163,8 @@ def _side_changes(view: CallView, side: Side, diff: Diff) -> Iterator[Change]:
             continue
         document, ptr = (before, op.before_ptr) if op.after_ptr is None else (after, op.after_ptr)
         part = part_at(document, ptr or "", side)
-        for policy, version in _authors(op, sole):
+        authors = _authors(op, sole)
+        for (policy, version), amount in zip(authors, shares_of(op, authors), strict=True):
             yield Change(
                 side.value,
                 op.id,
@@ -169,6 +175,9 @@ def _side_changes(view: CallView, side: Side, diff: Diff) -> Iterator[Change]:
                 _clipped(op.after_ptr),
                 policy,
                 version,
+                path_of(ptr or ""),
+                message_of(ptr or "", side),
+                *amount,
             )
 
 

@@ -1,0 +1,216 @@
+"""*Calls*: which ones were there, how did they end, and where do I read on?"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from grafana_foundation_sdk.builders import common, stat, table, timeseries
+from grafana_foundation_sdk.builders.dashboard import CustomVariable, Dashboard
+from grafana_foundation_sdk.models.dashboard import VariableOption
+
+from dashboards import parts
+from dashboards.reports import IN_TIME, Shown, chosen, figures, report_variable, rows, text_variable
+
+MOST_ROWS: Final = 500
+OUTCOMES: Final = (
+    "completed",
+    "blocked",
+    "client_disconnected",
+    "upstream_error",
+    "policy_error",
+    "rejected",
+    "running",
+)
+
+_POLICIES: Final = "('' IN (${policy:sqlstring}) OR policies && ARRAY[${policy:sqlstring}]::text[])"
+_WANTED: Final = f"""{IN_TIME}
+    AND {chosen("model", "model_requested", "model_used")}
+    AND {chosen("provider", "provider")}
+    AND {chosen("outcome", "outcome")}
+    AND {chosen("session", "session_id")}
+    AND {_POLICIES}"""
+_FAILED: Final = "('upstream_error', 'policy_error', 'client_disconnected')"
+
+
+def calls() -> Dashboard:
+    made = parts.dashboard(
+        "calls",
+        "Luthien: calls",
+        "Each call with its outcome, its changes and its costs; from here to its page and to its trace.",
+    )
+    for name, label, column in (("model", "Model", "model_requested"), ("provider", "Provider", "provider")):
+        found = f"SELECT DISTINCT {column} FROM report_calls WHERE {IN_TIME} AND {column} <> '' ORDER BY 1 LIMIT 500"  # noqa: S608
+        made = made.with_variable(report_variable(name, label, found))
+    outcomes = CustomVariable("outcome").label("Outcome").values(",".join(OUTCOMES)).multi(True).include_all(True)
+    made = made.with_variable(outcomes.all_value("''").current(VariableOption(text=["All"], value=["$__all"])))
+    policies = f"SELECT DISTINCT policy FROM report_decisions WHERE {IN_TIME} AND policy <> '' ORDER BY 1 LIMIT 500"  # noqa: S608
+    made = made.with_variable(report_variable("policy", "Policy", policies))
+    made = made.with_variable(text_variable("session", "Session"))
+    return made.with_panel(_sums()).with_panel(_outcomes()).with_panel(_models()).with_panel(_calls())
+
+
+def _sums() -> stat.Panel:
+    statement = f"""
+SELECT
+    count(*) AS calls,
+    count(*) FILTER (WHERE is_changed) AS changed,
+    count(*) FILTER (WHERE outcome = 'blocked') AS blocked,
+    count(*) FILTER (WHERE outcome IN {_FAILED}) AS failed,
+    count(*) FILTER (WHERE outcome = 'rejected') AS rejected,
+    count(*) FILTER (WHERE outcome = 'running') AS running,
+    count(*) FILTER (WHERE outcome <> 'running' AND NOT is_complete) AS incomplete,
+    sum(input_tokens)::bigint AS input_tokens,
+    sum(output_tokens)::bigint AS output_tokens,
+    avg(duration_ms) AS duration_ms,
+    avg(policy_ms) AS policy_ms
+FROM report_calls
+WHERE {_WANTED}
+"""  # noqa: S608
+    columns = {
+        "calls": Shown("Calls", link=parts.calls_link("The calls of this time")),
+        "changed": Shown("Changed", link=parts.calls_link("Changed calls", "changed=any")),
+        "blocked": Shown("Blocked", link=parts.calls_link("Blocked calls", "outcome=blocked")),
+        "failed": Shown("Failed", link=parts.calls_link("The calls of this time")),
+        "rejected": Shown("Rejected", link=parts.calls_link("Rejected calls", "outcome=rejected")),
+        "running": Shown("Running", link=parts.calls_link("Running calls", "outcome=running")),
+        "incomplete": Shown("Records not complete", link=parts.dashboard_link("The record", "record")),
+        "input_tokens": Shown("Input tokens"),
+        "output_tokens": Shown("Output tokens"),
+        "duration_ms": Shown("Mean duration", "ms"),
+        "policy_ms": Shown("of it, policies", "ms"),
+    }
+    description = (
+        "Of the calls that began in this time and are chosen above, those that policies made included. Failed: the "
+        "provider, a policy or the client broke off. A running call has no outcome yet, or its process died. A "
+        "record that is not complete lacks something, or is still on its way. The links open lists of this time, of "
+        "every model, provider, policy and session."
+    )
+    return figures("Sums", description, statement, columns)
+
+
+def _outcomes() -> timeseries.Panel:
+    statement = f"""
+SELECT $__timeGroupAlias(started_at, $__interval), outcome AS metric, count(*) AS value
+FROM report_calls
+WHERE {_WANTED}
+GROUP BY 1, 2
+ORDER BY 1
+"""  # noqa: S608
+    description = "How many calls began in each interval, by how they ended. Of the calls that are chosen above."
+    made = parts.graph(
+        "Outcomes", description, "short", [parts.sql(statement, "time_series")], bars=True, width=24, height=8
+    )
+    return made.interval("10s").data_links([parts.calls_link("The calls of this time")])
+
+
+def _models() -> table.Panel:
+    statement = f"""
+SELECT
+    COALESCE(model_requested, '') AS model,
+    COALESCE(provider, '') AS provider,
+    count(*) AS calls,
+    count(*) FILTER (WHERE is_changed) AS changed,
+    count(*) FILTER (WHERE outcome = 'blocked') AS blocked,
+    count(*) FILTER (WHERE outcome IN {_FAILED}) AS failed,
+    sum(input_tokens)::bigint AS input_tokens,
+    sum(output_tokens)::bigint AS output_tokens,
+    avg(duration_ms) AS duration_ms,
+    avg(policy_ms) AS policy_ms,
+    avg(upstream_first_chunk_ms) AS upstream_first_chunk_ms,
+    avg(client_first_chunk_ms) AS client_first_chunk_ms
+FROM report_calls
+WHERE {_WANTED}
+GROUP BY 1, 2
+ORDER BY calls DESC, 1, 2
+LIMIT 100
+"""  # noqa: S608
+    filters = f"model={parts.column('model')}&provider={parts.column('provider')}"
+    link = parts.calls_link("Its calls", filters)
+    columns = {
+        "model": Shown("Model", "string", link),
+        "provider": Shown("Provider", "string", link),
+        "calls": Shown("Calls", link=link),
+        "changed": Shown("Changed", link=parts.calls_link("Its changed calls", f"{filters}&changed=any")),
+        "blocked": Shown("Blocked", link=parts.calls_link("Its blocked calls", f"{filters}&outcome=blocked")),
+        "failed": Shown("Failed", link=link),
+        "input_tokens": Shown("Input tokens"),
+        "output_tokens": Shown("Output tokens"),
+        "duration_ms": Shown("Mean duration", "ms"),
+        "policy_ms": Shown("of it, policies", "ms"),
+        "upstream_first_chunk_ms": Shown("First chunk, provider", "ms"),
+        "client_first_chunk_ms": Shown("First chunk, client", "ms"),
+    }
+    description = (
+        "The hundred that were asked for most often. A row opens its calls; first chunks are of streams, from the "
+        "start of the call."
+    )
+    return rows("By model and provider", description, statement, columns)
+
+
+def _calls() -> table.Panel:
+    statement = f"""
+SELECT
+    started_at,
+    outcome,
+    call_id::text AS call_id,
+    COALESCE(model_requested, '') AS model,
+    COALESCE(provider, '') AS provider,
+    CASE
+        WHEN request_changed AND response_changed THEN 'both'
+        WHEN request_changed THEN 'request'
+        WHEN response_changed THEN 'response'
+        ELSE ''
+    END AS changed,
+    array_to_string(policies, ', ') AS policies,
+    http_status,
+    COALESCE(error_type, '') AS error_type,
+    input_tokens,
+    output_tokens,
+    duration_ms,
+    upstream_ms,
+    policy_ms,
+    gateway_ms,
+    COALESCE(session_id, '') AS session,
+    CASE WHEN is_complete THEN 'complete' ELSE records_stored || ' of ' || COALESCE(records_emitted::text, '?') END
+        AS record,
+    COALESCE(trace_id, '') AS trace_id
+FROM report_calls
+WHERE {_WANTED}
+ORDER BY report_calls.call_id DESC
+LIMIT {MOST_ROWS}
+"""  # noqa: S608
+    page = parts.page_link("Its page", f"/debug/calls/{parts.column('call_id')}")
+    columns = {
+        "started_at": Shown("Began", "dateTimeAsIso", page, 170),
+        "outcome": Shown(
+            "Outcome", "string", parts.calls_link("Calls that ended so", f"outcome={_of('outcome')}"), 130
+        ),
+        "call_id": Shown("Call", "string", page, 300),
+        "model": Shown("Model", "string", parts.calls_link("Calls of this model", f"model={_of('model')}")),
+        "provider": Shown(
+            "Provider", "string", parts.calls_link("Calls to this provider", f"provider={_of('provider')}"), 110
+        ),
+        "changed": Shown("Changed", "string", page, 90),
+        "policies": Shown("Policies", "string", page),
+        "http_status": Shown("Status", "none", page, 70),
+        "error_type": Shown("Error", "string", page),
+        "input_tokens": Shown("Input tokens", link=page, width=100),
+        "output_tokens": Shown("Output tokens", link=page, width=110),
+        "duration_ms": Shown("Duration", "ms", page, 90),
+        "upstream_ms": Shown("Provider", "ms", page, 90),
+        "policy_ms": Shown("Policies", "ms", page, 90),
+        "gateway_ms": Shown("Gateway", "ms", page, 90),
+        "session": Shown("Session", "string", parts.calls_link("Calls of this session", f"session={_of('session')}")),
+        "record": Shown("Record", "string", page, 100),
+        "trace_id": Shown("Trace", "string", parts.trace_link(), 120),
+    }
+    description = (
+        f"The newest {MOST_ROWS} of those that are chosen above. A row opens its page, where the payloads and the "
+        "diffs are; the column Trace opens its spans in Tempo."
+    )
+    made = rows("Calls", description, statement, columns)
+    return made.height(18).footer(common.TableFooterOptions().show(False))
+
+
+def _of(column: str) -> str:
+    return parts.column(column)
