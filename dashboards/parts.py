@@ -272,6 +272,7 @@ def column_of(
         "links": [link.build()] if link is not None else None,
         "custom.width": width,
         "custom.hidden": hidden or None,
+        "custom.hideFrom.viz": hidden or None,  # the same since Grafana 12
     }
     properties = [DynamicConfigValue(id_val=key, value=value) for key, value in given.items() if value is not None]
     return panel.override_by_name(name, properties)

@@ -109,7 +109,7 @@ def _over_time() -> tuple[AnyPanel, ...]:
         ),
         parts.graph(
             "Errors",
-            "Decisions each second in which a policy broke. It then fails closed, unless its configuration says to go on.",
+            "Decisions each second in which a policy broke. It fails closed, unless its configuration says to go on.",
             "ops",
             [promql(f"sum by ({_NAME}) (rate({broke}[$__rate_interval]))", f"{{{{{_NAME}}}}}")],
             link=errors,

@@ -8,9 +8,9 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
 
 from dashboards import parts
 from dashboards.parts import INSTANCES, AnyPanel, Query, grown, promql, promql_now
+from dashboards.reports import IN_TIME
 
-_IN_TIME: Final = "call_id >= luthien_first_id($__timeFrom()) AND call_id < luthien_first_id($__timeTo())"
-_ENDED: Final = f"{_IN_TIME} AND outcome <> 'running'"
+_ENDED: Final = f"{IN_TIME} AND outcome <> 'running'"
 _DROPPED: Final = "luthien_record_dropped_total"
 _NOT_CRASH_PROOF: Final = "luthien_record_not_crash_proof_total"
 
@@ -234,7 +234,8 @@ ORDER BY 1""",  # noqa: S608
         [
             parts.sql(
                 f"""
-SELECT call_id::text AS call_id, started_at, outcome, records_emitted, records_stored, records_refused, records_tombstoned, trace_id
+SELECT call_id::text AS call_id, started_at, outcome, records_emitted, records_stored, records_refused,
+    records_tombstoned, trace_id
 FROM report_calls
 WHERE {_ENDED} AND is_complete IS NOT TRUE
 ORDER BY report_calls.call_id DESC

@@ -48,7 +48,14 @@ from luthien.record.writer import BatchLimits, RecordWriter
 from luthien.settings import Settings, read_settings
 from luthien.store.read import RecordReader
 from luthien.telemetry.logs import configure_logging
-from luthien.telemetry.metrics import observe_default_partitions, observe_index, observe_record, reload_counter
+from luthien.telemetry.metrics import (
+    BatchMetrics,
+    observe_default_partitions,
+    observe_index,
+    observe_losses,
+    observe_record,
+    reload_counter,
+)
 from luthien.telemetry.scraping import Scraping
 from luthien.telemetry.setup import Telemetry, start_telemetry
 from luthien.upstream.client import UpstreamClient
@@ -182,6 +189,8 @@ class App:
             stack.push_async_callback(anyio.to_thread.run_sync, telemetry.shutdown, _TELEMETRY_S)
             observe_record(telemetry.meter, source, lambda: telemetry.processor.lost_spans)
             observe_default_partitions(telemetry.meter, lambda: default_partitions.rows)
+            writer.tell(BatchMetrics(telemetry.meter))
+            observe_losses(telemetry.meter, telemetry.processor.lost_on_the_way, "traces")
             _observe_indexer(telemetry, indexer)
             _instrument(api, telemetry)
             stack.callback(FastAPIInstrumentor.uninstrument_app, api)

@@ -167,6 +167,9 @@ class Settings(BaseSettings):
     traces_sampler_arg: str | None = Field(
         default=None, validation_alias=AliasChoices("OTEL_TRACES_SAMPLER_ARG", "traces_sampler_arg")
     )
+    max_queued_spans: Annotated[int, Field(gt=0)] = Field(
+        default=2048, validation_alias=AliasChoices("OTEL_BSP_MAX_QUEUE_SIZE", "max_queued_spans")
+    )
     service_name: str = Field(default="luthien", validation_alias=AliasChoices("OTEL_SERVICE_NAME", "service_name"))
 
     @field_validator("tempo_url", "grafana_url")

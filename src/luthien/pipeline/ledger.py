@@ -17,6 +17,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_
 from luthien.exchange import EventType, Outcome, Side
 from luthien.formats.credentials import masked, masked_frames
 from luthien.formats.format import ResponseFacts
+from luthien.pipeline.measured import Measured
 from luthien.pipeline.session import Session
 from luthien.pipeline.sides import Delta
 from luthien.policies.chain import Chain, Decision
@@ -25,7 +26,7 @@ from luthien.record.queue import Receipt
 from luthien.telemetry import conventions as names
 from luthien.telemetry.context import with_call_id
 from luthien.telemetry.metrics import CallMetrics
-from luthien.telemetry.spans import StageEvent, Wire, clean_name, emit_stage, end_span, safe_attributes
+from luthien.telemetry.spans import StageEvent, Wire, emit_stage, end_span, safe_attributes
 
 MAX_GAPS = 4096
 
@@ -102,7 +103,6 @@ class Ledger:
         self.call_id = call_id
         self.timings = Timings()
         self._instruments = instruments
-        self._format = wire_format
         self.started = time.perf_counter()
         """The call's beginning."""
         self._sequence = 0
@@ -111,10 +111,11 @@ class Ledger:
         self._refused: Counter[str] = Counter()
         self._checkpoints = 0
         self._policy_s = 0.0
-        self._model: str | None = None
         self._open: dict[str, Span] = {}
         self._session = Session()
-        self._is_child = parent is not None
+        self.measured = Measured(
+            instruments.metrics, wire_format.name, wire_format.provider, is_child=parent is not None
+        )
         marks = {**marks} if parent is None else {**marks, names.PARENT_CALL_ID: str(parent.call_id)}
         self._marks = {**marks, names.PROCESS_ID: str(instruments.process_id)}
         context = with_call_id(call_id, get_current() if parent is None else parent.context)
@@ -168,7 +169,7 @@ class Ledger:
         # The last first: when it is settled, mostly all are, and nothing else is waited for.
         for receipt in reversed(receipts):
             if not await receipt.wait(max(0.0, deadline - time.perf_counter())):
-                self._instruments.metrics.receipt_timeouts.add(1)
+                self.measured.receipt_was_late(self._context)
                 self._late.append(receipt)
             self._refused.update(receipt.reasons)
 
@@ -270,18 +271,11 @@ class Ledger:
             }
             kept = None if output == final else output
             self.stage(span, EventType.POLICY_DECISION, kept, scalars=scalars)
-            kind: dict[str, Any] = {names.POLICY_NAME: decision.step.name, names.POLICY_SIDE: side.value}
-            if decision.step.is_shadow:
-                kind[names.POLICY_SHADOW] = True
-            metrics = self._instruments.metrics
-            metrics.policy_duration.record(decision.duration_s, kind)
-            metrics.policy_decisions.add(1, {**kind, names.POLICY_ACTION: decision.verdict.action.value})
+            self.measured.decided(decision, span, self._context)
 
     def violated(self, side: str, rules: Counter[str]) -> list[str] | None:
         """Counts the rules that a side of the stream broke, and says them as they are recorded: rule=count."""
-        for rule, count in rules.items():
-            kind = {names.VIOLATED_RULE: rule, names.VIOLATION_SIDE: side, names.WIRE_FORMAT: self._format.name}
-            self._instruments.metrics.stream_violations.add(count, kind)
+        self.measured.violated(side, rules, self._context)
         return [f"{rule}={count}" for rule, count in sorted(rules.items())] or None
 
     def belongs_to(self, session: Session) -> None:
@@ -295,13 +289,9 @@ class Ledger:
             self._marks[names.POLICY_GROUP] = group
             self._exchange.set_attribute(names.POLICY_GROUP, group)
 
-    def asked(self, model: str | None) -> None:
-        """The model that the client asked for."""
-        self._model = model
-
     def answered(self, span: Span, facts: ResponseFacts, endpoint: Mapping[str, Any], error: str | None) -> None:
         """Describes and measures the call to the provider, once it is over."""
-        metrics, timings = self._instruments.metrics, self.timings
+        timings = self.timings
         said = {
             names.RESPONSE_MODEL: facts.model,
             names.RESPONSE_ID: facts.response_id,
@@ -313,25 +303,15 @@ class Ledger:
             names.FIRST_CHUNK: timings.upstream_first_chunk_s,
         }
         span.set_attributes(safe_attributes(said))
-        common: dict[str, Any] = {
-            names.OPERATION: "chat",
-            names.PROVIDER: self._format.provider,
-            **endpoint,
-        }
-        if self._model is not None:
-            common[names.REQUEST_MODEL] = clean_name(self._model)
-        if facts.model is not None:
-            common[names.RESPONSE_MODEL] = clean_name(facts.model)
-        for kind, count in (("input", facts.input_tokens), ("output", facts.output_tokens)):
-            if count is not None:
-                metrics.token_usage.record(count, {**common, names.TOKEN_TYPE: kind})
-        if error is not None:
-            common[names.ERROR_TYPE] = error
-        metrics.operation_duration.record(timings.upstream_s, common)
-        if timings.upstream_first_chunk_s is not None:
-            metrics.time_to_first_chunk.record(timings.upstream_first_chunk_s, common)
-        for gap_s in timings.chunk_gaps_s:
-            metrics.time_per_output_chunk.record(gap_s, common)
+        self.measured.answered(
+            facts,
+            endpoint,
+            error,
+            timings.upstream_s,
+            timings.upstream_first_chunk_s,
+            timings.chunk_gaps_s,
+            set_span_in_context(span, self._context),
+        )
 
     def close(self, outcome: Outcome, status: int | None, chain: Chain, error: tuple[str, str] | None = None) -> None:
         """Ends what is open, puts the last record on the exchange and ends it too.
@@ -343,14 +323,15 @@ class Ledger:
         for part in [*reversed(self._open)]:
             self.end(part, error_type)
         refused = self._refused_so_far()
+        parts_s = _parts(total_s, timings.upstream_s, self._policy_s)
         scalars = {
             names.OUTCOME: outcome.value,
             names.HTTP_STATUS: status,
             names.ERROR_TYPE: error_type,
             names.DURATION_MS: total_s * 1000,
-            names.POLICY_MS: self._policy_s * 1000,
-            names.UPSTREAM_MS: timings.upstream_s * 1000,
-            names.GATEWAY_MS: max(0.0, total_s - self._policy_s - timings.upstream_s) * 1000,
+            names.POLICY_MS: parts_s["policy"] * 1000,
+            names.UPSTREAM_MS: parts_s["upstream"] * 1000,
+            names.GATEWAY_MS: parts_s["gateway"] * 1000,
             names.UPSTREAM_FIRST_CHUNK_MS: _ms(timings.upstream_first_chunk_s),
             names.CLIENT_FIRST_CHUNK_MS: _ms(timings.client_first_chunk_s),
             names.RECORDS_EMITTED: self._sequence + 1,
@@ -364,10 +345,14 @@ class Ledger:
         told = {names.OUTCOME: outcome.value, names.HTTP_STATUS: status}
         self._exchange.set_attributes(safe_attributes(told))
         self._end_span(self._exchange, error_type)
-        kind: dict[str, Any] = {names.OUTCOME: outcome.value, names.WIRE_FORMAT: self._format.name}
-        if self._is_child:
-            kind[names.CHILD] = True
-        self._instruments.metrics.calls.add(1, kind)
+        self.measured.ended(outcome, error_type, parts_s, timings.client_first_chunk_s, self._context)
+
+
+def _parts(total_s: float, upstream_s: float, policy_s: float) -> dict[str, float]:
+    """Whose the time of a call was, in parts that add up to all of it: what two waited for counts for the first."""
+    upstream_s = min(upstream_s, total_s)
+    policy_s = min(policy_s, total_s - upstream_s)
+    return {"upstream": upstream_s, "policy": policy_s, "gateway": total_s - upstream_s - policy_s}
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -40,7 +40,7 @@ from luthien.policies.chain import Chain
 from luthien.policies.policy import CallContext
 from luthien.telemetry import conventions as names
 from luthien.telemetry.spans import Wire, clean_name
-from luthien.upstream.client import check_passable, returned_headers, translated_errors
+from luthien.upstream.client import check_passable, is_event_stream, returned_headers, translated_errors
 from luthien.upstream.decoding import decoded
 
 _log = logging.getLogger(__name__)
@@ -102,6 +102,10 @@ class _Exchange:
         self._ending = Ending(self._ledger, client)
 
     async def run(self) -> None:
+        with self._ledger.measured.under_way():
+            await self._run_and_close()
+
+    async def _run_and_close(self) -> None:
         try:
             try:
                 await self._run_to_an_end()
@@ -142,6 +146,7 @@ class _Exchange:
         mistake: jsontext.InvalidJson | None = None
         try:
             request = self._request = jsontext.parse_object(body)
+            self._ledger.measured.asked(_text(request.get("model")), is_streaming=request.get("stream") is True)
             scalars |= {
                 names.REQUEST_MODEL: _text(request.get("model")),
                 names.STREAMING: request.get("stream") is True,
@@ -169,7 +174,6 @@ class _Exchange:
     async def _ask_about_request(self, body: bytes) -> bytes:
         span = self._ledger.begin(names.POLICY_REQUEST)
         model = _text(self._request.get("model"))
-        self._ledger.asked(model)
         run_child = partial(self._shared.run_child, self._terms.of_child())
         call = CallContext(
             self._call_id,
@@ -230,8 +234,9 @@ class _Exchange:
             check_passable(response)
             with translated_errors(endpoint.host):
                 async with aclosing(decoded(response)) as data:
-                    if response.is_success and _is_event_stream(response):
-                        await self._pass_stream(answer, response, data)
+                    if response.is_success and is_event_stream(response):
+                        with self._ledger.measured.streaming():
+                            await self._pass_stream(answer, response, data)
                     else:
                         await self._pass_plain(answer, response, data)
 
@@ -308,7 +313,7 @@ class _Exchange:
         sides = stream.sides
         final = sides.final
         payload = final.payload()
-        stream.policies.decide(payload)
+        stream.policies.decide(payload, self._whole_original(stream) if is_whole else None)
         is_changed = final.wire != sides.original.wire if is_whole else stream.policies.changed
         self._end_response(
             payload,
@@ -319,6 +324,11 @@ class _Exchange:
             is_capped=final.is_capped,
             violations=self._ledger.violated("gateway", sides.gateway_violations),
         )
+
+    def _whole_original(self, stream: StreamPass) -> bytes | None:
+        """What the provider's stream adds up to, if that and what the client was given are known from end to end."""
+        is_capped = stream.sides.original.is_capped or stream.sides.final.is_capped
+        return None if is_capped or self._answer is None else self._answer.payload
 
     # Ends
 
@@ -458,11 +468,6 @@ async def _drain(data: AsyncGenerator[bytes, None]) -> None:
         async with asyncio.timeout(_EOF_S):
             async for _ in data:
                 pass
-
-
-def _is_event_stream(response: httpx.Response) -> bool:
-    content_type: str = response.headers.get("content-type", "")
-    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
 
 
 def _has_error(response: Json | None) -> bool:

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing, nullcontext, suppress
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -30,7 +30,7 @@ from luthien.pipeline.open_calls import OpenCalls
 from luthien.pipeline.terms import Terms
 from luthien.telemetry import conventions as names
 from luthien.telemetry.spans import Wire
-from luthien.upstream.client import check_passable, returned_headers, translated_errors
+from luthien.upstream.client import check_passable, is_event_stream, returned_headers, translated_errors
 from luthien.upstream.decoding import codings_of, decoded
 
 _log = logging.getLogger(__name__)
@@ -133,6 +133,10 @@ class _Passage:
         self._held = b""
 
     async def run(self, refusal: ClientError | None) -> None:
+        with self._ledger.measured.under_way():
+            await self._run_and_close(refusal)
+
+    async def _run_and_close(self, refusal: ClientError | None) -> None:
         try:
             try:
                 await self._run_to_an_end(refusal)
@@ -257,7 +261,8 @@ class _Passage:
             check_passable(response)
             with translated_errors(endpoint.host):
                 async with aclosing(decoded(response)) as data:
-                    await self._pass_back(response, data)
+                    with self._ledger.measured.streaming() if is_event_stream(response) else nullcontext():
+                        await self._pass_back(response, data)
 
     def _forwarded(self, beginning: list[bytes]) -> tuple[bytes | AsyncIterator[bytes], int | None]:
         """The body as it goes on, and its length where that must be said: that of a body which still comes."""

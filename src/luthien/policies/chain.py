@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from luthien.errors import PolicyFailure
@@ -14,6 +14,7 @@ from luthien.exchange import Side
 from luthien.formats import blocks, jsontext
 from luthien.formats.format import BoundedAssembler
 from luthien.formats.sse import Chunk
+from luthien.policies.extent import extent_between, extent_in_turns
 from luthien.policies.holding import judge_blocks
 from luthien.policies.link import MAX_HELD_BYTES, Link
 from luthien.policies.policy import Action, CallContext, Policy, RecordedAs, Request, Response, Verdict
@@ -24,6 +25,9 @@ from luthien.policies.trail import Trail
 __all__ = ["Block", "Chain", "ChainRun", "Decision", "Step", "StreamRun"]
 
 _log = logging.getLogger(__name__)
+
+# Responses of streams above this are not compared: it is done in one go.
+_MAX_MEASURED_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,7 @@ class ChainRun:
                 continue
             started = time.perf_counter()
             try:
-                verdict, output = await self._ask(side, hook, policy, body)
+                verdict, before, output = await self._ask(side, hook, policy, body)
             except (Exception, asyncio.CancelledError) as error:
                 if is_cancelled(error):
                     raise
@@ -136,20 +140,23 @@ class ChainRun:
                 continue
             if verdict.action is Action.BLOCK:
                 break
-            body = body if output is None else output
+            if output is not None:
+                body = output
+                extent = await extent_in_turns(before, output)
+                self.decisions[-1] = replace(self.decisions[-1], extent=extent)
         return body
 
-    async def _ask(self, side: Side, hook: str, policy: Policy, body: bytes) -> tuple[Verdict, bytes | None]:
-        """The policy's verdict, and what it gave on: None when that is what it was given."""
+    async def _ask(self, side: Side, hook: str, policy: Policy, body: bytes) -> tuple[Verdict, bytes, bytes | None]:
+        """The policy's verdict, what it was given without its formatting, and what it gave on: None if that's it."""
         shown_as = Request if side is Side.REQUEST else Response
         # A copy of its own: what a policy does to it counts only if it says so.
         shown: Any = shown_as(self.call, jsontext.parse_object(body))
         ask = judge_blocks(policy, shown) if hook == "on_block" else getattr(policy, hook)(shown)
         verdict: Verdict = await ask
         if verdict.action is not Action.MODIFY:
-            return verdict, None
-        rendered = jsontext.render(shown.body)
-        return verdict, None if rendered == jsontext.render(jsontext.parse(body)) else rendered
+            return verdict, b"", None
+        before, rendered = jsontext.render(jsontext.parse(body)), jsontext.render(shown.body)
+        return verdict, before, None if rendered == before else rendered
 
 
 class StreamRun:
@@ -232,15 +239,29 @@ class StreamRun:
             chunks = given
         return chunks
 
-    def decide(self, final: bytes | None) -> None:
+    def decide(self, final: bytes | None, original: bytes | None = None) -> None:
         """Adds each policy's decision over the whole stream; `final` is what the client was given.
 
+        `original` is what the provider sent, if all of both is known: then so is how much each policy changed.
         Once only: asked again, it changes nothing.
         """
         if self._decided:
             return
         self._decided = True
-        self._decisions += [link.decision(final) for link in self._links]
+        self._decisions += _measured([link.decision(final) for link in self._links], original)
+
+
+def _measured(decisions: Sequence[Decision], given: bytes | None) -> list[Decision]:
+    """The decisions on a stream, with how much each changed of what the one before it gave on."""
+    measured: list[Decision] = []
+    for decision in decisions:
+        output = decision.output
+        if decision.changed and not decision.step.is_shadow:
+            if given is not None and output is not None and max(len(given), len(output)) <= _MAX_MEASURED_BYTES:
+                decision = replace(decision, extent=extent_between(given, output))
+            given = None if decision.is_capped else output
+        measured.append(decision)
+    return measured
 
 
 def _broken(step: Step, side: Side, error: BaseException) -> PolicyFailure:

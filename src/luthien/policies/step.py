@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthien.exchange import Side
+from luthien.policies.extent import Extent
 from luthien.policies.models import ModelFailed
 from luthien.policies.policy import Action, Needs, Policy, Verdict
 
@@ -67,6 +68,8 @@ class Decision:
     chunks: int | None = None
     output: bytes | None = None
     is_capped: bool = False
+    extent: Extent | None = None
+    """How much it changed, where that is known; never of a step in shadow."""
 
     @property
     def output_sha256(self) -> bytes | None:

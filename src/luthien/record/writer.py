@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
 import psycopg
 from opentelemetry.instrumentation.utils import suppress_instrumentation
@@ -40,6 +41,14 @@ class BatchLimits:
     max_age_s: float
 
 
+class BatchObserver(Protocol):
+    """Is told of each batch, in the writer's thread."""
+
+    def written(self, records: int, size_bytes: int, duration_s: float) -> None:
+        """So many records of so many bytes were written, at an attempt that took so long."""
+        ...
+
+
 class RecordWriter:
     """Takes batches from the source until it is stopped. Owns its thread and its connections.
 
@@ -67,6 +76,7 @@ class RecordWriter:
         self._draining = threading.Event()
         self._giving_up = threading.Event()
         self._trouble: str | None = None
+        self._observer: BatchObserver | None = None
         self._pool = ConnectionPool(
             dsn,
             connection_class=WatchedConnection,
@@ -84,6 +94,10 @@ class RecordWriter:
             configure=self._configure,
         )
         self._thread = threading.Thread(target=self._run, name="luthien-record-writer", daemon=True)
+
+    def tell(self, observer: BatchObserver) -> None:
+        """Tells an observer of each batch from now on. One that breaks is told no more, and the writer goes on."""
+        self._observer = observer
 
     def start(self) -> None:
         self._pool.open(wait=False)
@@ -127,6 +141,7 @@ class RecordWriter:
         for pause_s in backoffs():
             if self._giving_up.is_set():
                 return
+            began = time.monotonic()
             try:
                 self._attempt(batch)
             except Exception as error:  # noqa: BLE001 - the writer loop: it must outlive whatever a batch does to it
@@ -135,7 +150,17 @@ class RecordWriter:
                 self._pause(pause_s)
             else:
                 self._say_back()
+                self._observe(batch, time.monotonic() - began)
                 return
+
+    def _observe(self, batch: Sequence[StageRecord], duration_s: float) -> None:
+        if self._observer is None:
+            return
+        try:
+            self._observer.written(len(batch), sum(record.size_bytes for record in batch), duration_s)
+        except Exception:  # noqa: BLE001 - the writer loop: it must outlive whoever looks on
+            self._observer = None
+            _log.exception("whoever is told of the batches broke, and is told no more")
 
     def _attempt(self, batch: Sequence[StageRecord]) -> None:
         """Settles the records of a batch one by one or all at once; when it raises, some may be left."""

@@ -196,6 +196,13 @@ SERVER_PORT: Final = _attribute("server.port", "The provider's port", source=OTE
 VIOLATED_RULE: Final = _attribute("luthien.stream.rule", "Which rule of its protocol a stream broke")
 VIOLATION_SIDE: Final = _attribute("luthien.stream.side", "Who broke it: upstream or gateway")
 DROP_REASON: Final = _attribute("luthien.record.reason", "Why a record was dropped")
+PART: Final = _attribute(
+    "luthien.part", "Whose time it was: upstream (waiting for the provider), policy, or gateway (all the rest)"
+)
+CHANGE: Final = _attribute("luthien.change", "removed or added")
+SIGNAL: Final = _attribute("luthien.signal", "Of which signal: traces")
+OTHER: Final = "_OTHER"
+"""What stands for each value after the first few hundred of an attribute that others choose."""
 
 # Metrics
 _OPERATION: Final = (OPERATION, PROVIDER, SERVER_ADDRESS, SERVER_PORT, REQUEST_MODEL, RESPONSE_MODEL)
@@ -238,8 +245,48 @@ STREAM_VIOLATIONS: Final = _metric(
     unit="{violation}",
     attributes=(VIOLATED_RULE, VIOLATION_SIDE, WIRE_FORMAT),
 )
+_MODEL: Final = (PROVIDER, REQUEST_MODEL)
 CALLS: Final = _metric(
-    "luthien.calls", "counter", "Calls ended, by outcome", unit="{call}", attributes=(OUTCOME, WIRE_FORMAT, CHILD)
+    "luthien.calls",
+    "counter",
+    "Calls ended, by outcome",
+    unit="{call}",
+    attributes=(OUTCOME, WIRE_FORMAT, *_MODEL, CHILD, ERROR_TYPE),
+)
+CALL_DURATION: Final = _metric(
+    "luthien.call.duration",
+    "histogram",
+    "From a call's first byte in to its record's end, just before its last byte out",
+    unit="s",
+    attributes=(OUTCOME, WIRE_FORMAT, *_MODEL, STREAMING, CHILD),
+)
+CALL_PART_DURATION: Final = _metric(
+    "luthien.call.part.duration",
+    "histogram",
+    "That duration in three parts, which add up to it; each call has all three",
+    unit="s",
+    attributes=(PART, *_MODEL, CHILD),
+)
+CALL_FIRST_CHUNK: Final = _metric(
+    "luthien.call.time_to_first_chunk",
+    "histogram",
+    "Until the client was given the first chunk, or all of a plain response",
+    unit="s",
+    attributes=(*_MODEL, CHILD),
+)
+CALLS_OPEN: Final = _metric(
+    "luthien.calls.open",
+    "updowncounter",
+    "Calls under way; they have no model until their request is read",
+    unit="{call}",
+    attributes=(WIRE_FORMAT, *_MODEL),
+)
+STREAMS_OPEN: Final = _metric(
+    "luthien.streams.open",
+    "updowncounter",
+    "Of these, those whose provider answered with a stream that has not ended",
+    unit="{stream}",
+    attributes=(WIRE_FORMAT, *_MODEL),
 )
 RECORD_APPENDED: Final = _metric("luthien.record.appended", "counter", "Records taken in", unit="{record}")
 RECORD_STORED: Final = _metric("luthien.record.stored", "counter", "Records committed", unit="{record}")
@@ -272,6 +319,25 @@ RECORD_DEFAULT_PARTITION: Final = _metric(
 SPOOL_BYTES: Final = _metric("luthien.record.spool.size", "gauge", "Bytes on the disk", unit="By")
 SPOOL_LIMIT: Final = _metric("luthien.record.spool.limit", "gauge", "Bytes that it may use on the disk", unit="By")
 RECORD_OLDEST: Final = _metric("luthien.record.oldest_unsaved_age", "gauge", "Age of the oldest waiting", unit="s")
+RECORD_BATCH_SIZE: Final = _metric(
+    "luthien.record.batch.size", "histogram", "Records written to the database at once", unit="{record}"
+)
+RECORD_BATCH_BYTES: Final = _metric(
+    "luthien.record.batch.bytes", "histogram", "What they took, each with 1,024 bytes beside its payload", unit="By"
+)
+RECORD_BATCH_DURATION: Final = _metric(
+    "luthien.record.batch.duration",
+    "histogram",
+    "How long the database took for them, at the attempt that succeeded",
+    unit="s",
+)
+EXPORT_DROPPED: Final = _metric(
+    "luthien.export.dropped",
+    "counter",
+    "Spans that did not reach the trace backend: the queue was full, or an export failed",
+    unit="{item}",
+    attributes=(SIGNAL, ERROR_TYPE),
+)
 RECORD_RECEIPT_TIMEOUTS: Final = _metric(
     "luthien.record.receipt_timeouts", "counter", "Receipts that came too late to wait for", unit="{receipt}"
 )
@@ -286,14 +352,22 @@ POLICY_DECISIONS: Final = _metric(
     "counter",
     "Decisions by action",
     unit="{decision}",
-    attributes=(POLICY_NAME, POLICY_SIDE, POLICY_ACTION, POLICY_SHADOW),
+    attributes=(POLICY_NAME, POLICY_VERSION, POLICY_SIDE, POLICY_ACTION, POLICY_CHANGED, POLICY_SHADOW),
 )
 POLICY_DURATION: Final = _metric(
     "luthien.policy.duration",
     "histogram",
     "Time in a policy",
     unit="s",
-    attributes=(POLICY_NAME, POLICY_SIDE, POLICY_SHADOW),
+    attributes=(POLICY_NAME, POLICY_VERSION, POLICY_SIDE, POLICY_SHADOW),
+)
+POLICY_CHANGED_SIZE: Final = _metric(
+    "luthien.policy.changed.size",
+    "counter",
+    "What a step removed and added: the bytes from the first that differs to the last, of the JSON before and after "
+    "it without formatting; of streams, of the responses they add up to, if they passed whole and are at most 4 MiB",
+    unit="By",
+    attributes=(POLICY_NAME, POLICY_VERSION, POLICY_SIDE, CHANGE),
 )
 CONFIG_RELOADS: Final = _metric(
     "luthien.config.reloads",

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from opentelemetry.metrics import CallbackOptions, Counter, Meter, Observation
+from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Observation
 
 from luthien.record.source import RecordSource
 from luthien.record.stats import RecordStats
 from luthien.telemetry import conventions as names
+from luthien.telemetry.vocabulary import Vocabulary
 
 # Bucket boundaries that the GenAI conventions advise, in seconds and in tokens.
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _CHUNK_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 2.5, 5.0)
+# Calls may be streams that last an hour; policies and the gateway itself should take less than a millisecond.
+_CALL_SECONDS = (*_SECONDS, 163.84, 327.68, 655.36, 1310.72, 2621.44, 5242.88)
+_PART_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, *_SECONDS)
+_RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+_BYTES = tuple(4**power for power in range(5, 15))
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 
 
@@ -22,22 +28,73 @@ def _convention(name: str) -> dict[str, Any]:
     return {"name": name, "unit": convention.unit, "description": convention.meaning}
 
 
+def _histogram(meter: Meter, name: str, buckets: tuple[float, ...]) -> Histogram:
+    return meter.create_histogram(**_convention(name), explicit_bucket_boundaries_advisory=buckets)
+
+
+class Level:
+    """How many of something are open, by their attributes. One thread counts, any may read."""
+
+    def __init__(self) -> None:
+        # What was open once is told for ever, as 0: a series that merely ended would be drawn on.
+        self._open: dict[tuple[tuple[str, str], ...], int] = {}
+
+    def add(self, amount: int, kind: Mapping[str, str]) -> None:
+        key = tuple(kind.items())
+        self._open[key] = self._open.get(key, 0) + amount
+
+    def observe(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(count, dict(kind)) for kind, count in [*self._open.items()]]
+
+
 class CallMetrics:
-    """What is measured of each call; recorded once, when the call has ended."""
+    """The instruments of calls, and the values that their attributes may have."""
 
     def __init__(self, meter: Meter) -> None:
-        def histogram(name: str, buckets: tuple[float, ...]) -> Any:
-            return meter.create_histogram(**_convention(name), explicit_bucket_boundaries_advisory=buckets)
+        def histogram(name: str, buckets: tuple[float, ...]) -> Histogram:
+            return _histogram(meter, name, buckets)
+
+        def counter(name: str) -> Counter:
+            return meter.create_counter(**_convention(name))
+
+        def level(name: str) -> Level:
+            level = Level()
+            meter.create_observable_up_down_counter(callbacks=[level.observe], **_convention(name))
+            return level
 
         self.operation_duration = histogram(names.OPERATION_DURATION, _SECONDS)
         self.token_usage = histogram(names.TOKEN_USAGE, _TOKENS)
         self.time_to_first_chunk = histogram(names.TIME_TO_FIRST_CHUNK, _CHUNK_SECONDS)
         self.time_per_output_chunk = histogram(names.TIME_PER_OUTPUT_CHUNK, _CHUNK_SECONDS)
-        self.policy_duration = histogram(names.POLICY_DURATION, _SECONDS)
-        self.policy_decisions = meter.create_counter(**_convention(names.POLICY_DECISIONS))
-        self.stream_violations = meter.create_counter(**_convention(names.STREAM_VIOLATIONS))
-        self.calls = meter.create_counter(**_convention(names.CALLS))
-        self.receipt_timeouts = meter.create_counter(**_convention(names.RECORD_RECEIPT_TIMEOUTS))
+        self.call_duration = histogram(names.CALL_DURATION, _CALL_SECONDS)
+        self.call_part_duration = histogram(names.CALL_PART_DURATION, _PART_SECONDS)
+        self.call_first_chunk = histogram(names.CALL_FIRST_CHUNK, _CHUNK_SECONDS)
+        self.policy_duration = histogram(names.POLICY_DURATION, _PART_SECONDS)
+        self.policy_decisions = counter(names.POLICY_DECISIONS)
+        self.policy_changed_size = counter(names.POLICY_CHANGED_SIZE)
+        self.stream_violations = counter(names.STREAM_VIOLATIONS)
+        self.calls = counter(names.CALLS)
+        self.receipt_timeouts = counter(names.RECORD_RECEIPT_TIMEOUTS)
+        self.calls_open = level(names.CALLS_OPEN)
+        self.streams_open = level(names.STREAMS_OPEN)
+        self.request_models = Vocabulary()
+        self.response_models = Vocabulary()
+        self.policy_names = Vocabulary()
+        self.policy_versions = Vocabulary()
+
+
+class BatchMetrics:
+    """What is measured of the batches that the writer writes; called from its thread."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._size = _histogram(meter, names.RECORD_BATCH_SIZE, _RECORDS)
+        self._bytes = _histogram(meter, names.RECORD_BATCH_BYTES, _BYTES)
+        self._duration = _histogram(meter, names.RECORD_BATCH_DURATION, _PART_SECONDS)
+
+    def written(self, records: int, size_bytes: int, duration_s: float) -> None:
+        self._size.record(records)
+        self._bytes.record(size_bytes)
+        self._duration.record(duration_s)
 
 
 def reload_counter(meter: Meter) -> Counter:
@@ -82,6 +139,16 @@ def observe_record(meter: Meter, source: RecordSource, lost_spans: Callable[[], 
     gauge(names.RECORD_UNSAVED, lambda: source.stats().unsaved)
     gauge(names.RECORD_UNSAVED_BYTES, lambda: source.stats().unsaved_bytes)
     gauge(names.RECORD_OLDEST, source.oldest_unsaved_age_s)
+
+
+def observe_losses(meter: Meter, lost: Callable[[], Mapping[str, int]], signal: str) -> None:
+    """Publishes how much of a signal did not reach its backend, by why."""
+
+    def observe(_: CallbackOptions) -> Iterable[Observation]:
+        for reason, count in lost().items():
+            yield Observation(count, {names.SIGNAL: signal, names.ERROR_TYPE: reason})
+
+    meter.create_observable_counter(callbacks=[observe], **_convention(names.EXPORT_DROPPED))
 
 
 def observe_default_partitions(meter: Meter, rows: Callable[[], int | None]) -> None:

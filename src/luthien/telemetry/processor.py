@@ -19,6 +19,7 @@ from luthien.exchange import StageRecord
 from luthien.record.queue import Receipt, RecordSink
 from luthien.telemetry import conventions as names
 from luthien.telemetry.context import call_id_in
+from luthien.telemetry.losses import CountingExporter
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class ForkingSpanProcessor(BatchSpanProcessor):
     Args:
         exporter: where spans go on to; None keeps them here.
         sink: where records go.
+        max_queue_size: how many spans may wait for the exporter; what comes then is counted as lost.
     """
 
     def __init__(
@@ -70,13 +72,14 @@ class ForkingSpanProcessor(BatchSpanProcessor):
         exporter: SpanExporter | None,
         sink: RecordSink,
         *,
-        max_queue_size: int | None = None,
+        max_queue_size: int = 2048,
         schedule_delay_millis: float | None = None,
         max_export_batch_size: int | None = None,
         export_timeout_millis: float | None = None,
     ) -> None:
+        self._exporter = CountingExporter(exporter or NoExporter(), max_queue_size)
         super().__init__(
-            exporter or NoExporter(),
+            self._exporter,
             max_queue_size=max_queue_size,
             schedule_delay_millis=schedule_delay_millis,
             max_export_batch_size=max_export_batch_size,
@@ -103,9 +106,15 @@ class ForkingSpanProcessor(BatchSpanProcessor):
             _log.exception("the record of a span was lost")
         try:
             if self._exports and span.context is not None and span.context.trace_flags.sampled:
-                super().on_end(without_payloads(span))
+                copy = without_payloads(span)
+                if self._exporter.takes_one():
+                    super().on_end(copy)
         except Exception:  # noqa: BLE001 - the SDK would raise it into the request
             _log.exception("a span was not exported, because no safe copy could be made")
+
+    def lost_on_the_way(self) -> dict[str, int]:
+        """How many spans the trace backend should have got and did not, by why."""
+        return self._exporter.lost
 
     def _record(self, span: ReadableSpan) -> None:
         records = records_of(span)

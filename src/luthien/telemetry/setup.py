@@ -80,7 +80,7 @@ def start_telemetry(
     )
     tracer = tracer_provider.get_tracer("luthien", __version__)
     _probe(tracer)
-    processor = ForkingSpanProcessor(span_exporter(settings), sink)
+    processor = ForkingSpanProcessor(span_exporter(settings), sink, max_queue_size=settings.max_queued_spans)
     tracer_provider.add_span_processor(processor)
     scraping = _scraping(settings, processes)
     meter_provider = _meter_provider([*metric_readers(settings), *([scraping.reader] if scraping else [])], resource)

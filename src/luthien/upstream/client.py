@@ -212,6 +212,12 @@ def returned_headers(response: httpx.Response) -> list[tuple[bytes, bytes]]:
     ]
 
 
+def is_event_stream(response: httpx.Response) -> bool:
+    """Whether the provider answers with server-sent events."""
+    content_type: str = response.headers.get("content-type", "")
+    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
+
+
 _UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 

@@ -1,0 +1,59 @@
+"""What becomes of spans on their way to the trace backend, counted where the SDK only writes a line to the log."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+
+class CountingExporter(SpanExporter):
+    """Passes batches to another exporter, and counts the spans that are lost before it, or by it.
+
+    The queue between is the SDK's. It tells nobody what it drops, so it must never come to that: whoever fills it
+    asks `takes_one` first. What waits is what was taken and has not come here; the queue is never fuller than that.
+    """
+
+    def __init__(self, exporter: SpanExporter, max_waiting: int) -> None:
+        self._exporter = exporter
+        self._max_waiting = max_waiting
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._lost: Counter[str] = Counter({"queue_full": 0, "export_failed": 0})
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """How many spans were lost, by why."""
+        with self._lock:
+            return dict(self._lost)
+
+    def takes_one(self) -> bool:
+        """Whether there is room for one more span, which is then on its way; if there is none, it is lost."""
+        with self._lock:
+            has_room = self._waiting < self._max_waiting
+            if has_room:
+                self._waiting += 1
+            else:
+                self._lost["queue_full"] += 1
+        return has_room
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = SpanExportResult.FAILURE
+        with self._lock:
+            self._waiting -= len(spans)
+        try:
+            result = self._exporter.export(spans)
+        finally:
+            if result is not SpanExportResult.SUCCESS:
+                with self._lock:
+                    self._lost["export_failed"] += len(spans)
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
