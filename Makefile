@@ -28,7 +28,7 @@ test: $(VENV)/model
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile tests/unit tests/integration
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile tests/unit tests/integration tests/stack
 	$(BIN)/python -m pytest tests/acceptance
 endif
 
