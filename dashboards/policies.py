@@ -131,7 +131,6 @@ SELECT
     count(*) FILTER (WHERE action = 'error') AS errors,
     sum(count)::bigint AS counted,
     avg(duration_ms) AS mean_ms,
-    percentile_cont(0.95) WITHIN GROUP (ORDER BY duration_ms) AS p95_ms,
     max(duration_ms) AS max_ms,
     max(recorded_at) AS last_at
 FROM report_decisions
@@ -155,7 +154,6 @@ LIMIT 200
         "errors": Shown("Errors", link=parts.calls_link("Calls that it broke", f"{policy}&outcome=policy_error")),
         "counted": Shown("Changes it counted", link=changed),
         "mean_ms": Shown("Mean time", "ms", link),
-        "p95_ms": Shown("p95", "ms", link),
         "max_ms": Shown("Longest", "ms", link),
         "last_at": Shown("Last", "dateTimeAsIso", link),
     }

@@ -1,0 +1,349 @@
+"""The dashboards, held against a database and a gateway: each statement is run as the role that Grafana has, each link
+is followed. What Grafana does in between is `tests.stack.grafana`; Grafana itself was not run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import dict_row
+
+from dashboards.parts import LOKI, POSTGRES, PROMETHEUS, TEMPO
+from dashboards.written import written
+from luthien.store.reports import grant_reader
+from tests.playbook import Gateway, Play, ScriptedProvider, answers, call_id_of, eventually, running_gateway, streams
+from tests.stack.grafana import Json, Value, View, dashboards, links, panels, statements
+from tests.wire import openai_request, openai_response, openai_stream
+
+CHAT = "/v1/chat/completions"
+LUTHIEN = "http://localhost:8080"
+DROP_MODEL = "'; DROP TABLE conversation_calls; --"
+TAG_MODEL = '"><script>alert(1)</script>&model=x#?%27'
+QUOTED_SESSION = 'it\'s "one"; $__timeFilter ${model} %s \\'
+BOARDS = dashboards()
+OWN = '''
+from luthien.policies.policy import NoConfig, Policy, Verdict
+
+
+class Stern(Policy):
+    """Blocks at one word, and breaks at another."""
+
+    async def on_request(self, request):
+        said = str(request.body)
+        if "forbidden" in said:
+            return Verdict.block("not here")
+        if "fragile" in said:
+            raise RuntimeError("broke")
+        return Verdict.allow()
+'''
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A gateway, its calls by name, and what Grafana sees of them."""
+
+    gateway: Gateway
+    ids: dict[str, str]
+    conn: psycopg.Connection[dict[str, Any]]
+    traces: dict[str, str]
+
+    def view(self, name: str, **chosen: Value) -> View:
+        now = datetime.now(UTC)
+        board = BOARDS[f"luthien-{name}"]
+        return View(board, now - timedelta(hours=1), now + timedelta(minutes=1), chosen)
+
+    def rows(self, view: View, title: str) -> list[dict[str, Any]]:
+        [statement] = [text for name, text in statements(view.dashboard) if name == title]
+        return self.conn.execute(view.sql(statement).encode()).fetchall()
+
+    def names(self, call_ids: list[str]) -> list[str]:
+        known = {call_id: name for name, call_id in self.ids.items()}
+        return sorted(known[call_id] for call_id in call_ids)
+
+    def follow(self, url: str) -> list[str]:
+        """The names of the calls that are listed at a link."""
+        assert url.startswith(LUTHIEN), url
+        response = self.gateway.get(url.removeprefix(LUTHIEN), {**self.gateway.headers, "accept": "application/json"})
+        assert response.status_code == 200, f"{url}: {response.text}"
+        return self.names([each["call_id"] for each in response.json()["calls"]])
+
+
+def replacing(old: str, new: str, **more: Any) -> Json:
+    return {"policy": "replace_text", "config": {"rules": [{"find": old, "replace": new, "in": ["request"]}]}, **more}
+
+
+@pytest.fixture(scope="module")
+def stack(
+    module_record_database: str, shared_provider: ScriptedProvider, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    file = tmp_path_factory.mktemp("policies") / "own.py"
+    file.write_text(OWN)
+    policies = [
+        replacing("classified", "[hidden]"),
+        {"policy": f"{file}:Stern"},
+        replacing("Hello", "Goodbye", mode="shadow"),
+    ]
+    with ExitStack() as open_:
+        reader = open_.enter_context(reading(module_record_database))
+        gateway = open_.enter_context(running_gateway(module_record_database, shared_provider.url, policies))
+        ids = made_calls(gateway, shared_provider)
+        traces = {name: gateway.call(call_id)["trace_id"] for name, call_id in ids.items()}
+        owner = open_.enter_context(psycopg.connect(module_record_database, autocommit=True))
+        eventually(
+            lambda: owner.execute("SELECT count(*) FROM conversation_unindexed").fetchone(), lambda row: row == (0,)
+        )
+        yield Stack(gateway, ids, reader, traces)
+
+
+class reading:  # noqa: N801
+    """A connection as the role `grafana`, which may read the reports; the role goes with it."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+
+    def __enter__(self) -> psycopg.Connection[dict[str, Any]]:
+        with psycopg.connect(self._dsn, autocommit=True) as owner:
+            owner.execute("CREATE ROLE grafana LOGIN PASSWORD 'a word'")
+        grant_reader(self._dsn, "grafana")
+        dsn = make_conninfo(self._dsn, user="grafana", password="a word")
+        self._conn = psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
+        return self._conn
+
+    def __exit__(self, *_: object) -> None:
+        self._conn.close()
+        with psycopg.connect(self._dsn, autocommit=True) as owner:
+            owner.execute("DROP OWNED BY grafana")
+            owner.execute("DROP ROLE grafana")
+
+
+def made_calls(gateway: Gateway, provider: ScriptedProvider) -> dict[str, str]:
+    """The ids of all calls by name, the oldest first."""
+    fine = answers(openai_response("Fine."))
+    wanted: dict[str, tuple[Play, Json, str | None]] = {
+        "plain": (fine, openai_request("Hello"), None),
+        "streamed": (streams(*openai_stream("One", " two")), openai_request("Hi", stream=True), "one"),
+        "changed": (fine, openai_request("This is classified."), "one"),
+        "changed too": (fine, openai_request("Also classified, and classified."), None),
+        "blocked": (fine, openai_request("This is forbidden."), "one"),
+        "broken": (fine, openai_request("This is fragile."), None),
+        "failed": (answers({"error": {"message": "no"}}, status=500), openai_request("Hi"), None),
+        "drop": (fine, openai_request("Hi", model=DROP_MODEL), QUOTED_SESSION),
+        "tag": (fine, openai_request("Hi classified", model=TAG_MODEL), None),
+    }
+    ids = {}
+    for name, (play, body, session) in wanted.items():
+        provider.will(play)
+        headers = {} if session is None else {"luthien-session-id": session}
+        ids[name] = call_id_of(gateway.post(CHAT, body, headers=headers))
+    ids["rejected"] = call_id_of(gateway.post(CHAT, b"{"))
+    return ids
+
+
+def test_the_json_is_not_stale() -> None:
+    """`python -m dashboards` writes it anew."""
+    texts = written()
+    assert {path: path.read_text(encoding="utf-8") for path in texts} == texts
+    assert {path.name for path in texts} == {path.name for path in Path("dashboards").glob("*.json")}
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_every_panel_says_what_it_shows_and_asks_one_of_the_four_data_sources(uid: str) -> None:
+    known = {each.uid for each in (PROMETHEUS, TEMPO, LOKI, POSTGRES)}
+    board = BOARDS[uid]
+    for variable in board["templating"]["list"]:
+        assert (variable.get("datasource") or {}).get("uid", POSTGRES.uid) in known
+    for panel in panels(board):
+        assert panel["description"].endswith("."), panel["title"]
+        assert panel["datasource"]["uid"] in known
+        assert {target["datasource"]["uid"] for target in panel["targets"]} <= known
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_panels_lie_beside_and_below_each_other(uid: str) -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in panels(BOARDS[uid]):
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert at["x"] + at["w"] <= 24
+        assert not cells & taken, panel["title"]
+        taken |= cells
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_every_row_of_a_table_from_postgres_can_be_opened(uid: str) -> None:
+    for panel in panels(BOARDS[uid]):
+        if panel["type"] == "table" and "report_calls" in str(panel["targets"]) + "report_decisions":
+            assert [*links(panel)], panel["title"]
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_every_statement_runs_as_the_role_that_grafana_has(stack: Stack, uid: str) -> None:
+    board = BOARDS[uid]
+    view = stack.view(uid.removeprefix("luthien-"))
+    for name, statement in statements(board):
+        found = stack.conn.execute(view.sql(statement).encode()).fetchall()
+        assert found, name
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        (
+            {},
+            {"plain", "streamed", "changed", "changed too", "blocked", "broken", "failed", "drop", "tag", "rejected"},
+        ),
+        ({"outcome": ["blocked", "policy_error"]}, {"blocked", "broken"}),
+        ({"outcome": ["upstream_error"]}, {"failed"}),
+        ({"outcome": ["rejected"]}, {"rejected"}),
+        ({"session": "one"}, {"streamed", "changed", "blocked"}),
+        ({"session": "one", "outcome": ["completed"]}, {"streamed", "changed"}),
+        ({"model": [DROP_MODEL, TAG_MODEL]}, {"drop", "tag"}),
+        ({"model": ["gpt-test-2026"], "session": QUOTED_SESSION}, {"drop"}),
+        ({"session": QUOTED_SESSION}, {"drop"}),
+        ({"session": "') OR 1 = 1 --"}, set()),
+        ({"model": ["' OR '1' = '1"]}, set()),
+        ({"provider": ["openai"], "model": [TAG_MODEL]}, {"tag"}),
+        ({"policy": ["nobody"]}, set()),
+        ({"policy": ["Stern", "nobody"], "outcome": ["blocked"]}, {"blocked"}),
+    ],
+)
+def test_calls_are_those_that_are_chosen(stack: Stack, chosen: dict[str, Value], expected: set[str]) -> None:
+    view = stack.view("calls", **chosen)
+    found = stack.rows(view, "Calls")
+    assert stack.names([each["call_id"] for each in found]) == sorted(expected)
+    [sums] = stack.rows(view, "Sums")
+    assert sums["calls"] == len(expected)
+    assert sum(each["value"] for each in stack.rows(view, "Outcomes")) == len(expected)
+    assert sum(each["calls"] for each in stack.rows(view, "By model and provider")) == len(expected)
+
+
+def test_a_row_tells_of_its_call(stack: Stack) -> None:
+    rows = {stack.names([each["call_id"]])[0]: each for each in stack.rows(stack.view("calls"), "Calls")}
+    assert [name for name, each in rows.items() if each["changed"]] == ["tag", "changed too", "changed"]
+    assert rows["changed"] | {"changed": "request", "outcome": "completed", "record": "complete"} == rows["changed"]
+    assert rows["changed"]["policies"] == "Stern, replace_text"
+    assert (rows["changed"]["input_tokens"], rows["changed"]["http_status"]) == (9, 200)
+    assert (rows["failed"]["http_status"], rows["broken"]["outcome"]) == (500, "policy_error")
+    assert {each["record"] for each in rows.values()} == {"complete"}
+
+
+def test_sums_of_calls(stack: Stack) -> None:
+    [sums] = stack.rows(stack.view("calls"), "Sums")
+    counted = {name: sums[name] for name in ("changed", "blocked", "failed", "rejected", "running", "incomplete")}
+    assert counted == {"changed": 3, "blocked": 1, "failed": 2, "rejected": 1, "running": 0, "incomplete": 0}
+    assert (sums["input_tokens"], sums["output_tokens"]) == (9 * 6, 3 * 5 + 2)
+
+
+def test_decisions_are_counted_by_policy_and_action(stack: Stack) -> None:
+    found = stack.rows(stack.view("policies"), "Decisions by action")
+    counted = {(each["policy"], each["action"], each["side"], each["shadow"]): each["decisions"] for each in found}
+    assert counted["replace_text", "modify", "request", False] == 3
+    assert counted["replace_text", "modify", "request", True] == 1
+    assert counted["Stern", "block", "request", False] == 1
+    assert counted["Stern", "error", "request", False] == 1
+    [ours] = stack.rows(stack.view("policies", policy=["Stern"]), "Sums")
+    assert (ours["blocking"], ours["errors"], ours["changing"]) == (1, 1, 0)
+    assert ours["changed_share"] == pytest.approx(0.3)
+    by_policy = stack.rows(stack.view("policies", policy=["replace_text"]), "By policy and version")
+    [requests] = [each for each in by_policy if each["side"] == "request" and not each["shadow"]]
+    assert (requests["calls"], requests["changed"], requests["blocked"], requests["errors"]) == (9, 3, 0, 0)
+    assert requests["changed_share"] == pytest.approx(3 / 9)
+
+
+def test_changes_are_counted_in_bytes_messages_and_paths(stack: Stack) -> None:
+    [change] = stack.rows(stack.view("policies", policy=["replace_text"]), "Bytes and messages changed")
+    assert (change["calls"], change["messages"], change["places"], change["part"]) == (3, 3, 3, "message")
+    assert (change["bytes_removed"], change["bytes_added"]) == (4 * len("classified"), 4 * len("[hidden]"))
+    [path] = stack.rows(stack.view("policies", policy=["replace_text"]), "Most changed paths")
+    assert (path["path"], path["places"]) == ("/messages/*/content", 3)
+
+
+def test_the_links_of_policies_open_the_calls_they_count(stack: Stack) -> None:
+    view = stack.view("policies")
+    decisions = {
+        (each["policy"], each["action"], each["shadow"]): stack.follow(
+            view.link(link_on(view, "Decisions by action", "action"), each)
+        )
+        for each in stack.rows(view, "Decisions by action")
+        if each["side"] == "request"
+    }
+    changed = ["changed", "changed too", "tag"]
+    assert decisions["replace_text", "modify", False] == changed
+    assert decisions["Stern", "block", False] == ["blocked"]
+    assert decisions["Stern", "error", False] == ["broken"]
+    assert decisions["Stern", "allow", False] == sorted(stack.ids)  # all for which it was configured
+    for title in ("Bytes and messages changed", "Most changed paths"):
+        [row] = [each for each in stack.rows(view, title) if each["policy"] == "replace_text"]
+        assert stack.follow(view.link(link_on(view, title, "policy"), row)) == changed
+
+
+def test_the_links_of_a_row_open_its_call_its_trace_and_those_like_it(stack: Stack) -> None:
+    view = stack.view("calls")
+    for row in stack.rows(view, "Calls"):
+        [name] = stack.names([row["call_id"]])
+        page = view.link(link_on(view, "Calls", "call_id"), row)
+        assert page == f"{LUTHIEN}/debug/calls/{stack.ids[name]}"
+        assert stack.gateway.get(page.removeprefix(LUTHIEN)).status_code == 200
+        explore = urlsplit(view.link(link_on(view, "Calls", "trace_id"), row))
+        assert explore.path == "/explore"
+        [pane] = json.loads(parse_qs(explore.query)["panes"][0]).values()
+        assert pane["queries"][0]["query"] == row["trace_id"] == stack.traces[name]
+        assert pane["datasource"] == TEMPO.uid
+        assert name in stack.follow(view.link(link_on(view, "Calls", "outcome"), row))
+        assert name in stack.follow(view.link(link_on(view, "Calls", "model"), row))
+    hostile = {stack.names([each["call_id"]])[0]: each for each in stack.rows(view, "Calls")}
+    assert stack.follow(view.link(link_on(view, "Calls", "model"), hostile["drop"])) == ["drop"]
+    assert stack.follow(view.link(link_on(view, "Calls", "model"), hostile["tag"])) == ["tag"]
+    assert stack.follow(view.link(link_on(view, "Calls", "session"), hostile["drop"])) == ["drop"]
+    for row in stack.rows(view, "By model and provider"):
+        if row["model"]:
+            assert len(stack.follow(view.link(link_on(view, "By model and provider", "calls"), row))) >= row["calls"]
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_every_link_leads_somewhere(stack: Stack, uid: str) -> None:
+    """To a route of the gateway that takes its filters, to a dashboard that there is, or to Explore."""
+    view = stack.view(uid.removeprefix("luthien-"))
+    for panel in panels(view.dashboard):
+        asked = [target["rawSql"] for target in panel["targets"] if "rawSql" in target]
+        found = [row for each in asked for row in stack.conn.execute(view.sql(each).encode()).fetchall()]
+        row = found[0] if found else Labels()
+        for _, url in links(panel):
+            check_link(stack, view.link(url, row))
+    for link in view.dashboard["links"]:
+        if link["type"] == "link":
+            check_link(stack, view.link(link["url"]))
+
+
+class Labels(dict[str, Any]):
+    """Of a series: each has a value, as some call has it."""
+
+    def __missing__(self, name: str) -> str:
+        return {"gen_ai_request_model": DROP_MODEL, "luthien_outcome": "blocked"}.get(name, "replace_text")
+
+    def get(self, name: str, default: object = None) -> Any:
+        return self[name]
+
+
+def check_link(stack: Stack, url: str) -> None:
+    if url.startswith("/d/"):
+        assert urlsplit(url).path.removeprefix("/d/") in {*BOARDS, "luthien-record", "luthien-gateway"}
+    elif not url.startswith("/explore?"):
+        assert url.startswith(f"{LUTHIEN}/"), url
+        response = stack.gateway.get(url.removeprefix(LUTHIEN))
+        assert response.status_code == 200, f"{url}: {response.status_code}"
+
+
+def link_on(view: View, title: str, column: str) -> str:
+    [panel] = [each for each in panels(view.dashboard) if each["title"] == title]
+    [url] = [url for name, url in links(panel) if name == column]
+    return url
