@@ -252,7 +252,7 @@ def rows_of(
 ) -> table.Panel:
     """A table; its columns are named, given units and linked by `column_of`."""
     made = table.Panel().title(title).description(description).unit(unit).span(width).height(height)
-    return made.datasource(source_of(queries)).targets(list(queries)).no_value("none")
+    return made.datasource(source_of(queries)).targets(list(queries)).no_value("none").filterable(True)
 
 
 def column_of(

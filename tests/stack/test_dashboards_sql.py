@@ -1,5 +1,5 @@
-"""The dashboards, held against a database and a gateway: each statement is run as the role that Grafana has, each link
-is followed. What Grafana does in between is `tests.stack.grafana`; Grafana itself was not run."""
+"""The dashboards, held against a database and a gateway: each statement is run as the role that Grafana has, each
+link is followed. What Grafana does in between is `tests.stack.grafana`; Grafana itself was not run."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ DROP_MODEL = "'; DROP TABLE conversation_calls; --"
 TAG_MODEL = '"><script>alert(1)</script>&model=x#?%27'
 QUOTED_SESSION = 'it\'s "one"; $__timeFilter ${model} %s \\'
 BOARDS = dashboards()
+MAY_BE_EMPTY = {"Incomplete calls"}  # here every call is complete
 OWN = '''
 from luthien.policies.policy import NoConfig, Policy, Verdict
 
@@ -191,7 +192,7 @@ def test_every_statement_runs_as_the_role_that_grafana_has(stack: Stack, uid: st
     view = stack.view(uid.removeprefix("luthien-"))
     for name, statement in statements(board):
         found = stack.conn.execute(view.sql(statement).encode()).fetchall()
-        assert found, name
+        assert found or name in MAY_BE_EMPTY, name
 
 
 @pytest.mark.parametrize(
