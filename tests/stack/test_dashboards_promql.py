@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psycopg
 import pytest
 import yaml
 
@@ -44,6 +45,9 @@ MAY_BE_EMPTY = {
         "B",
     ): "no receipt is late; the counter comes with the first",
     ("luthien-record", "In no day's partition", "A"): "is looked for some time after the start",
+    ("luthien-record", "Telemetry that was lost", "A"): "nothing is exported here",
+    ("luthien-record", "Payloads that the Collector found", "A"): "there is no Collector here",
+    ("luthien-record", "The Collector's queues", "A"): "there is no Collector here",
 }
 """Queries that may find nothing: dashboard, panel and query, and why."""
 
@@ -54,6 +58,9 @@ ELSEWHERE = {
     "up": "Prometheus's own",
 }
 """Metrics that no gateway makes, by the name that Prometheus has, and who does."""
+
+NO_PANELS = {"not\ncrash-proof", "a case for policies", "Status → Targets"}
+"""What the runbooks quote of pages of Luthien's and of Prometheus, not of dashboards."""
 
 POLICIES = '''
 from luthien.policies.policy import NoConfig, Policy, Verdict
@@ -302,6 +309,21 @@ def test_every_alert_has_its_section_among_the_runbooks_and_every_section_an_ale
         section = text.split(f"## {name}\n")[1].split("\n## ")[0]
         for part in ("**What it means.**", "**At risk.**", "**Look at.**", "**Do.**", "**It is over when**"):
             assert part in section, f"{name}: {part}"
+
+
+def test_statements_of_the_runbooks_run(module_record_database: str) -> None:
+    text = (ROOT / "docs" / "runbooks.md").read_text()
+    statements = re.findall(r"```sql\n(.+?)```", text, re.DOTALL)
+    assert statements
+    with psycopg.connect(module_record_database) as conn:
+        for statement in statements:
+            conn.execute(statement)
+
+
+def test_runbooks_name_panels_that_there_are() -> None:
+    text = (ROOT / "docs" / "runbooks.md").read_text()
+    titles = {panel["title"] for board in BOARDS.values() for panel in panels(board)}
+    assert {*re.findall(r"«([^»]+)»", text)} - titles == NO_PANELS
 
 
 def provisioned() -> list[Json]:
