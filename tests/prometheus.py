@@ -63,6 +63,11 @@ class Prometheus:
         return body["data"]
 
 
+def rules() -> list[dict[str, Any]]:
+    """Our rules, as they are written."""
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
 def promtool(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run([_found("promtool"), *arguments], cwd=cwd, capture_output=True, text=True, timeout=60)
 

@@ -9,28 +9,21 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import psycopg
 import pytest
-import yaml
 
 from luthien.telemetry.conventions import CONVENTIONS, Convention
-from tests.node import NODE, installed
 from tests.playbook import Gateway, ScriptedProvider, answers, eventually, running_gateway, streams
-from tests.prometheus import RULES, Prometheus, prometheus, promtool
-from tests.stack.grafana import Json, dashboards, panels
+from tests.prometheus import Prometheus, prometheus, rules
+from tests.stack.grafana import Json, dashboards, expanded, panels, provisioned
 from tests.wire import openai_request, openai_response, openai_stream
 
 CHAT = "/v1/chat/completions"
-ROOT = Path(__file__).parents[2]
 BOARDS = dashboards()
-SINCE_S = 30
 
 MAY_BE_EMPTY = {
     ("luthien-gateway", "Rules that streams broke", "A"): "nobody breaks one here, and there is no series before",
@@ -58,9 +51,6 @@ ELSEWHERE = {
     "up": "Prometheus's own",
 }
 """Metrics that no gateway makes, by the name that Prometheus has, and who does."""
-
-NO_PANELS = {"not\ncrash-proof", "a case for policies", "Status → Targets"}
-"""What the runbooks quote of pages of Luthien's and of Prometheus, not of dashboards."""
 
 POLICIES = '''
 from luthien.policies.policy import NoConfig, Policy, Verdict
@@ -121,19 +111,6 @@ def asked_of_prometheus() -> Iterator[Asked]:
 ASKED = [*asked_of_prometheus()]
 
 
-def expanded(expression: str, board: Json) -> str:
-    """As Grafana sends it when everything is chosen."""
-    values = {
-        "__rate_interval": f"{SINCE_S}s",
-        "__range": f"{SINCE_S}s",
-        "__interval": "1s",
-        **{each["name"]: str(each.get("allValue")) for each in board["templating"]["list"]},
-    }
-    found = re.sub(r"\$\{?(\w+)\}?", lambda match: values[match[1]], expression)
-    assert "$" not in found, expression
-    return found
-
-
 def metrics_of(expression: str) -> set[str]:
     """The names before each selector."""
     return {*re.findall(r"([a-zA-Z_]\w*)\{", re.sub(r'"[^"]*"', '""', expression))}
@@ -168,10 +145,6 @@ OURS = {
     for name in names_of(each)
 }
 """The labels of each metric, by the name that Prometheus has."""
-
-
-def rules() -> list[dict[str, Any]]:
-    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
 
 
 @pytest.fixture(scope="module")
@@ -285,52 +258,6 @@ def test_alerts_are_evaluated_and_those_fire_that_should(watched: Watched) -> No
     assert alert["annotations"]["runbook_url"] == "docs/runbooks.md#luthienpolicyerrors"
 
 
-def test_the_rules_hold_what_their_tests_say() -> None:
-    checked = promtool("check", "rules", RULES.name, cwd=RULES.parent)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    tried = promtool("test", "rules", "luthien.test.yml", cwd=RULES.parent)
-    assert tried.returncode == 0, tried.stdout + tried.stderr
-
-
-def test_every_alert_is_tried_where_it_fires() -> None:
-    text = (RULES.parent / "luthien.test.yml").read_text()
-    fired = {*re.findall(r'alertname="(\w+)"', text)}
-    assert fired == {rule["alert"] for rule in rules()}
-
-
-def test_every_alert_has_its_section_among_the_runbooks_and_every_section_an_alert() -> None:
-    text = (ROOT / "docs" / "runbooks.md").read_text()
-    alerts = {rule["alert"]: rule for rule in rules()}
-    assert re.findall(r"^## (Luthien\w+)$", text, re.MULTILINE) == [*alerts]
-    for name, rule in alerts.items():
-        assert rule["annotations"]["runbook_url"] == f"{{{{ $externalLabels.docs }}}}docs/runbooks.md#{name.lower()}"
-        assert rule["annotations"]["dashboard"].removeprefix("/d/") in BOARDS
-        assert rule["labels"]["severity"] in {"critical", "warning"}
-        section = text.split(f"## {name}\n")[1].split("\n## ")[0]
-        for part in ("**What it means.**", "**At risk.**", "**Look at.**", "**Do.**", "**It is over when**"):
-            assert part in section, f"{name}: {part}"
-
-
-def test_statements_of_the_runbooks_run(module_record_database: str) -> None:
-    text = (ROOT / "docs" / "runbooks.md").read_text()
-    statements = re.findall(r"```sql\n(.+?)```", text, re.DOTALL)
-    assert statements
-    with psycopg.connect(module_record_database) as conn:
-        for statement in statements:
-            conn.execute(statement)
-
-
-def test_runbooks_name_panels_that_there_are() -> None:
-    text = (ROOT / "docs" / "runbooks.md").read_text()
-    titles = {panel["title"] for board in BOARDS.values() for panel in panels(board)}
-    assert {*re.findall(r"«([^»]+)»", text)} - titles == NO_PANELS
-
-
-def provisioned() -> list[Json]:
-    files = (ROOT / "otel" / "grafana" / "provisioning" / "datasources").glob("*.yaml")
-    return [source for file in files for source in yaml.safe_load(file.read_text())["datasources"]]
-
-
 def test_queries_of_the_data_sources_are_understood(watched: Watched) -> None:
     queries = [
         each["query"]
@@ -339,44 +266,3 @@ def test_queries_of_the_data_sources_are_understood(watched: Watched) -> None:
     ]
     for query in queries:
         watched.prometheus.now(query.replace("$${__tags}", 'service_name="luthien"').replace("$${__span.name}", "x"))
-
-
-def queries_for_grammars() -> dict[str, list[str]]:
-    """What the dashboards and the data sources ask Loki, and what links ask Tempo."""
-    logql = [
-        expanded(target["expr"], board)
-        for board in BOARDS.values()
-        for panel in panels(board)
-        for target in panel["targets"]
-        if target["datasource"]["uid"] == "loki"
-    ]
-    for source in provisioned():
-        query = source["jsonData"].get("tracesToLogsV2", {}).get("query", "")
-        query = query.replace("$${__trace.traceId}", "0af7651916cd43dd8448eb211c80319c")
-        logql += [query.replace("$${__tags}", 'luthien_call_id="x"')] if query else []
-    traceql = [
-        target["query"]
-        for board in BOARDS.values()
-        for panel in panels(board)
-        for target in panel["targets"]
-        if target["datasource"]["uid"] == "tempo"
-    ]
-    return {"logql": logql, "traceql": [*traceql, '{ span.luthien.call_id = "x" }']}
-
-
-def wrong(queries: dict[str, list[str]]) -> list[Json]:
-    script = installed(Path(__file__).parents[1] / "queries_js") / "parse.mjs"
-    found = subprocess.run(
-        [NODE, script], input=json.dumps(queries), capture_output=True, text=True, check=True, timeout=60
-    )
-    answer: list[Json] = json.loads(found.stdout)
-    return answer
-
-
-def test_queries_for_loki_and_tempo_are_taken_by_their_grammars() -> None:
-    queries = queries_for_grammars()
-    assert queries["logql"]
-    broken = {"logql": ['{service_name="luthien"} | luthien_call_id !!= ""'], "traceql": ["{ span.a = }"]}
-    found = wrong({language: [*queries[language], *broken[language]] for language in broken})
-    assert [each for each in found if each["query"] not in broken[each["language"]]] == []
-    assert {each["language"] for each in found} == {"logql", "traceql"}
