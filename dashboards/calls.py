@@ -6,21 +6,22 @@ from typing import Final
 
 from grafana_foundation_sdk.builders import common, stat, table, timeseries
 from grafana_foundation_sdk.builders.dashboard import CustomVariable, Dashboard
-from grafana_foundation_sdk.models.dashboard import VariableOption
+from grafana_foundation_sdk.models.dashboard import DynamicConfigValue, VariableOption
 
 from dashboards import parts
 from dashboards.reports import IN_TIME, Shown, chosen, figures, report_variable, rows, text_variable
 
 MOST_ROWS: Final = 500
-OUTCOMES: Final = (
-    "completed",
-    "blocked",
-    "client_disconnected",
-    "upstream_error",
-    "policy_error",
-    "rejected",
-    "running",
-)
+COLORS: Final = {
+    "completed": "green",
+    "blocked": "orange",
+    "client_disconnected": "purple",
+    "upstream_error": "red",
+    "policy_error": "dark-red",
+    "rejected": "yellow",
+    "running": "blue",
+}
+"""The outcomes, and how they look."""
 
 _POLICIES: Final = "('' IN (${policy:sqlstring}) OR policies && ARRAY[${policy:sqlstring}]::text[])"
 _WANTED: Final = f"""{IN_TIME}
@@ -41,7 +42,7 @@ def calls() -> Dashboard:
     for name, label, column in (("model", "Model", "model_requested"), ("provider", "Provider", "provider")):
         found = f"SELECT DISTINCT {column} FROM report_calls WHERE {IN_TIME} AND {column} <> '' ORDER BY 1 LIMIT 500"  # noqa: S608
         made = made.with_variable(report_variable(name, label, found))
-    outcomes = CustomVariable("outcome").label("Outcome").values(",".join(OUTCOMES)).multi(True).include_all(True)
+    outcomes = CustomVariable("outcome").label("Outcome").values(",".join(COLORS)).multi(True).include_all(True)
     made = made.with_variable(outcomes.all_value("''").current(VariableOption(text=["All"], value=["$__all"])))
     policies = f"SELECT DISTINCT policy FROM report_decisions WHERE {IN_TIME} AND policy <> '' ORDER BY 1 LIMIT 500"  # noqa: S608
     made = made.with_variable(report_variable("policy", "Policy", policies))
@@ -100,7 +101,12 @@ ORDER BY 1
     made = parts.graph(
         "Outcomes", description, "short", [parts.sql(statement, "time_series")], bars=True, width=24, height=8
     )
-    return made.interval("10s").data_links([parts.calls_link("The calls of this time")])
+    made = made.interval("10s").data_links([parts.calls_link("The calls of this time")])
+    for outcome, color in COLORS.items():
+        made = made.override_by_name(
+            outcome, [DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": color})]
+        )
+    return made
 
 
 def _models() -> table.Panel:
@@ -183,12 +189,15 @@ LIMIT {MOST_ROWS}
     columns = {
         "started_at": Shown("Began", "dateTimeAsIso", page, 170),
         "outcome": Shown(
-            "Outcome", "string", parts.calls_link("Calls that ended so", f"outcome={_of('outcome')}"), 130
+            "Outcome", "string", parts.calls_link("Calls that ended so", f"outcome={parts.column('outcome')}"), 130
         ),
         "call_id": Shown("Call", "string", page, 300),
-        "model": Shown("Model", "string", parts.calls_link("Calls of this model", f"model={_of('model')}")),
+        "model": Shown("Model", "string", parts.calls_link("Calls of this model", f"model={parts.column('model')}")),
         "provider": Shown(
-            "Provider", "string", parts.calls_link("Calls to this provider", f"provider={_of('provider')}"), 110
+            "Provider",
+            "string",
+            parts.calls_link("Calls to this provider", f"provider={parts.column('provider')}"),
+            110,
         ),
         "changed": Shown("Changed", "string", page, 90),
         "policies": Shown("Policies", "string", page),
@@ -200,7 +209,9 @@ LIMIT {MOST_ROWS}
         "upstream_ms": Shown("Provider", "ms", page, 90),
         "policy_ms": Shown("Policies", "ms", page, 90),
         "gateway_ms": Shown("Gateway", "ms", page, 90),
-        "session": Shown("Session", "string", parts.calls_link("Calls of this session", f"session={_of('session')}")),
+        "session": Shown(
+            "Session", "string", parts.calls_link("Calls of this session", f"session={parts.column('session')}")
+        ),
         "record": Shown("Record", "string", page, 100),
         "trace_id": Shown("Trace", "string", parts.trace_link(), 120),
     }
@@ -209,8 +220,10 @@ LIMIT {MOST_ROWS}
         "diffs are; the column Trace opens its spans in Tempo."
     )
     made = rows("Calls", description, statement, columns)
+    options = {outcome: {"color": color, "index": place} for place, (outcome, color) in enumerate(COLORS.items())}
+    coloured = [
+        DynamicConfigValue(id_val="mappings", value=[{"type": "value", "options": options}]),
+        DynamicConfigValue(id_val="custom.cellOptions", value={"type": "color-text"}),
+    ]
+    made = made.override_by_name("outcome", coloured)
     return made.height(18).footer(common.TableFooterOptions().show(False))
-
-
-def _of(column: str) -> str:
-    return parts.column(column)

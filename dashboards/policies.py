@@ -72,13 +72,13 @@ def _over_time() -> tuple[AnyPanel, ...]:
     changed = parts.calls_link("Calls it changed", f"changed_by={parts.series_label(_NAME)}")
     by = f"{_NAME}, luthien_policy_action"
     decisions = f"sum by ({by}) (rate(luthien_policy_decisions_total{{{_OURS}}}[$__rate_interval]))"
-    broke = f'luthien_policy_decisions_total{{{_OURS}, luthien_policy_action="error"}}'
+    broke = f'luthien_policy_decisions_total{{{_OURS}, luthien_policy_action="error", luthien_policy_shadow!="true"}}'
     size = f"luthien_policy_changed_size_bytes_total{{{_OURS}}}"
     duration = "luthien_policy_duration_seconds"
     return (
         parts.graph(
             "Decisions",
-            "Decisions each second, by policy and action; of all policies.",
+            "Decisions each second, by policy and action; of all policies, those in shadow mode included.",
             "ops",
             [promql(decisions, f"{{{{{_NAME}}}}} {{{{luthien_policy_action}}}}")],
             link=link,
@@ -180,7 +180,7 @@ SELECT
         WHEN shadow THEN ''
         WHEN action = 'block' THEN 'blocked'
         WHEN action = 'error' AND bool_and((
-            SELECT outcome FROM report_calls WHERE report_calls.call_id = decided.call_id
+            SELECT outcome FROM report_calls WHERE report_calls.call_id = decided.call_id AND {IN_TIME}
         ) = 'policy_error') FILTER (WHERE action = 'error') THEN 'policy_error'
         ELSE ''
     END AS list_outcome,

@@ -96,6 +96,48 @@ def waiting(conn: Conn) -> int:
     return int(count)
 
 
+class TestWhatIsCounted:
+    def test_is_each_decision_without_its_words(self, conn: Conn) -> None:
+        values = {
+            "luthien.policy.reason": "because of a treasure",
+            "luthien.policy.duration": 1.5,
+            "luthien.policy.count": 3,
+            "luthien.policy.shadow": True,
+        }
+        records = call(says("a"), **values)
+        store(conn, *records)
+        index_all(conn)
+        [row] = conn.execute("SELECT row_to_json(decided) FROM conversation_decisions AS decided")
+        decided = row[0]
+        assert decided.pop("recorded_at")
+        assert decided == {
+            "call_id": str(records[0].call_id),
+            "sequence": 1,
+            "side": "request",
+            "policy": "redact",
+            "version": "1",
+            "action": "modify",
+            "changed": True,
+            "shadow": True,
+            "duration_ms": 1.5,
+            "count": 3,
+        }
+
+    def test_is_where_a_change_is_and_how_large(self, conn: Conn) -> None:
+        store(conn, *call(says("a classified word"), says("a plain word")))
+        index_all(conn)
+        asked = "SELECT path, message, bytes_removed, bytes_added FROM conversation_changes"
+        assert conn.execute(asked).fetchall() == [("/messages/*/content", 0, 10, 5)]
+
+    def test_is_counted_once_however_often_it_is_indexed(self, conn: Conn) -> None:
+        store(conn, *call(says("one"), says("two")))
+        index_all(conn)
+        queue_calls(conn, anew=True)
+        index_all(conn)
+        for table in ("conversation_changes", "conversation_decisions"):
+            assert conn.execute(f"SELECT count(*) FROM {table}".encode()).fetchall() == [(1,)]  # noqa: S608
+
+
 class TestWhatIsIndexed:
     def test_is_the_text_with_its_escapes_resolved_and_no_form_of_words(self, conn: Conn) -> None:
         text = 'Caf\u0065\u0301 "quoted" STRASSE Straße na\\u00efve\nline get_weather \ud800 nul\0l 数据库'

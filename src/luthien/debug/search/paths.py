@@ -1,8 +1,8 @@
 """Where a change is, said so that it may be counted and shown to people who must not see a payload. Pure.
 
 A pointer names keys, and a key may be anybody's text: arguments of tools, schemas and metadata are objects of
-others. So only keys that the wire formats define are said; an index is `*`, and what is inside an object of others, or
-below a key that no format has, is `…`.
+others. So only keys that the wire formats define are said; an index is `*`, and what is inside an object of others,
+or below a key that no format has, is `…`.
 """
 
 from __future__ import annotations
