@@ -16,7 +16,7 @@ from statistics import median
 
 from luthien.exchange import new_call_id
 from luthien.formats.format import WireFormat
-from luthien.pipeline.ledger import Timings
+from luthien.pipeline.measured import Timings
 from luthien.pipeline.stream import StreamPass
 from luthien.pipeline.timeline import Timeline
 from luthien.policies.chain import Chain

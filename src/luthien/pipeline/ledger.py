@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 from uuid import UUID
@@ -17,7 +17,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_
 from luthien.exchange import EventType, Outcome, Side
 from luthien.formats.credentials import masked, masked_frames
 from luthien.formats.format import ResponseFacts
-from luthien.pipeline.measured import Measured
+from luthien.pipeline.measured import Measured, Timings
 from luthien.pipeline.session import Session
 from luthien.pipeline.sides import Delta
 from luthien.policies.chain import Chain, Decision
@@ -27,32 +27,6 @@ from luthien.telemetry import conventions as names
 from luthien.telemetry.context import with_call_id
 from luthien.telemetry.metrics import CallMetrics
 from luthien.telemetry.spans import StageEvent, Wire, emit_stage, end_span, safe_attributes
-
-MAX_GAPS = 4096
-
-
-@dataclass(slots=True)
-class Timings:
-    """Durations in seconds, on the monotonic clock, from the call's first byte."""
-
-    sent: float = field(default_factory=time.perf_counter)
-    """When the provider was called."""
-    upstream_s: float = 0.0
-    """How long the provider was waited for."""
-    upstream_first_chunk_s: float | None = None
-    client_first_chunk_s: float | None = None
-    chunk_gaps_s: list[float] = field(default_factory=list)
-    """Between one chunk and the next, of the first `MAX_GAPS`."""
-
-    def first_chunk(self) -> None:
-        """The provider's first byte of a body has come."""
-        self.upstream_first_chunk_s = time.perf_counter() - self.sent
-
-    def waited(self, since: float) -> float:
-        """The time since then was the provider's; returns the time now."""
-        now = time.perf_counter()
-        self.upstream_s += now - since
-        return now
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,9 +281,7 @@ class Ledger:
             facts,
             endpoint,
             error,
-            timings.upstream_s,
-            timings.upstream_first_chunk_s,
-            timings.chunk_gaps_s,
+            timings,
             set_span_in_context(span, self._context),
         )
 

@@ -5,9 +5,12 @@ Each measurement is made in the context of the span whose work it is, so that it
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from opentelemetry.context import Context
@@ -18,6 +21,32 @@ from luthien.formats.format import ResponseFacts
 from luthien.policies.step import Decision
 from luthien.telemetry import conventions as names
 from luthien.telemetry.metrics import CallMetrics
+
+MAX_GAPS = 4096
+
+
+@dataclass(slots=True)
+class Timings:
+    """Durations in seconds, on the monotonic clock, from the call's first byte."""
+
+    sent: float = field(default_factory=time.perf_counter)
+    """When the provider was called."""
+    upstream_s: float = 0.0
+    """How long the provider was waited for."""
+    upstream_first_chunk_s: float | None = None
+    client_first_chunk_s: float | None = None
+    chunk_gaps_s: list[float] = field(default_factory=list)
+    """Between one chunk and the next, of the first `MAX_GAPS`."""
+
+    def first_chunk(self) -> None:
+        """The provider's first byte of a body has come."""
+        self.upstream_first_chunk_s = time.perf_counter() - self.sent
+
+    def waited(self, since: float) -> float:
+        """The time since then was the provider's; returns the time now."""
+        now = time.perf_counter()
+        self.upstream_s += now - since
+        return now
 
 
 class Measured:
@@ -35,6 +64,7 @@ class Measured:
         self._child: dict[str, Any] = {names.CHILD: True} if is_child else {}
         self._streaming: dict[str, bool] = {}
         self._is_under_way = False
+        self._owed: list[Callable[[], None]] = []
 
     def asked(self, model: str | None, *, is_streaming: bool) -> None:
         """The model that the client asks for, and whether for a stream."""
@@ -47,7 +77,10 @@ class Measured:
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
-        """The call is open for as long as the block runs."""
+        """The call is open for as long as the block runs.
+
+        What is measured of its end is recorded when it has run: the client does not wait for that.
+        """
         self._is_under_way = True
         self._count_open(1)
         try:
@@ -55,6 +88,15 @@ class Measured:
         finally:
             self._count_open(-1)
             self._is_under_way = False
+            for record in self._owed:
+                record()
+            self._owed.clear()
+
+    def _afterwards(self, record: Callable[[], None]) -> None:
+        if self._is_under_way:
+            self._owed.append(record)
+        else:
+            record()
 
     def _count_open(self, amount: int) -> None:
         if self._is_under_way:
@@ -98,16 +140,14 @@ class Measured:
         metrics.policy_decisions.add(1, kind, context)
 
     def answered(
-        self,
-        facts: ResponseFacts,
-        endpoint: Mapping[str, Any],
-        error: str | None,
-        duration_s: float,
-        first_chunk_s: float | None,
-        chunk_gaps_s: list[float],
-        context: Context,
+        self, facts: ResponseFacts, endpoint: Mapping[str, Any], error: str | None, timings: Timings, context: Context
     ) -> None:
         """The call to the provider is over: the metrics of the GenAI conventions."""
+        self._afterwards(partial(self._record_answer, facts, endpoint, error, replace(timings), context))
+
+    def _record_answer(
+        self, facts: ResponseFacts, endpoint: Mapping[str, Any], error: str | None, timings: Timings, context: Context
+    ) -> None:
         metrics = self._metrics
         common: dict[str, Any] = {names.OPERATION: "chat", **self._model, **endpoint}
         if facts.model is not None:
@@ -117,10 +157,10 @@ class Measured:
                 metrics.token_usage.record(count, {**common, names.TOKEN_TYPE: kind}, context)
         if error is not None:
             common[names.ERROR_TYPE] = error
-        metrics.operation_duration.record(duration_s, common, context)
-        if first_chunk_s is not None:
-            metrics.time_to_first_chunk.record(first_chunk_s, common, context)
-        for gap_s in chunk_gaps_s:
+        metrics.operation_duration.record(timings.upstream_s, common, context)
+        if timings.upstream_first_chunk_s is not None:
+            metrics.time_to_first_chunk.record(timings.upstream_first_chunk_s, common, context)
+        for gap_s in timings.chunk_gaps_s:
             metrics.time_per_output_chunk.record(gap_s, common, context)
 
     def ended(
@@ -132,6 +172,16 @@ class Measured:
         context: Context,
     ) -> None:
         """The call is over; its parts add up to its duration."""
+        self._afterwards(partial(self._record_end, outcome, error, parts_s, first_chunk_s, context))
+
+    def _record_end(
+        self,
+        outcome: Outcome,
+        error: str | None,
+        parts_s: Mapping[str, float],
+        first_chunk_s: float | None,
+        context: Context,
+    ) -> None:
         metrics = self._metrics
         model: dict[str, Any] = {**self._model, **self._child}
         kind: dict[str, Any] = {names.OUTCOME: outcome.value, **self._format, **model}

@@ -12,7 +12,7 @@ from luthien.formats.format import WireFormat
 from luthien.formats.sse import Chunk, FrameReader, FrameTooLarge
 from luthien.pipeline.checkpoints import Checkpoints
 from luthien.pipeline.keepalive import KeepAlive
-from luthien.pipeline.ledger import MAX_GAPS, Timings
+from luthien.pipeline.measured import MAX_GAPS, Timings
 from luthien.pipeline.sides import Delta, StreamSides
 from luthien.pipeline.timeline import Timeline
 from luthien.policies.chain import Block, StreamRun

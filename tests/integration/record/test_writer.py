@@ -189,6 +189,50 @@ class TestTheWriter:
         assert fetch(record_database, f"SELECT to_regclass('conversation_calls_{day}')") == [(None,)]
 
 
+class Observer:
+    """Keeps what it is told, and then breaks if it is to."""
+
+    def __init__(self, *, breaks: bool = False) -> None:
+        self.told: list[tuple[int, int, float]] = []
+        self.threads: set[str] = set()
+        self._breaks = breaks
+
+    def written(self, records: int, size_bytes: int, duration_s: float) -> None:
+        self.told.append((records, size_bytes, duration_s))
+        self.threads.add(threading.current_thread().name)
+        if self._breaks:
+            raise RuntimeError("the observer is broken")
+
+
+class TestWhoeverLooksOn:
+    def test_is_told_of_each_batch_once_it_was_written(self, record_database: str) -> None:
+        fails_first(record_database, "57014", 1)
+        records = [*whole_call(), *whole_call()]
+        observer = Observer()
+        with writing(record_database) as (queue, writer):
+            writer.tell(observer)
+            queue.submit(records)
+            assert all_settled(queue).stored == len(records)
+        assert sum(told[0] for told in observer.told) == len(records)
+        assert sum(told[1] for told in observer.told) == sum(each.size_bytes for each in records)
+        assert all(told[2] > 0 for told in observer.told)
+        assert observer.threads == {"luthien-record-writer"}
+
+    def test_is_told_no_more_when_it_breaks_and_nothing_is_lost(
+        self, record_database: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        observer = Observer(breaks=True)
+        with writing(record_database) as (queue, writer):
+            writer.tell(observer)
+            for _ in range(3):
+                queue.submit(whole_call())
+                eventually(lambda: queue.stats().unsaved == 0)
+            assert queue.stats().stored == 3 * len(whole_call())
+            assert queue.stats().retried_batches == 0
+        assert len(observer.told) == 1
+        assert [each.getMessage() for each in caplog.records if "told no more" in each.getMessage()] != []
+
+
 class TestAPoisonRecord:
     POISON: tuple[dict[str, Any], ...] = (
         {"trace_id": "\0"},

@@ -18,7 +18,7 @@ from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, OPENAI_RES
 from luthien.formats.sse import Chunk, FrameReader
 from luthien.pipeline import checkpoints
 from luthien.pipeline.checkpoints import Checkpoints
-from luthien.pipeline.ledger import Timings
+from luthien.pipeline.measured import Timings
 from luthien.pipeline.sides import Delta, StreamSides
 from luthien.pipeline.stream import StreamPass
 from luthien.pipeline.timeline import Timeline

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from luthien.formats.registry import OPENAI_CHAT
-from luthien.pipeline.ledger import Timings
+from luthien.pipeline.measured import Timings
 from luthien.pipeline.stream import StreamPass
 from luthien.pipeline.timeline import Timeline
 from luthien.policies.chain import Chain
