@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import yaml
+
 ROOT = Path(__file__).parents[2]
 Json = dict[str, Any]
 Value = str | Sequence[str]
@@ -129,3 +131,21 @@ def links(panel: Json) -> Iterator[tuple[str | None, str]]:
         for each in override["properties"]:
             for link in each["value"] if each["id"] == "links" else ():
                 yield override["matcher"]["options"], link["url"]
+
+
+def expanded(expression: str, board: Json) -> str:
+    """As Grafana sends it when everything is chosen."""
+    values = {
+        "__rate_interval": "30s",
+        "__range": "30s",
+        "__interval": "1s",
+        **{each["name"]: str(each.get("allValue")) for each in board["templating"]["list"]},
+    }
+    found = re.sub(r"\$\{?(\w+)\}?", lambda match: values[match[1]], expression)
+    assert "$" not in found, expression
+    return found
+
+
+def provisioned() -> list[Json]:
+    files = (ROOT / "otel" / "grafana" / "provisioning" / "datasources").glob("*.yaml")
+    return [source for file in files for source in yaml.safe_load(file.read_text())["datasources"]]

@@ -1,0 +1,109 @@
+"""The dashboards' JSON, held against the models of the library that writes it, and against itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models import units
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from luthien.debug.search.filters import CHOICES, NAMES
+from tests.stack.grafana import Json, dashboards, panels
+
+BOARDS = dashboards()
+WITHOUT_UNIT = {
+    "logs": "lines have none",
+    "stat": "several numbers in one panel, each with its own",
+}
+"""Kinds of panels that may have no unit for all they show, and why."""
+
+UNITS = {each for each in vars(units).values() if isinstance(each, str)}
+GRAFANAS = {"__from", "__to", "__range", "__interval", "__rate_interval", "__url_time_range"}
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_the_json_is_what_the_models_of_grafana_make_of_it(uid: str) -> None:
+    register_default_plugins()
+    made = json.loads(JSONEncoder().encode(Dashboard.from_json(BOARDS[uid])))
+    assert made == BOARDS[uid]
+
+
+def test_dashboards_are_those_that_links_rely_on() -> None:
+    assert [*BOARDS] == ["luthien-calls", "luthien-gateway", "luthien-policies", "luthien-record"]
+    for board in BOARDS.values():
+        assert board["tags"] == ["luthien"]
+        assert board["editable"] is False
+        assert {"dashboards", "link"} == {link["type"] for link in board["links"]}
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_panels_and_queries_are_told_apart(uid: str) -> None:
+    every = [panel["id"] for panel in BOARDS[uid]["panels"]]
+    assert len(every) == len({*every})
+    titles = [panel["title"] for panel in panels(BOARDS[uid])]
+    assert len(titles) == len({*titles})
+    for panel in panels(BOARDS[uid]):
+        letters = [target["refId"] for target in panel["targets"]]
+        assert len(letters) == len({*letters}) > 0, panel["title"]
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_what_is_shown_has_a_unit_that_grafana_knows(uid: str) -> None:
+    for panel in panels(BOARDS[uid]):
+        defaults = panel.get("fieldConfig", {}).get("defaults", {})
+        given = [defaults["unit"]] if defaults.get("unit") else []
+        assert given or panel["type"] in WITHOUT_UNIT, panel["title"]
+        given += [each["value"] for each in overridden(panel) if each["id"] == "unit"]
+        assert {*given} <= UNITS | {"dateTimeAsIso", "string", "bool"}, panel["title"]
+        if panel["type"] == "stat" and not defaults.get("unit"):
+            assert [each for each in overridden(panel) if each["id"] == "unit"], panel["title"]
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_variables_are_defined_and_each_is_used(uid: str) -> None:
+    board = BOARDS[uid]
+    defined = {each["name"] for each in board["templating"]["list"]}
+    used = set(variables(json.dumps([board["panels"], board["links"]])))
+    assert used - defined - GRAFANAS == set()
+    assert defined - used - variables_of_variables(board) == set()
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_links_to_lists_of_calls_use_filters_that_there_are(uid: str) -> None:
+    urls = re.findall(r'"url": "([^"]+)"', json.dumps(BOARDS[uid]))
+    lists = [url for url in urls if "/debug/calls?" in url]
+    assert lists
+    for url in lists:
+        parameters = dict(each.split("=", 1) for each in url.split("?")[1].split("&"))
+        assert parameters.keys() <= {*NAMES}, url
+        assert {"since", "until"} <= parameters.keys(), url
+        for name, value in parameters.items():
+            assert "$" in value or value in CHOICES.get(name, (value,)), url
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_links_to_dashboards_lead_to_one(uid: str) -> None:
+    for name in re.findall(r'"/d/([\w-]+)', json.dumps(BOARDS[uid])):
+        assert name in BOARDS
+
+
+def overridden(panel: Json) -> Iterator[Json]:
+    for override in panel.get("fieldConfig", {}).get("overrides", ()):
+        yield from override["properties"]
+
+
+def variables(text: str) -> Iterator[str]:
+    """The names behind a $, without fields and macros of SQL."""
+    for match in re.finditer(r"\$(?:\{(\w+)[^}]*\}|(\w+)(\()?)", text):
+        name = match[1] or match[2]
+        if match[3] is None and name not in ("__data", "__field"):
+            yield name
+
+
+def variables_of_variables(board: Json) -> set[str]:
+    return {*variables(json.dumps([each.get("query") for each in board["templating"]["list"]]))}
