@@ -172,9 +172,9 @@ class TestSecretsInFiles:
         "name", [name for name, (_, field) in FIELDS.items() if "SecretStr" in str(field.annotation)]
     )
     def test_every_secret_may_be_in_a_file(self, environment: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
-        (tmp_path / "secret").write_text("  s3cret\n")
+        (tmp_path / "secret").write_text("  key=s3cret\n")
         environment.setenv(f"{name}_FILE", str(tmp_path / "secret"))
-        assert getattr(read_settings(), FIELDS[name][0]) == SecretStr("s3cret")
+        assert getattr(read_settings(), FIELDS[name][0]) == SecretStr("key=s3cret")
 
     def test_what_is_no_secret_may_not(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (tmp_path / "port").write_text("9")
