@@ -244,15 +244,12 @@ def test_a_receiver_that_resets_a_line_is_asked_once_more() -> None:
     ("protocol", "refusal"),
     [
         ("http/protobuf", Refusal(429, headers=LATER)),
-        ("http/protobuf", Refusal(503, headers=LATER)),
-        ("http/protobuf", Refusal(400)),
         ("http/protobuf", Refusal(hangs_up=True)),
         ("http/protobuf", Refusal(waits_for=threading.Event())),
         ("grpc", Refusal(code=grpc.StatusCode.UNAVAILABLE)),
-        ("grpc", Refusal(code=grpc.StatusCode.UNAUTHENTICATED)),
         ("grpc", Refusal(waits_for=threading.Event())),
     ],
-    ids=["429", "503", "400", "resets", "hangs", "grpc-unavailable", "grpc-unauthenticated", "grpc-hangs"],
+    ids=["429", "resets", "hangs", "grpc-unavailable", "grpc-hangs"],
 )
 def test_a_receiver_that_takes_nothing_costs_its_spans_and_nothing_else(
     module_record_database: str,
