@@ -72,7 +72,8 @@ class OtlpReceiver:
         self.paths: list[str] = []
         self.spans: list[Span] = []
         self.metrics: list[Metric] = []
-        self.logs: list[LogRecord] = []
+        self.logs: list[tuple[str, LogRecord]] = []
+        """Each with the name of its logger."""
         self.resources: list[dict[str, AttributeValue]] = []
         """The attributes of every resource."""
         self.instances: set[AttributeValue] = set()
@@ -104,7 +105,8 @@ class OtlpReceiver:
         else:
             for logs in message.resource_logs:
                 self._take_resource(logs.resource.attributes)
-                self.logs += [log for scope in logs.scope_logs for log in scope.log_records]
+                for scope_logs in logs.scope_logs:
+                    self.logs += [(scope_logs.scope.name, record) for record in scope_logs.log_records]
         self.paths.append(path)
 
     def _take_resource(self, attributes: Iterable[KeyValue]) -> None:

@@ -13,11 +13,16 @@ from typing import Any
 
 import grpc
 import pytest
+from opentelemetry._logs import LogRecord
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
+from opentelemetry.sdk.resources import Resource
 
 from luthien.errors import ConfigError
 from luthien.record.queue import DiscardingSink
 from luthien.settings import read_settings
 from luthien.telemetry import conventions as names
+from luthien.telemetry.exporters import otlp_logs
 from luthien.telemetry.setup import start_telemetry
 from tests import certificates
 from tests.certificates import Certificates
@@ -194,6 +199,22 @@ def test_one_signal_may_speak_another_protocol() -> None:
         )
     assert arrived(over_grpc) == (["a-span"], [])
     assert arrived(http) == ([], [names.CALLS])
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_logs_go_the_same_way(protocol: str, environment: pytest.MonkeyPatch) -> None:
+    with RECEIVERS[protocol]() as receiver:
+        variables = {"ENDPOINT": receiver.endpoint, "LOGS_PROTOCOL": protocol, "LOGS_HEADERS": "x-tenant=one"}
+        for name, value in variables.items():
+            environment.setenv(PREFIX + name, value)
+        provider = LoggerProvider(Resource({"service.instance.id": "one"}), shutdown_on_exit=False)
+        exporter = otlp_logs(read_settings().otlp("logs"))
+        provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+        provider.get_logger("a-logger").emit(LogRecord(body="a line"))
+        provider.shutdown()
+    [(logger, record)] = receiver.logs
+    assert (logger, record.body.string_value) == ("a-logger", "a line")
+    assert receiver.headers[0]["x-tenant"] == "one"
 
 
 def test_the_path_of_the_endpoint_is_kept_and_that_of_a_signal_is_taken_as_it_is() -> None:
