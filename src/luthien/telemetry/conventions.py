@@ -383,16 +383,6 @@ CONFIG_RELOADS: Final = _metric(
     attributes=(CONFIG_OUTCOME,),
 )
 
-ONLY_ON_METRICS: Final = frozenset(
-    {VIOLATED_RULE, VIOLATION_SIDE, DROP_REASON, TOKEN_TYPE, CONFIG_OUTCOME, PART, CHANGE, SIGNAL}
-)
-"""Attributes of metrics that are on no span and in no record."""
-
-# Resource
-SERVICE_NAME: Final = _name("service.name", "resource", "`luthien`, or as the settings say", "", OTEL)
-SERVICE_VERSION: Final = _name("service.version", "resource", "The version of Luthien", "", OTEL)
-_name(PROCESS_ID, "resource", "The process: `process_id` of `conversation_processes` in the database", "", OTEL)
-
 # Log lines
 LOG_TIME: Final = _log("time", "When it was said, in UTC; over OTLP the record's own time")
 LOG_LEVEL: Final = _log("level", "DEBUG, INFO, WARNING, ERROR or CRITICAL; over OTLP the severity")
@@ -451,3 +441,13 @@ EXPORTED_ATTRIBUTES: Final = SERVER_SPAN_ATTRIBUTES | {
     convention.name for convention in CONVENTIONS.values() if convention.kind == "attribute" and convention.exported
 }
 """The allow-list: an attribute that is not here never leaves the process."""
+
+ONLY_ON_METRICS: Final = frozenset(
+    {VIOLATED_RULE, VIOLATION_SIDE, DROP_REASON, TOKEN_TYPE, CONFIG_OUTCOME, PART, CHANGE, SIGNAL}
+)
+"""Attributes of metrics that are on no span and in no record."""
+
+# Resource
+SERVICE_NAME: Final = _name("service.name", "resource", "`luthien`, or as the settings say", "", OTEL)
+SERVICE_VERSION: Final = _name("service.version", "resource", "The version of Luthien", "", OTEL)
+_name(PROCESS_ID, "resource", "The process: `process_id` of `conversation_processes` in the database", "", OTEL)

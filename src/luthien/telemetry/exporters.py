@@ -45,7 +45,7 @@ def log_exporters(settings: Settings) -> list[LogRecordExporter]:
     """What log lines are given to."""
     exporters: list[LogRecordExporter] = []
     if settings.exports_logs:
-        exporters.append(_otlp_logs(settings.otlp("logs")))
+        exporters.append(otlp_logs(settings.otlp("logs")))
     if "console" in settings.logs_exporters:
         exporters.append(ConsoleLogRecordExporter(sys.stdout, lambda record: record.to_json(indent=None) + "\n"))
     return exporters
@@ -86,7 +86,7 @@ def _otlp_metrics(otlp: Otlp) -> MetricExporter:
     return OTLPMetricExporter(**_http(otlp))
 
 
-def _otlp_logs(otlp: Otlp) -> LogRecordExporter:
+def otlp_logs(otlp: Otlp) -> LogRecordExporter:
     if otlp.protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcExporter
 
