@@ -206,7 +206,7 @@ class Settings(OtlpSettings):
 
     @field_validator("tempo_headers")
     @classmethod
-    def _are_headers(cls, value: SecretStr | None) -> SecretStr | None:
+    def _are_tempo_headers(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             headers_in(value.get_secret_value())
         return value
