@@ -11,6 +11,7 @@ from dashboards.parts import INSTANCES, MODELS, NO_CHILDREN, AnyPanel, promql, p
 
 _CALLS: Final = f"luthien_calls_total{{{MODELS}, {NO_CHILDREN}}}"
 _BROKEN: Final = f'luthien_calls_total{{{MODELS}, {NO_CHILDREN}, luthien_outcome=~"upstream_error|policy_error"}}'
+_GATEWAYS_FAULT: Final = f'{INSTANCES}, luthien_stream_side="gateway"'
 _BY_MODEL: Final = "gen_ai_provider_name, gen_ai_request_model"
 _MODEL_FILTERS: Final = (
     f"provider={parts.series_label('gen_ai_provider_name')}&model={parts.series_label('gen_ai_request_model')}"
@@ -107,9 +108,6 @@ def _glance() -> list[AnyPanel]:
     ]
 
 
-_GATEWAYS_FAULT: Final = f'{INSTANCES}, luthien_stream_side="gateway"'
-
-
 def _calls() -> list[AnyPanel]:
     return [
         parts.graph(
@@ -195,7 +193,7 @@ def _tokens() -> list[AnyPanel]:
         parts.graph(
             "Tokens a second",
             "Read (`input`) and written (`output`), as providers report them; good is what you expect to pay for.",
-            "short",
+            "cps",
             [promql(f"sum by (gen_ai_token_type) ({used})", "{{gen_ai_token_type}}")],
             link=parts.calls_link("Calls"),
             bars=True,
@@ -203,7 +201,7 @@ def _tokens() -> list[AnyPanel]:
         parts.graph(
             "Tokens a second, by model",
             "Which models they go to; good is the cheap ones where those do.",
-            "short",
+            "cps",
             [promql(f"sum by ({_BY_MODEL}) ({used})", "{{gen_ai_provider_name}} {{gen_ai_request_model}}")],
             link=parts.calls_link("Calls of this model", _MODEL_FILTERS),
         ),

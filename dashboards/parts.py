@@ -151,10 +151,12 @@ def promql_table(expression: str) -> prometheus.Dataquery:
 def grown(metric: str, selector: str, window: str) -> str:
     """By how much a counter grew, a series' first value included, which `increase` does not count.
 
-    A series that came up in the window grew from nothing; one that has ended in it counts with its last value.
+    A series that came up in the window grew from nothing; one that has ended in it counts with its last value. Over a
+    day is looked back for what was before, so that a gap in the metrics is not taken for a new series.
     """
     last = f"max_over_time({metric}{{{selector}}}[{window}])"
-    return f"({last} - ({metric}{{{selector}}} offset {window} or {last} * 0))"
+    before = f"last_over_time({metric}{{{selector}}}[1d] offset {window})"
+    return f"({last} - ({before} or {last} * 0))"
 
 
 def quantile(q: float, histogram: str, selector: str, by: str = "") -> str:
