@@ -36,20 +36,33 @@ def latency() -> list[AnyPanel]:
             bars=True,
         ),
     ]
-    for part, title, good, bad_above in (
-        ("upstream", "Waiting for the provider", "good is flat: what rises here is the provider's", None),
+    for part, title, what, good, bad_above in (
+        (
+            "upstream",
+            "Waiting for the provider",
+            "How long calls waited for the provider, retries included",
+            "good is flat: what rises here is the provider's",
+            None,
+        ),
         (
             "policy",
             "In policies",
+            "How long policies took over a call, all of them together",
             "good is what your slowest policy is worth to you; those that ask a model lead",
             None,
         ),
-        ("gateway", "In the gateway itself", "good is below 20 ms, whatever the others do", 0.02),
+        (
+            "gateway",
+            "In the gateway itself",
+            "A call's time that is neither the provider's nor a policy's",
+            "good is below 20 ms, whatever the others do",
+            0.02,
+        ),
     ):
         panels.append(
             parts.graph(
                 title,
-                f"A call's time that is neither of the other two's; {good}.",
+                f"{what}; {good}.",
                 "s",
                 parts.quantiles(PART, f'{MODELS}, {NO_CHILDREN}, luthien_part="{part}"'),
                 link=slow if part != "policy" else parts.dashboard_link("Which policy", "policies"),
