@@ -361,10 +361,11 @@ def test_every_link_leads_somewhere(stack: Stack, uid: str) -> None:
 
 
 class Labels(dict[str, Any]):
-    """Of a series: each has a value, as some call has it."""
+    """Of a series, or of a row where there is none: each has a value, as some call has it."""
 
     def __missing__(self, name: str) -> str:
-        return {"gen_ai_request_model": DROP_MODEL, "luthien_outcome": "blocked"}.get(name, "replace_text")
+        known = {"gen_ai_request_model": DROP_MODEL, "outcome": "blocked", "part": "message"}
+        return known.get(name.removeprefix("luthien_"), "replace_text")
 
     def get(self, name: str, default: object = None) -> Any:
         return self[name]

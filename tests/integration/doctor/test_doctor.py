@@ -243,6 +243,21 @@ class TestTheDatabase:
         conn.execute(sql.SQL("DROP OWNED BY {}").format(role))
         conn.execute(sql.SQL("DROP ROLE {}").format(role))
 
+    def test_in_which_the_user_may_not_queue_for_the_index_is_a_problem(
+        self, ready: str, conn: psycopg.Connection[Any]
+    ) -> None:
+        """Then nothing could be stored at all."""
+        role = sql.Identifier(f"writer_{uuid4().hex}")
+        conn.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'hidden'").format(role))
+        conn.execute(sql.SQL("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {}").format(role))
+        dsn = make_conninfo(ready, user=role.as_string().strip('"'), password="hidden")
+        with psycopg.connect(dsn, autocommit=True) as mine:
+            [rights] = [each for each in database.examine(mine, Settings()) if each.check == "rights"]
+        assert rights.level is Level.PROBLEM
+        assert rights.todo == "GRANT EXECUTE ON FUNCTION luthien_unindexed"
+        conn.execute(sql.SQL("DROP OWNED BY {}").format(role))
+        conn.execute(sql.SQL("DROP ROLE {}").format(role))
+
     def test_tells_what_strayed_what_is_set_aside_and_what_is_too_old(
         self, data_dir: Path, ready: str, conn: psycopg.Connection[Any], provider: ScriptedProvider
     ) -> None:
