@@ -6,13 +6,12 @@ from typing import Final
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
 
-from dashboards import parts
+from dashboards import gateway_times, parts
 from dashboards.parts import INSTANCES, MODELS, NO_CHILDREN, AnyPanel, promql, promql_now
 
 _CALLS: Final = f"luthien_calls_total{{{MODELS}, {NO_CHILDREN}}}"
 _BROKEN: Final = f'luthien_calls_total{{{MODELS}, {NO_CHILDREN}, luthien_outcome=~"upstream_error|policy_error"}}'
-_DURATION: Final = "luthien_call_duration_seconds"
-_PART: Final = "luthien_call_part_duration_seconds"
+_GATEWAYS_FAULT: Final = f'{INSTANCES}, luthien_stream_side="gateway"'
 _BY_MODEL: Final = "gen_ai_provider_name, gen_ai_request_model"
 _MODEL_FILTERS: Final = (
     f"provider={parts.series_label('gen_ai_provider_name')}&model={parts.series_label('gen_ai_request_model')}"
@@ -35,8 +34,8 @@ def gateway() -> Dashboard:
     for title, panels in (
         ("At a glance", _glance()),
         ("Calls", _calls()),
-        ("Whose time it is", _latency()),
-        ("Streams: the first token and the next", _streams()),
+        ("Whose time it is", gateway_times.latency()),
+        ("Streams: the first token and the next", gateway_times.streams()),
         ("Tokens", _tokens()),
         ("Unusual calls", _unusual()),
     ):
@@ -73,7 +72,7 @@ def _glance() -> list[AnyPanel]:
             "p95 duration",
             "19 of 20 calls of clients take no longer, first byte in to last byte out; good is your usual value.",
             "s",
-            promql(parts.quantile(0.95, _DURATION, f"{MODELS}, {NO_CHILDREN}"), "p95"),
+            promql(parts.quantile(0.95, gateway_times.DURATION, f"{MODELS}, {NO_CHILDREN}"), "p95"),
             parts.plain(),
             link=parts.dashboard_link("Slow calls", "calls"),
         ),
@@ -81,7 +80,9 @@ def _glance() -> list[AnyPanel]:
             "p95 of the gateway itself",
             "What Luthien adds to 19 of 20 calls besides policies; good is below 20 ms.",
             "s",
-            promql(parts.quantile(0.95, _PART, f'{MODELS}, {NO_CHILDREN}, luthien_part="gateway"'), "p95"),
+            promql(
+                parts.quantile(0.95, gateway_times.PART, f'{MODELS}, {NO_CHILDREN}, luthien_part="gateway"'), "p95"
+            ),
             parts.steps((0.02, "orange"), (0.1, "red")),
             link=parts.dashboard_link("Slow calls", "calls"),
         ),
@@ -105,9 +106,6 @@ def _glance() -> list[AnyPanel]:
             link=parts.calls_link("Calls that policies changed", "changed=response"),
         ),
     ]
-
-
-_GATEWAYS_FAULT: Final = f'{INSTANCES}, luthien_stream_side="gateway"'
 
 
 def _calls() -> list[AnyPanel]:
@@ -168,10 +166,10 @@ def _models() -> AnyPanel:
         "Each model in this time, as clients asked for it; good is a low share of errors and a p95 that you know.",
         [
             parts.promql_table(f"{by} (increase({_CALLS}[$__range]))"),
-            parts.promql_table(f"{by} (increase({_BROKEN}[$__range])) / {by} (increase({_CALLS}[$__range]))"),
+            parts.promql_table(f"{by} (increase({_BROKEN}[$__range])) / ({by} (increase({_CALLS}[$__range])) > 0)"),
             parts.promql_table(
                 f"histogram_quantile(0.95, sum by (le, {_BY_MODEL}) "
-                f"(rate({_DURATION}_bucket{{{MODELS}, {NO_CHILDREN}}}[$__range])))"
+                f"(rate({gateway_times.DURATION}_bucket{{{MODELS}, {NO_CHILDREN}}}[$__range])))"
             ),
             parts.promql_table(f"{by} (increase(gen_ai_client_token_usage_sum{{{MODELS}}}[$__range]))"),
         ],
@@ -189,106 +187,13 @@ def _models() -> AnyPanel:
     return panel.transformations(parts.merged(without=["Time"]))
 
 
-def _latency() -> list[AnyPanel]:
-    slow = parts.dashboard_link("Slow calls", "calls")
-    panels: list[AnyPanel] = [
-        parts.graph(
-            "Duration of calls",
-            "First byte in to last byte out, without policies' own calls; good is flat. Points lead to traces.",
-            "s",
-            parts.quantiles(_DURATION, f"{MODELS}, {NO_CHILDREN}"),
-            link=slow,
-        ),
-        parts.graph(
-            "Where the time goes",
-            "The average call's time, by whose it is; good is nearly all of it the provider's (`upstream`).",
-            "s",
-            [
-                promql(
-                    f"sum by (luthien_part) (rate({_PART}_sum{{{MODELS}, {NO_CHILDREN}}}[$__rate_interval])) "
-                    f"/ sum by (luthien_part) (rate({_PART}_count{{{MODELS}, {NO_CHILDREN}}}[$__rate_interval]))",
-                    "{{luthien_part}}",
-                )
-            ],
-            link=slow,
-            bars=True,
-        ),
-    ]
-    for part, title, good, bad_above in (
-        ("upstream", "Waiting for the provider", "good is flat: what rises here is the provider's", None),
-        (
-            "policy",
-            "In policies",
-            "good is what your slowest policy is worth to you; those that ask a model lead",
-            None,
-        ),
-        ("gateway", "In the gateway itself", "good is below 20 ms, whatever the others do", 0.02),
-    ):
-        panels.append(
-            parts.graph(
-                title,
-                f"A call's time that is neither of the other two's; {good}.",
-                "s",
-                parts.quantiles(_PART, f'{MODELS}, {NO_CHILDREN}, luthien_part="{part}"'),
-                link=slow if part != "policy" else parts.dashboard_link("Which policy", "policies"),
-                bad_above=bad_above,
-                width=8,
-            )
-        )
-    return panels
-
-
-def _streams() -> list[AnyPanel]:
-    def sides(q: float) -> list[parts.Query]:
-        name = f"p{round(q * 100)}"
-        provider = parts.quantile(q, "gen_ai_client_operation_time_to_first_chunk_seconds", MODELS)
-        client = parts.quantile(q, "luthien_call_time_to_first_chunk_seconds", f"{MODELS}, {NO_CHILDREN}")
-        return [
-            promql(provider, f"{name} from the provider", exemplars=True),
-            promql(client, f"{name} to the client", exemplars=True),
-        ]
-
-    return [
-        parts.graph(
-            "First token, both sides",
-            "Until the provider's first chunk, and until the client was given one; good is hardly any difference.",
-            "s",
-            [*sides(0.5), *sides(0.95)],
-            link=parts.dashboard_link("Slow calls", "calls"),
-        ),
-        parts.graph(
-            "Time per output chunk",
-            "Between two chunks of the provider; good is flat and below 0.1 s, at which people read along.",
-            "s",
-            parts.quantiles("gen_ai_client_operation_time_per_output_chunk_seconds", MODELS),
-            link=parts.dashboard_link("Slow calls", "calls"),
-        ),
-        parts.graph(
-            "Rules that streams broke",
-            "By rule, and by who broke it: the provider (`upstream`) or we (`gateway`); good is empty.",
-            "short",
-            [
-                promql(
-                    "sum by (luthien_stream_side, luthien_stream_rule, luthien_wire_format) "
-                    f"(increase(luthien_stream_violations_total{{{INSTANCES}}}[$__rate_interval]))",
-                    "{{luthien_stream_side}}: {{luthien_stream_rule}}",
-                )
-            ],
-            link=parts.calls_link("Calls of this format", f"format={parts.series_label('luthien_wire_format')}"),
-            bars=True,
-            width=24,
-            height=7,
-        ),
-    ]
-
-
 def _tokens() -> list[AnyPanel]:
     used = f"rate(gen_ai_client_token_usage_sum{{{MODELS}}}[$__rate_interval])"
     return [
         parts.graph(
             "Tokens a second",
             "Read (`input`) and written (`output`), as providers report them; good is what you expect to pay for.",
-            "short",
+            "cps",
             [promql(f"sum by (gen_ai_token_type) ({used})", "{{gen_ai_token_type}}")],
             link=parts.calls_link("Calls"),
             bars=True,
@@ -296,7 +201,7 @@ def _tokens() -> list[AnyPanel]:
         parts.graph(
             "Tokens a second, by model",
             "Which models they go to; good is the cheap ones where those do.",
-            "short",
+            "cps",
             [promql(f"sum by ({_BY_MODEL}) ({used})", "{{gen_ai_provider_name}} {{gen_ai_request_model}}")],
             link=parts.calls_link("Calls of this model", _MODEL_FILTERS),
         ),

@@ -34,12 +34,16 @@ from grafana_foundation_sdk.models.common import (
 from grafana_foundation_sdk.models.dashboard import (
     DashboardCursorSync,
     DashboardLinkType,
+    DashboardSpecialValueMapOptions,
     DataSourceRef,
     DataTransformerConfig,
     DynamicConfigValue,
     Panel,
+    SpecialValueMap,
+    SpecialValueMatch,
     Threshold,
     ThresholdsMode,
+    ValueMappingResult,
     VariableOption,
     VariableRefresh,
     VariableSort,
@@ -64,6 +68,11 @@ NO_CHILDREN: Final = 'luthien_child!="true"'
 
 # The dashboard's own times, as filters of calls understand them.
 TIMES: Final = "since=${__from:date:iso}&until=${__to:date:iso}"
+
+# What a share of nothing is, and a quantile of it.
+_NOTHING: Final = SpecialValueMap(
+    DashboardSpecialValueMapOptions(SpecialValueMatch.NULL_AND_NAN, ValueMappingResult(text="none"))
+)
 
 AnyPanel: TypeAlias = Builder[Panel]
 Query: TypeAlias = Builder[Dataquery]
@@ -142,10 +151,12 @@ def promql_table(expression: str) -> prometheus.Dataquery:
 def grown(metric: str, selector: str, window: str) -> str:
     """By how much a counter grew, a series' first value included, which `increase` does not count.
 
-    A series that came up in the window grew from nothing; one that has ended in it counts with its last value.
+    A series that came up in the window grew from nothing; one that has ended in it counts with its last value. Over a
+    day is looked back for what was before, so that a gap in the metrics is not taken for a new series.
     """
     last = f"max_over_time({metric}{{{selector}}}[{window}])"
-    return f"({last} - ({metric}{{{selector}}} offset {window} or {last} * 0))"
+    before = f"last_over_time({metric}{{{selector}}}[1d] offset {window})"
+    return f"({last} - ({before} or {last} * 0))"
 
 
 def quantile(q: float, histogram: str, selector: str, by: str = "") -> str:
@@ -208,7 +219,7 @@ def graph(
     tooltip = common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING)
     made = timeseries.Panel().title(title).description(description).unit(unit).span(width).height(height)
     made = made.datasource(source_of(queries)).targets(list(queries)).min(0).tooltip(tooltip)
-    made = made.legend(legend.show_legend(True).calcs(["sum"] if bars else ["mean", "max"]))
+    made = made.legend(legend.show_legend(True).calcs(["sum"] if bars and unit == "short" else ["mean", "max"]))
     made = made.show_points(VisibilityMode.NEVER).fill_opacity(80 if bars else 8)
     if bars:
         made = made.draw_style(GraphDrawStyle.BARS).line_width(0)
@@ -234,7 +245,7 @@ def number(
     """One value, coloured by its thresholds."""
     made = stat.Panel().title(title).description(description).unit(unit).span(width).height(4)
     made = made.datasource(source_of([query])).targets([query]).thresholds(thresholds).no_value("none")
-    made = made.color_mode(BigValueColorMode.VALUE).graph_mode(BigValueGraphMode.AREA)
+    made = made.color_mode(BigValueColorMode.VALUE).graph_mode(BigValueGraphMode.AREA).mappings([_NOTHING])
     made = made.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     if decimals is not None:
         made = made.decimals(decimals)

@@ -13,7 +13,7 @@ from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from luthien.debug.search.filters import CHOICES, NAMES
-from tests.stack.grafana import Json, dashboards, panels
+from tests.stack.grafana import Json, dashboards, links, panels
 
 BOARDS = dashboards()
 WITHOUT_UNIT = {
@@ -21,6 +21,11 @@ WITHOUT_UNIT = {
     "stat": "several numbers in one panel, each with its own",
 }
 """Kinds of panels that may have no unit for all they show, and why."""
+
+WITHOUT_LINK = {
+    "What the gateway said of calls": "the data source puts links on each line",
+    "Tables": "a table of the database has no calls of its own",
+}
 
 UNITS = {each for each in vars(units).values() if isinstance(each, str)}
 GRAFANAS = {"__from", "__to", "__range", "__interval", "__rate_interval", "__url_time_range"}
@@ -84,6 +89,20 @@ def test_links_to_lists_of_calls_use_filters_that_there_are(uid: str) -> None:
         assert {"since", "until"} <= parameters.keys(), url
         for name, value in parameters.items():
             assert "$" in value or value in CHOICES.get(name, (value,)), url
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_from_every_panel_a_link_leads_on(uid: str) -> None:
+    for panel in panels(BOARDS[uid]):
+        assert [*links(panel)] or panel["title"] in WITHOUT_LINK, panel["title"]
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_points_of_latency_lead_to_traces(uid: str) -> None:
+    for panel in panels(BOARDS[uid]):
+        for target in panel["targets"]:
+            if panel["type"] == "timeseries" and target.get("expr", "").startswith("histogram_quantile"):
+                assert target["exemplar"], panel["title"]
 
 
 @pytest.mark.parametrize("uid", BOARDS)
