@@ -234,6 +234,6 @@ class TestADatabaseThatCannotBeAsked:
         for _ in range(8):
             assert await reader.call(written.call_id)
         with psycopg.connect(record_database, autocommit=True) as conn:
-            conn.execute("ALTER TABLE conversation_calls ALTER COLUMN decisions TYPE bigint")
+            conn.execute("ALTER TABLE conversation_calls ALTER COLUMN stages_stored TYPE bigint")
         for _ in range(8):
             assert await reader.call(written.call_id)

@@ -425,7 +425,7 @@ class TestAConnection:
             with psycopg.connect(record_database, autocommit=True) as other:
                 other.execute("ALTER TABLE conversation_events ADD COLUMN later text, ADD COLUMN more int DEFAULT 3")
                 other.execute("ALTER TABLE conversation_calls ADD COLUMN later text")
-                other.execute("ALTER TABLE conversation_calls ALTER COLUMN decisions TYPE bigint")
+                other.execute("ALTER TABLE conversation_calls ALTER COLUMN stages_stored TYPE bigint")
             records = whole_call()
             assert write_batch(mine, records) == Written(7, 0, 0)
             assert write_batch(mine, records) == Written(0, 7, 0)
