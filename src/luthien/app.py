@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from luthien.gateway.live import Live
 from luthien.gateway.protocol import ON_STOP
 from luthien.gateway.reload import Reloader, log_warnings
 from luthien.gateway.routes import call_routes
+from luthien.otlp import Signal
 from luthien.pipeline.ledger import Instruments
 from luthien.pipeline.open_calls import OpenCalls
 from luthien.pipeline.orchestrator import Orchestrator
@@ -47,7 +48,7 @@ from luthien.record.writer import BatchLimits, RecordWriter
 from luthien.settings import Settings, read_settings
 from luthien.store.read import RecordReader
 from luthien.telemetry.call_log import CallLog
-from luthien.telemetry.log_export import start_log_export
+from luthien.telemetry.log_export import LogExport, start_log_export
 from luthien.telemetry.logs import configure_logging
 from luthien.telemetry.metrics import (
     BatchMetrics,
@@ -159,7 +160,7 @@ class App:
         settings = self._settings
         async with AsyncExitStack() as stack:
             source = _source(settings, self._dsn)
-            _export_logs(settings, source, stack)
+            log_export = _export_logs(settings, source, stack)
             writer = RecordWriter(source, self._dsn, _limits(settings), keep=settings.keep)
             default_partitions = DefaultPartitions()
             if settings.record:
@@ -183,7 +184,7 @@ class App:
             observe_record(telemetry.meter, source, lambda: telemetry.processor.lost_spans)
             observe_default_partitions(telemetry.meter, lambda: default_partitions.rows)
             writer.tell(BatchMetrics(telemetry.meter))
-            observe_losses(telemetry.meter, telemetry.processor.lost_on_the_way, "traces")
+            _observe_losses(telemetry, log_export)
             _observe_indexer(telemetry, indexer)
             _instrument(api, telemetry)
             stack.callback(FastAPIInstrumentor.uninstrument_app, api)
@@ -276,7 +277,7 @@ def _source(settings: Settings, dsn: str) -> Spool | RecordQueue:
     return Spool(root, limits, sync=settings.spool_sync)
 
 
-def _export_logs(settings: Settings, source: RecordSource, stack: AsyncExitStack) -> None:
+def _export_logs(settings: Settings, source: RecordSource, stack: AsyncExitStack) -> LogExport | None:
     """First of all and until the last, so that what is said of starting and stopping is exported as well."""
     try:
         export = start_log_export(settings, source.process_id)
@@ -285,6 +286,7 @@ def _export_logs(settings: Settings, source: RecordSource, stack: AsyncExitStack
         raise
     if export is not None:
         stack.push_async_callback(anyio.to_thread.run_sync, export.stop, deadlines.LOGS_S)
+    return export
 
 
 def _chores(settings: Settings, source: RecordSource) -> list[Chore]:
@@ -296,6 +298,13 @@ def _instruments(telemetry: Telemetry, settings: Settings, source: RecordSource)
     deadline_s = settings.receipt_deadline_ms / 1000
     call_log = CallLog(settings.log_calls)
     return Instruments.of(telemetry.tracer, telemetry.meter, deadline_s, source.process_id, call_log)
+
+
+def _observe_losses(telemetry: Telemetry, logs: LogExport | None) -> None:
+    losses: dict[Signal, Callable[[], dict[str, int]]] = {"traces": telemetry.processor.lost_on_the_way}
+    if logs is not None:
+        losses["logs"] = logs.lost_on_the_way
+    observe_losses(telemetry.meter, losses)
 
 
 def _observe_indexer(telemetry: Telemetry, indexer: Indexer) -> None:

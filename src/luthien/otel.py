@@ -39,6 +39,9 @@ class OtelSettings(OtlpSettings):
     max_queued_spans: Annotated[int, Field(gt=0)] = Field(
         default=2048, validation_alias=AliasChoices("OTEL_BSP_MAX_QUEUE_SIZE", "max_queued_spans")
     )
+    max_queued_logs: Annotated[int, Field(gt=0)] = Field(
+        default=2048, validation_alias=AliasChoices("OTEL_BLRP_MAX_QUEUE_SIZE", "max_queued_logs")
+    )
     service_name: str = Field(default="luthien", validation_alias=AliasChoices("OTEL_SERVICE_NAME", "service_name"))
 
     @field_validator("traces_exporter", "logs_exporter")

@@ -492,5 +492,10 @@ def test_spans_that_do_not_reach_the_trace_backend_are_counted(
     with start() as gateway:
         call = gateway.call(gateway.post(OPENAI, openai_request()))
         assert call["completeness"]["state"] == "complete"
-        expected = {("traces", "export_failed"): 6, ("traces", "queue_full"): 0}
+        expected = {
+            ("traces", "export_failed"): 6,
+            ("traces", "queue_full"): 0,
+            ("logs", "export_failed"): 0,
+            ("logs", "queue_full"): 0,
+        }
         assert eventually(lost, lambda found: found == expected) == expected
