@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from datetime import timedelta
+from importlib.metadata import entry_points
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
@@ -213,6 +214,22 @@ def read_settings() -> Settings:
         if settings.has_endpoint(signal):
             settings.otlp(signal)
     return settings
+
+
+def check_propagators() -> None:
+    """To be called before OpenTelemetry is imported, which would end the import over it.
+
+    Raises:
+        ConfigError: `OTEL_PROPAGATORS` names one that is not installed.
+    """
+    said = os.environ.get("OTEL_PROPAGATORS")
+    installed = {each.name for each in entry_points(group="opentelemetry_propagator")}
+    for name in map(str.strip, said.split(",") if said else ()):
+        if name.lower() == "none":
+            return
+        if name not in installed:
+            known = ", ".join(sorted(installed))
+            raise ConfigError(f"these settings are wrong:\n  OTEL_PROPAGATORS: {name!r} is none of {known}, none")
 
 
 def from_environment(name: str) -> str | None:
