@@ -44,6 +44,7 @@ from grafana_foundation_sdk.models.dashboard import (
     Threshold,
     ThresholdsMode,
     ValueMappingResult,
+    VariableModel,
     VariableOption,
     VariableRefresh,
     VariableSort,
@@ -87,10 +88,19 @@ def dashboard(name: str, title: str, description: str) -> Dashboard:
     return made.link(others.include_vars(True)).link(page_link("Calls", f"/debug/calls?{TIMES}"))
 
 
+class _Fixed(TextBoxVariable):
+    """Takes no value from the address of a dashboard: who made a link to one would decide where its links lead."""
+
+    def build(self) -> VariableModel:
+        made = super().build()
+        made.skip_url_sync = True
+        return made
+
+
 def pages_variable() -> TextBoxVariable:
     """`${luthien}`: where Luthien's pages are, without a slash at the end."""
     option = VariableOption(text=PUBLIC_URL, value=PUBLIC_URL)
-    return TextBoxVariable("luthien").label("Luthien").default_value(PUBLIC_URL).current(option).options([option])
+    return _Fixed("luthien").label("Luthien").default_value(PUBLIC_URL).current(option).options([option])
 
 
 def label_variable(name: str, label: str, metric: str, of: str) -> QueryVariable:

@@ -235,7 +235,7 @@ def _telemetry() -> list[AnyPanel]:
     return [
         parts.graph(
             "Telemetry that was lost",
-            "Spans that did not reach the Collector, by why; the record does not depend on them; good is flat at 0.",
+            "Spans and lines that did not reach the Collector, by why; the record needs none; good is flat at 0.",
             "locale",
             [
                 promql(

@@ -1,5 +1,22 @@
-"""`python -m luthien`."""
+"""The console script `luthien`, and `python -m luthien`."""
 
-from luthien.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+from luthien.errors import ConfigError
+from luthien.settings import check_propagators
+
+
+def main() -> None:
+    try:
+        check_propagators()
+    except ConfigError as error:
+        sys.exit(f"luthien: {error}")
+    from luthien.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.metrics import NoOpMeterProvider
 from starlette.types import ASGIApp
 
-from luthien import __version__
+from luthien import __version__, deadlines
 from luthien.debug.call.lookup import Lookup
 from luthien.debug.diffing.cache import DiffCache
 from luthien.debug.live import Feed
@@ -32,7 +32,7 @@ from luthien.gateway.live import Live
 from luthien.gateway.protocol import ON_STOP
 from luthien.gateway.reload import Reloader, log_warnings
 from luthien.gateway.routes import call_routes
-from luthien.pipeline.ending import FAREWELL_S
+from luthien.otlp import Signal
 from luthien.pipeline.ledger import Instruments
 from luthien.pipeline.open_calls import OpenCalls
 from luthien.pipeline.orchestrator import Orchestrator
@@ -48,7 +48,7 @@ from luthien.record.writer import BatchLimits, RecordWriter
 from luthien.settings import Settings, read_settings
 from luthien.store.read import RecordReader
 from luthien.telemetry.call_log import CallLog
-from luthien.telemetry.log_export import start_log_export
+from luthien.telemetry.log_export import LogExport, start_log_export
 from luthien.telemetry.logs import configure_logging
 from luthien.telemetry.metrics import (
     BatchMetrics,
@@ -63,16 +63,6 @@ from luthien.telemetry.setup import Telemetry, start_telemetry
 from luthien.upstream.client import UpstreamClient
 
 _log = logging.getLogger(__name__)
-
-# How long what comes after the grace period may take when Luthien stops: the open calls are ended, then spans and
-# metrics are exported, then the record is written, then what was logged of all that is exported. What comes too late
-# for the database stays in the spool.
-_FAREWELL_S = FAREWELL_S + 1.0
-_TELEMETRY_S = 3.0
-_RECORD_S = 5.0
-_UPKEEP_S = 2.0
-_INDEXER_S = 1.0
-_LOGS_S = 1.0
 
 # Pages and health checks are no calls: they get no span and no call id.
 _UNTRACED_PATHS = r"^https?://[^/]*/(?:debug|v2/debug|favicon\.ico|healthz|readyz)(?:/|$)"
@@ -170,7 +160,7 @@ class App:
         settings = self._settings
         async with AsyncExitStack() as stack:
             source = _source(settings, self._dsn)
-            _export_logs(settings, source, stack)
+            log_export = _export_logs(settings, source, stack)
             writer = RecordWriter(source, self._dsn, _limits(settings), keep=settings.keep)
             default_partitions = DefaultPartitions()
             if settings.record:
@@ -178,24 +168,23 @@ class App:
                 # It stops after the writer, so that what it says last is said of all records.
                 upkeep = Upkeep(self._dsn, [*_chores(settings, source), default_partitions.chore()])
                 upkeep.start()
-                stack.push_async_callback(anyio.to_thread.run_sync, upkeep.stop, _UPKEEP_S)
+                stack.push_async_callback(anyio.to_thread.run_sync, upkeep.stop, deadlines.UPKEEP_S)
                 writer.start()
-                stack.push_async_callback(anyio.to_thread.run_sync, writer.stop, _RECORD_S)
-            indexer = Indexer(self._dsn)
-            if settings.record and settings.index:
-                indexer.start()
-                stack.push_async_callback(anyio.to_thread.run_sync, indexer.stop, _INDEXER_S)
+                stack.push_async_callback(anyio.to_thread.run_sync, writer.stop, deadlines.RECORD_S)
             sink: RecordSink = source if settings.record else DiscardingSink()
             try:
                 telemetry = start_telemetry(settings, sink, source.process_id, self._processes)
             except ConfigError as error:
                 _log.critical("%s", error)
                 raise
-            stack.push_async_callback(anyio.to_thread.run_sync, telemetry.shutdown, _TELEMETRY_S)
+            indexer = Indexer(self._dsn)
+            stack.push_async_callback(_stop_both, telemetry, indexer)
+            if settings.record and settings.index:
+                indexer.start()
             observe_record(telemetry.meter, source, lambda: telemetry.processor.lost_spans)
             observe_default_partitions(telemetry.meter, lambda: default_partitions.rows)
             writer.tell(BatchMetrics(telemetry.meter))
-            observe_losses(telemetry.meter, telemetry.processor.lost_on_the_way, "traces")
+            _observe_losses(telemetry, log_export)
             _observe_indexer(telemetry, indexer)
             _instrument(api, telemetry)
             stack.callback(FastAPIInstrumentor.uninstrument_app, api)
@@ -208,7 +197,7 @@ class App:
             log_warnings(self._configuration)
             reader = RecordReader(self._dsn)
             await reader.open()
-            stack.push_async_callback(reader.close)
+            stack.push_async_callback(reader.close, deadlines.READER_S)
             stack.push_async_callback(self._tempo.close)
 
             instruments = _instruments(telemetry, settings, source)
@@ -267,8 +256,14 @@ def configuration_of(settings: Settings) -> Configuration:
     return load_configuration(settings.config, must_exist="config" in settings.model_fields_set)
 
 
+async def _stop_both(telemetry: Telemetry, indexer: Indexer) -> None:
+    async with anyio.create_task_group() as both:
+        both.start_soon(anyio.to_thread.run_sync, telemetry.shutdown, deadlines.TELEMETRY_S)
+        both.start_soon(anyio.to_thread.run_sync, indexer.stop, deadlines.INDEXER_S)
+
+
 async def _end_calls(calls: OpenCalls) -> None:
-    left = await calls.end(_FAREWELL_S)
+    left = await calls.end(deadlines.CALLS_S)
     if left:
         _log.error("%d calls could not be ended in time", left)
 
@@ -282,7 +277,7 @@ def _source(settings: Settings, dsn: str) -> Spool | RecordQueue:
     return Spool(root, limits, sync=settings.spool_sync)
 
 
-def _export_logs(settings: Settings, source: RecordSource, stack: AsyncExitStack) -> None:
+def _export_logs(settings: Settings, source: RecordSource, stack: AsyncExitStack) -> LogExport | None:
     """First of all and until the last, so that what is said of starting and stopping is exported as well."""
     try:
         export = start_log_export(settings, source.process_id)
@@ -290,7 +285,8 @@ def _export_logs(settings: Settings, source: RecordSource, stack: AsyncExitStack
         _log.critical("%s", error)
         raise
     if export is not None:
-        stack.push_async_callback(anyio.to_thread.run_sync, export.stop, _LOGS_S)
+        stack.push_async_callback(anyio.to_thread.run_sync, export.stop, deadlines.LOGS_S)
+    return export
 
 
 def _chores(settings: Settings, source: RecordSource) -> list[Chore]:
@@ -302,6 +298,13 @@ def _instruments(telemetry: Telemetry, settings: Settings, source: RecordSource)
     deadline_s = settings.receipt_deadline_ms / 1000
     call_log = CallLog(settings.log_calls)
     return Instruments.of(telemetry.tracer, telemetry.meter, deadline_s, source.process_id, call_log)
+
+
+def _observe_losses(telemetry: Telemetry, logs: LogExport | None) -> None:
+    losses: dict[Signal, Callable[[], dict[str, int]]] = {"traces": telemetry.processor.lost_on_the_way}
+    if logs is not None:
+        losses["logs"] = logs.lost_on_the_way
+    observe_losses(telemetry.meter, losses)
 
 
 def _observe_indexer(telemetry: Telemetry, indexer: Indexer) -> None:

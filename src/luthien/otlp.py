@@ -6,16 +6,16 @@ those of all.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, AliasGenerator, Field, FilePath, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from luthien.errors import ConfigError
+from luthien.headers import read_headers
 
 Signal = Literal["traces", "metrics", "logs"]
 SIGNALS: Final[tuple[Signal, ...]] = ("traces", "metrics", "logs")
@@ -23,8 +23,6 @@ Compression = Literal["gzip", "deflate", "none"]
 
 _PROTOCOLS: Final = ("http/protobuf", "grpc")
 _COMPRESSIONS: Final = ("gzip", "deflate", "none")
-# What the exporters, which read the variables of headers themselves, take without a word.
-_HEADER: Final = re.compile(r"[\w!#$%&'*+\-.^`|~]+[ \t]*=[\x20\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*", re.ASCII)
 
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -114,7 +112,7 @@ class OtlpSettings(BaseSettings):
     def _are_headers(cls, value: SecretStr | None) -> SecretStr | None:
         # The exporters would write what they do not understand into the log.
         if value is not None:
-            _headers(value)
+            read_headers(value.get_secret_value())
         return value
 
     def has_endpoint(self, signal: Signal) -> bool:
@@ -136,7 +134,7 @@ class OtlpSettings(BaseSettings):
         return Otlp(
             endpoint=endpoint,
             protocol=protocol,
-            headers=_headers(said["headers"]),
+            headers={} if said["headers"] is None else read_headers(said["headers"].get_secret_value()),
             timeout_s=said["timeout"],
             compression=said["compression"],
             certificate=_text(said["certificate"]),
@@ -170,22 +168,6 @@ def _address(endpoint: str, variable: str, protocol: str) -> str:
             f"these settings are wrong:\n  {variable}: must be an address that begins with http:// or https://"
         )
     return endpoint
-
-
-def _headers(value: SecretStr | None) -> dict[str, str]:
-    """`name=value,name=value`, percent-encoded where need be; names in small letters."""
-    if value is None:
-        return {}
-    found: dict[str, str] = {}
-    for part in value.get_secret_value().split(","):
-        if not part.strip():
-            continue
-        name, _, text = part.partition("=")
-        decoded = unquote(text.strip())
-        if not _HEADER.fullmatch(part.strip()) or not (decoded.isascii() and decoded.isprintable()):
-            raise ValueError("must be name=value, separated by commas, with values percent-encoded")
-        found[unquote(name.strip()).lower()] = decoded
-    return found
 
 
 def _text(path: object) -> str | None:

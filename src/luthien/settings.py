@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 from datetime import timedelta
+from importlib.metadata import entry_points
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal
-from urllib.parse import unquote
+from typing import Annotated
 
 import platformdirs
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
@@ -16,8 +16,10 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from luthien.errors import ConfigError
+from luthien.headers import read_headers
 from luthien.hosts import HostPattern
-from luthien.otlp import SIGNALS, OtlpSettings
+from luthien.otel import OtelSettings
+from luthien.otlp import SIGNALS
 
 Network = IPv4Network | IPv6Network
 
@@ -42,20 +44,6 @@ def _whole_days(value: object) -> object:
     return whole_days(value) if isinstance(value, str) else value
 
 
-def headers_in(text: str) -> dict[str, str]:
-    """Headers as `name=value`, separated by commas and encoded as in URLs, as `OTEL_EXPORTER_OTLP_HEADERS` has them.
-
-    ValueError if it is something else; what it says has nothing of the text.
-    """
-    headers = {}
-    for number, part in enumerate(filter(None, map(str.strip, text.split(","))), 1):
-        name, _, value = (unquote(piece.strip()) for piece in part.partition("="))
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not re.fullmatch(r"[\x20-\x7e]+", value):
-            raise ValueError(f"must be headers as name=value, separated by commas: number {number} is not one")
-        headers[name.lower()] = value
-    return headers
-
-
 def _default_data_dir() -> Path:
     return Path(platformdirs.user_data_dir("luthien", appauthor=False))
 
@@ -73,7 +61,7 @@ class _SecretFiles(PydanticBaseSettingsSource):
         return {name: secret for name, secret in found.items() if secret is not None}
 
 
-class Settings(OtlpSettings):
+class Settings(OtelSettings):
     """Frozen once read. Each field is documented in docs/settings.md; a test fails when one is not."""
 
     model_config = SettingsConfigDict(
@@ -167,35 +155,6 @@ class Settings(OtlpSettings):
     )
     """The Postgres to record into; with it set, `luthien up` embeds none."""
 
-    traces_exporter: str = Field(
-        default="otlp", validation_alias=AliasChoices("OTEL_TRACES_EXPORTER", "traces_exporter")
-    )
-    metrics_exporter: str = Field(
-        default="otlp", validation_alias=AliasChoices("OTEL_METRICS_EXPORTER", "metrics_exporter")
-    )
-    prometheus_host: str = Field(
-        default="localhost", validation_alias=AliasChoices("OTEL_EXPORTER_PROMETHEUS_HOST", "prometheus_host")
-    )
-    prometheus_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        default=9464, validation_alias=AliasChoices("OTEL_EXPORTER_PROMETHEUS_PORT", "prometheus_port")
-    )
-    logs_exporter: str = Field(default="otlp", validation_alias=AliasChoices("OTEL_LOGS_EXPORTER", "logs_exporter"))
-    traces_sampler: str = Field(
-        default="parentbased_always_on",
-        validation_alias=AliasChoices("OTEL_TRACES_SAMPLER", "traces_sampler"),
-    )
-    traces_sampler_arg: str | None = Field(
-        default=None, validation_alias=AliasChoices("OTEL_TRACES_SAMPLER_ARG", "traces_sampler_arg")
-    )
-    metrics_exemplar_filter: Literal["trace_based", "always_on", "always_off"] = Field(
-        default="trace_based",
-        validation_alias=AliasChoices("OTEL_METRICS_EXEMPLAR_FILTER", "metrics_exemplar_filter"),
-    )
-    max_queued_spans: Annotated[int, Field(gt=0)] = Field(
-        default=2048, validation_alias=AliasChoices("OTEL_BSP_MAX_QUEUE_SIZE", "max_queued_spans")
-    )
-    service_name: str = Field(default="luthien", validation_alias=AliasChoices("OTEL_SERVICE_NAME", "service_name"))
-
     @field_validator("tempo_url", "grafana_url")
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
@@ -208,7 +167,7 @@ class Settings(OtlpSettings):
     @classmethod
     def _are_tempo_headers(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            headers_in(value.get_secret_value())
+            read_headers(value.get_secret_value())
         return value
 
     @field_validator("propagate_to", mode="before")
@@ -236,55 +195,6 @@ class Settings(OtlpSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, _SecretFiles(settings_cls)
 
-    @field_validator("traces_exporter", "logs_exporter")
-    @classmethod
-    def _exports_to(cls, value: str) -> str:
-        _exporters(value, ("otlp", "console"))
-        return value
-
-    @field_validator("metrics_exporter")
-    @classmethod
-    def _exports_metrics_to(cls, value: str) -> str:
-        _exporters(value, ("otlp", "prometheus", "console"))
-        return value
-
-    @property
-    def traces_exporters(self) -> frozenset[str]:
-        return _listed(self.traces_exporter)
-
-    @property
-    def metrics_exporters(self) -> frozenset[str]:
-        return _listed(self.metrics_exporter)
-
-    @property
-    def logs_exporters(self) -> frozenset[str]:
-        return _listed(self.logs_exporter)
-
-    @property
-    def exports_traces(self) -> bool:
-        """Over OTLP."""
-        return "otlp" in self.traces_exporters and self.has_endpoint("traces")
-
-    @property
-    def exports_metrics(self) -> bool:
-        """Over OTLP."""
-        return "otlp" in self.metrics_exporters and self.has_endpoint("metrics")
-
-    @property
-    def exports_logs(self) -> bool:
-        """Over OTLP."""
-        return "otlp" in self.logs_exporters and self.has_endpoint("logs")
-
-
-def _listed(text: str) -> frozenset[str]:
-    return frozenset(part.strip() for part in text.split(",") if part.strip())
-
-
-def _exporters(text: str, known: tuple[str, ...]) -> None:
-    chosen = _listed(text)
-    if chosen - {*known, "none"} or ("none" in chosen and len(chosen) > 1):
-        raise ValueError(f"must be a list, separated by commas, of {', '.join(known)}; or none")
-
 
 def read_settings() -> Settings:
     """The settings as the environment has them.
@@ -304,6 +214,22 @@ def read_settings() -> Settings:
         if settings.has_endpoint(signal):
             settings.otlp(signal)
     return settings
+
+
+def check_propagators() -> None:
+    """To be called before OpenTelemetry is imported, which would end the import over it.
+
+    Raises:
+        ConfigError: `OTEL_PROPAGATORS` names one that is not installed.
+    """
+    said = os.environ.get("OTEL_PROPAGATORS")
+    installed = {each.name for each in entry_points(group="opentelemetry_propagator")}
+    for name in map(str.strip, said.split(",") if said else ()):
+        if name.lower() == "none":
+            return
+        if name not in installed:
+            known = ", ".join(sorted(installed))
+            raise ConfigError(f"these settings are wrong:\n  OTEL_PROPAGATORS: {name!r} is none of {known}, none")
 
 
 def from_environment(name: str) -> str | None:

@@ -38,9 +38,11 @@ NO_HEALTH_CHECK = {"collector"}
 pytestmark = pytest.mark.skipif(shutil.which("docker-compose") is None, reason="no compose client on this machine")
 
 
-def client(*arguments: str, env_file: Path, secrets: str = ".secrets") -> subprocess.CompletedProcess[str]:
+def client(
+    *arguments: str, env_file: Path, secrets: str = ".secrets", more: str = ""
+) -> subprocess.CompletedProcess[str]:
     """Debian's client, which reads the file, fills it in, and starts nothing; without the .env of a developer."""
-    env_file.write_text(f"SECRETS_DIR={secrets}\n" if secrets else "")
+    env_file.write_text((f"SECRETS_DIR={secrets}\n" if secrets else "") + more)
     command = ["docker-compose", "--env-file", str(env_file), "--file", str(FILE), *arguments]
     return subprocess.run(
         command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False, timeout=60
@@ -61,6 +63,16 @@ class TestItIsAccepted:
         assert filled_in["services"].keys() == SERVICES.keys()
         assert filled_in["services"]["gateway"]["environment"]["LUTHIEN_CONFIG"] == "/etc/luthien/luthien.yaml"
         assert filled_in["secrets"]["luthien_debug_token"]["file"] == str(ROOT / ".secrets" / "luthien_debug_token")
+
+    @pytest.mark.parametrize(
+        ("said", "second"), [("", "collector.yaml"), ("COLLECTOR_SAMPLING=on\n", "collector.sampling.yaml")]
+    )
+    def test_tail_sampling_is_one_switch(self, tmp_path: Path, said: str, second: str) -> None:
+        read = client("config", env_file=tmp_path / "env", more=said)
+        service = yaml.safe_load(read.stdout)["services"]["collector"]
+        mounted = dict(reversed(each.split(":")[:2]) for each in service["volumes"])
+        paths = [mounted[option.removeprefix("--config=")] for option in service["command"]]
+        assert paths == [str(ROOT / "otel" / "collector.yaml"), str(ROOT / "otel" / second)]
 
     def test_by_nobody_before_there_are_secrets_and_then_it_says_what_to_do(self, tmp_path: Path) -> None:
         read = client("config", env_file=tmp_path / "env", secrets="")

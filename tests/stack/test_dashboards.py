@@ -78,6 +78,12 @@ def test_variables_are_defined_and_each_is_used(uid: str) -> None:
     assert defined - used - variables_of_variables(board) == set()
 
 
+def test_no_link_to_a_dashboard_says_where_its_links_lead() -> None:
+    for board in BOARDS.values():
+        [pages] = [each for each in board["templating"]["list"] if each["name"] == "luthien"]
+        assert pages["skipUrlSync"] is True
+
+
 @pytest.mark.parametrize("uid", BOARDS)
 def test_links_to_lists_of_calls_use_filters_that_there_are(uid: str) -> None:
     urls = re.findall(r'"url": "([^"]+)"', json.dumps(BOARDS[uid]))

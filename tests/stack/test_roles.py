@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,7 +23,7 @@ from luthien.doctor import database
 from luthien.doctor.finding import Level
 from luthien.errors import StoreError
 from luthien.settings import Settings
-from luthien.store.gateway_role import grant_gateway
+from luthien.store.gateway_role import RIGHTS, grant_gateway
 from luthien.store.postgres.pginstall import find_binaries
 from tests.playbook import ScriptedProvider, answers, running_gateway
 from tests.wire import openai_request, openai_response
@@ -111,6 +114,33 @@ def test_nobody_else_comes_in_and_grafana_writes_nothing(made: dict[str, str], t
             conn.execute("CREATE TEMPORARY TABLE mine (id int)")
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(make_conninfo(made["grafana"], password="grafana"))
+
+
+def test_the_doctor_names_each_right_that_is_missing(made: dict[str, str], tmp_path: Path) -> None:
+    role = user_of(made["gateway"])
+    migrate(made["luthien"], role, tmp_path)
+    with (
+        psycopg.connect(made["luthien"], autocommit=True) as owner,
+        psycopg.connect(made["gateway"], autocommit=True) as gateway,
+    ):
+        for needed in itertools.chain.from_iterable(RIGHTS[purpose] for purpose in RIGHTS if purpose != "schema"):
+            for name in needed.names:
+                objects = f"{needed.rights[-1]} ON {needed.kind} {name}"
+                owner.execute(f"REVOKE {objects} FROM {role}")
+                [found] = [
+                    finding
+                    for finding in database.examine(gateway, Settings(keep=timedelta(days=30)))
+                    if finding.check == "rights"
+                ]
+                assert (found.todo or "").startswith(f"GRANT {replace(needed, names=(name,))}")
+                owner.execute(f"GRANT {objects} TO {role}")
+
+
+def test_the_documented_rights_are_those_that_are_given() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^GRANT (.*) TO gateway;", text, re.MULTILINE)
+    given = [str(each) for each in itertools.chain.from_iterable(RIGHTS.values())]
+    assert sorted(documented) == sorted([*given, "CONNECT, TEMPORARY ON DATABASE luthien"])
 
 
 def test_a_role_that_is_not_there_is_said_to_be_missing(record_database: str) -> None:

@@ -258,6 +258,13 @@ def test_real_calls_pass_as_they_are(
         resource = strip("trace", record, {"service.name": "luthien", "service.instance.id": "1"})
         assert repr(record) == before
         assert not is_counted("trace", record, resource)
+    assert "luthien.calls" in {logger for logger, _ in receiver.logs}
+    for _, line in receiver.logs:
+        record = log(line.body.string_value, attributes_of(line.attributes), line.event_name)
+        before = repr(record)
+        resource = strip("log", record, {"service.name": "luthien", "service.instance.id": "1"})
+        assert repr(record) == before
+        assert not is_counted("log", record, resource)
 
 
 def test_a_payload_on_a_span_is_taken_and_counted() -> None:

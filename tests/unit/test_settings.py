@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -14,7 +16,7 @@ from pydantic import AliasChoices, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from luthien.errors import ConfigError
-from luthien.settings import Settings, from_environment, read_settings
+from luthien.settings import Settings, check_propagators, from_environment, read_settings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
 UNITS = {
@@ -297,3 +299,27 @@ class TestDocumentation:
     @pytest.mark.parametrize("name", FIELDS)
     def test_its_meaning_is_said(self, name: str) -> None:
         assert len(documented()[name][2]) > 10
+
+
+class TestPropagators:
+    """OpenTelemetry looks for them when it is imported, before anything could be said of it in words."""
+
+    def test_what_is_not_installed_ends_a_command_in_words(self, environment: pytest.MonkeyPatch) -> None:
+        environment.setenv("OTEL_PROPAGATORS", "tracecontext,b3odd")
+        ended = subprocess.run(
+            [sys.executable, "-m", "luthien", "--help"], capture_output=True, text=True, timeout=60
+        )
+        assert ended.stderr.startswith("luthien: these settings are wrong:\n  OTEL_PROPAGATORS: 'b3odd' is none of ")
+        assert "Traceback" not in ended.stderr
+        assert ended.returncode == 1
+
+    @pytest.mark.parametrize("said", ["", "none", "tracecontext, baggage", "tracecontext , NONE,b3odd"])
+    def test_what_is_installed_is_taken(self, environment: pytest.MonkeyPatch, said: str) -> None:
+        environment.setenv("OTEL_PROPAGATORS", said)
+        check_propagators()
+
+    @pytest.mark.parametrize("said", [" ", "tracecontext,", "b3odd,none", "TraceContext"])
+    def test_what_opentelemetry_does_not_take_is_refused(self, environment: pytest.MonkeyPatch, said: str) -> None:
+        environment.setenv("OTEL_PROPAGATORS", said)
+        with pytest.raises(ConfigError, match=r"is none of baggage, .*tracecontext, none$"):
+            check_propagators()

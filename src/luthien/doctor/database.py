@@ -14,6 +14,7 @@ from luthien.doctor.finding import Finding, ok, problem, warning
 from luthien.doctor.words import age
 from luthien.settings import Settings
 from luthien.store.deadline import WatchedConnection
+from luthien.store.gateway_role import Rights, lacking
 from luthien.store.migrate import MINIMUM_SERVER_VERSION, pending
 from luthien.store.retention import expired_days, stored_days, strays
 from luthien.store.sql import query
@@ -97,26 +98,30 @@ def _server(conn: Connection) -> Iterator[Finding]:
 
 
 def _rights(conn: Connection, settings: Settings) -> Iterator[Finding]:
-    [(tables, makes_days, drops_days, indexes, queues)] = conn.execute(query("doctor_rights"))
+    """What it lacks first; `luthien migrate --gateway` gives it all."""
     user = conn.info.user
-    if tables:
-        yield problem(
-            "rights", f"{user} may not write to {', '.join(tables)}", "GRANT SELECT, INSERT, UPDATE on them"
-        )
-    elif not queues:
+    if lacks := lacking(conn, "record"):
+        tables = ", ".join(name for each in lacks for name in each.names)
+        yield problem("rights", f"{user} may not write to {tables}", _grant(lacks))
+    elif lacks := lacking(conn, "queue"):
         said = f"{user} may not say which calls are to be indexed, so that it can store none"
-        yield problem("rights", said, "GRANT EXECUTE ON FUNCTION luthien_unindexed")
-    elif not makes_days:
-        yield warning("rights", f"{user} may not make partitions", "GRANT EXECUTE ON FUNCTION luthien_create_day")
-    elif settings.keep is not None and not drops_days:
-        functions = "luthien_drop_day, luthien_drop_strays"
-        yield warning("rights", f"{user} may not drop days", f"GRANT EXECUTE ON FUNCTION {functions}")
-    elif settings.index and not indexes:
-        names = "conversation_search, conversation_changes, conversation_decisions, conversation_unindexed"
-        advice = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {names}, or set LUTHIEN_INDEX=false"
-        yield warning("rights", f"{user} may not index calls, so that searches do not find them", advice)
+        yield problem("rights", said, _grant(lacks))
+    elif lacks := lacking(conn, "processes"):
+        said = f"{user} may not say which processes are alive, so that open calls look interrupted"
+        yield warning("rights", said, _grant(lacks))
+    elif lacks := lacking(conn, "partitions"):
+        yield warning("rights", f"{user} may not make partitions", _grant(lacks))
+    elif settings.keep is not None and (lacks := lacking(conn, "retention")):
+        yield warning("rights", f"{user} may not drop days", _grant(lacks))
+    elif settings.index and (lacks := lacking(conn, "index")):
+        said = f"{user} may not index calls, so that searches do not find them"
+        yield warning("rights", said, f"{_grant(lacks)}, or set LUTHIEN_INDEX=false")
     else:
         yield ok("rights", f"{user} may write the record")
+
+
+def _grant(lacks: list[Rights]) -> str:
+    return "; ".join(f"GRANT {each}" for each in lacks)
 
 
 def _partitions(conn: Connection) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from luthien.store.deadline import WatchedConnection, connection_options
+from luthien.store.deadline import GIVING_UP_S, WatchedConnection, connection_options
 from luthien.store.sql import query
 
 _log = logging.getLogger(__name__)
@@ -57,9 +57,9 @@ class Upkeep:
         """Ends what is being done, and does what is to be done at the end, in at most `deadline_s`."""
         self._stopping.set()
         if self._thread.ident is not None:
-            self._thread.join(deadline_s)
+            self._thread.join(max(0.0, deadline_s - GIVING_UP_S))
             self._giving_up.set()
-            self._thread.join(1.0)
+            self._thread.join(GIVING_UP_S)
 
     def _run(self) -> None:
         with suppress_instrumentation():

@@ -17,7 +17,7 @@ from psycopg_pool import ConnectionPool
 
 from luthien.exchange import StageRecord, call_time_ms
 from luthien.record.source import RecordSource
-from luthien.store.deadline import SILENCE_S, WatchedConnection, connection_options
+from luthien.store.deadline import GIVING_UP_S, SILENCE_S, WatchedConnection, connection_options
 from luthien.store.partitions import PartitionKeeper, day_of, day_range
 from luthien.store.retention import first_kept_day
 from luthien.store.write import is_about_content, is_too_slow, prepare, quarantine, write_batch
@@ -104,22 +104,22 @@ class RecordWriter:
         self._thread.start()
 
     def stop(self, deadline_s: float) -> int:
-        """Writes what is left, for at most `deadline_s`; returns how many records had to be given up.
+        """Writes what is left, in at most `deadline_s`; returns how many records had to be given up.
 
-        A statement that is under way then is abandoned, so the thread ends within a second after that.
+        A statement that is under way shortly before that is abandoned.
         """
         ends = time.monotonic() + deadline_s
         self._source.close()
         self._draining.set()
         if self._thread.ident is not None:
-            self._thread.join(deadline_s)
+            self._thread.join(max(0.0, deadline_s - GIVING_UP_S))
             self._giving_up.set()
-            self._thread.join(1.0)
+            self._thread.join(GIVING_UP_S)
         lost = self._source.abandon("stopped")
         if lost:
             _log.error("%d records were lost: the database did not take them within %.1f s", lost, deadline_s)
         # Its thread may be in the middle of connecting, for five seconds at most, and ends by itself.
-        self._pool.close(timeout=max(0.2, ends - time.monotonic()))
+        self._pool.close(timeout=max(0.0, ends - time.monotonic()))
         return lost
 
     def _configure(self, conn: WatchedConnection) -> None:

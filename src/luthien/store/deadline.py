@@ -18,6 +18,8 @@ from psycopg.rows import DictRow, TupleRow
 
 SILENCE_S = 45.0
 """How long a server may be silent; longer than the `statement_timeout` of `queries.sql`."""
+GIVING_UP_S = 0.5
+"""How long a thread may take to notice that nobody waits for its connection any longer."""
 
 RV = TypeVar("RV")
 

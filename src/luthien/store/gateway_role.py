@@ -2,30 +2,71 @@
 
 from __future__ import annotations
 
-from typing import Final
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql
 
 from luthien.errors import StoreError
 from luthien.store.migrate import connect
+from luthien.store.sql import query
 
-RIGHTS: Final = (
-    (
-        "SELECT, INSERT, UPDATE ON TABLE",
-        ("conversation_calls", "conversation_events", "conversation_quarantine"),
-    ),
-    (
-        "SELECT, INSERT, UPDATE, DELETE ON TABLE",
-        ("conversation_processes", "conversation_search", "conversation_changes", "conversation_unindexed"),
-    ),
-    ("SELECT, INSERT, DELETE ON TABLE", ("conversation_decisions",)),
-    ("SELECT ON TABLE", ("_prisma_migrations",)),
-    ("EXECUTE ON FUNCTION", ("luthien_unindexed", "luthien_create_day", "luthien_drop_day", "luthien_drop_strays")),
+Connection = psycopg.Connection[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """`names` are tables, or functions if the right is to execute them."""
+
+    rights: tuple[str, ...]
+    names: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        return "FUNCTION" if self.rights == ("EXECUTE",) else "TABLE"
+
+    def __str__(self) -> str:
+        kind = "FUNCTION " if self.kind == "FUNCTION" else ""
+        return f"{', '.join(self.rights)} ON {kind}{', '.join(self.names)}"
+
+
+RIGHTS: Final[Mapping[str, tuple[Rights, ...]]] = MappingProxyType(
+    {
+        "schema": (Rights(("SELECT",), ("_prisma_migrations",)),),
+        "record": (
+            Rights(("SELECT", "INSERT", "UPDATE"), ("conversation_calls", "conversation_events")),
+            Rights(("SELECT", "INSERT"), ("conversation_quarantine",)),
+        ),
+        "queue": (Rights(("EXECUTE",), ("luthien_unindexed",)),),
+        "processes": (Rights(("SELECT", "INSERT", "UPDATE", "DELETE"), ("conversation_processes",)),),
+        "partitions": (Rights(("EXECUTE",), ("luthien_create_day",)),),
+        "retention": (Rights(("EXECUTE",), ("luthien_drop_day", "luthien_drop_strays")),),
+        "index": (
+            Rights(("SELECT", "INSERT", "UPDATE", "DELETE"), ("conversation_search", "conversation_unindexed")),
+            Rights(("SELECT", "INSERT", "DELETE"), ("conversation_changes", "conversation_decisions")),
+        ),
+    }
 )
-"""Nothing here reaches what another role owns: a role with these rights can neither alter a table nor grant."""
+"""By what they are for. Nothing here reaches what another role owns: a role with these rights can neither alter a
+table nor grant."""
 
 _ADVICE: Final = "migrate as the owner of the database and of its tables"
+
+
+def lacking(conn: Connection, purpose: str) -> list[Rights]:
+    """What of it the connection's own role may not do. Raises psycopg.Error, also if the schema lacks the objects."""
+    found = [replace(each, names=_lacking(conn, each)) for each in RIGHTS[purpose]]
+    return [each for each in found if each.names]
+
+
+def _lacking(conn: Connection, wanted: Rights) -> tuple[str, ...]:
+    statement = query("lacking_functions" if wanted.kind == "FUNCTION" else "lacking_tables")
+    rows = conn.execute(statement, {"names": list(wanted.names), "rights": list(wanted.rights)})
+    return tuple(name for (name,) in rows)
 
 
 def grant_gateway(dsn: str, role: str) -> None:
@@ -41,9 +82,10 @@ def grant_gateway(dsn: str, role: str) -> None:
         conn.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))
         try:
             with conn.transaction():
-                for rights, names in RIGHTS:
-                    objects = sql.SQL(", ").join(map(sql.Identifier, names))
-                    conn.execute(sql.SQL("GRANT {} {} TO {}").format(sql.SQL(rights), objects, to))
+                for each in itertools.chain.from_iterable(RIGHTS.values()):
+                    rights, kind = sql.SQL(", ".join(each.rights)), sql.SQL(each.kind)
+                    objects = sql.SQL(", ").join(map(sql.Identifier, each.names))
+                    conn.execute(sql.SQL("GRANT {} ON {} {} TO {}").format(rights, kind, objects, to))
                 # Batches pass through temporary tables, which an administrator may have taken from everybody.
                 database = sql.Identifier(conn.info.dbname)
                 conn.execute(sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}").format(database, to))

@@ -648,26 +648,18 @@ SELECT
     clock_timestamp(), current_setting('server_version'),
     pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean
 
--- name: doctor_rights
-SELECT
-    ARRAY(
-        SELECT name::text
-        FROM unnest(ARRAY['conversation_calls', 'conversation_events', 'conversation_quarantine']) AS name
-        WHERE NOT (has_table_privilege(name, 'SELECT') AND has_table_privilege(name, 'INSERT'))
-            OR name <> 'conversation_quarantine' AND NOT has_table_privilege(name, 'UPDATE')
-    ),
-    has_function_privilege('luthien_create_day(date)', 'EXECUTE'),
-    has_function_privilege('luthien_drop_day(date, integer)', 'EXECUTE')
-        AND has_function_privilege('luthien_drop_strays(integer, integer)', 'EXECUTE'),
-    (
-        SELECT bool_and(has_table_privilege(name, right_to))
-        FROM unnest(ARRAY[
-                'conversation_search', 'conversation_changes', 'conversation_decisions', 'conversation_unindexed'
-            ]) AS name,
-            unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS right_to
-        WHERE NOT (name IN ('conversation_changes', 'conversation_decisions') AND right_to = 'UPDATE')
-    ),
-    has_function_privilege('luthien_unindexed(uuid[], boolean[])', 'EXECUTE')
+-- name: lacking_tables
+SELECT name
+FROM unnest(%(names)s::text[]) WITH ORDINALITY AS wanted (name, place)
+WHERE NOT (SELECT bool_and(has_table_privilege(name, right_to)) FROM unnest(%(rights)s::text[]) AS right_to)
+ORDER BY place
+
+-- name: lacking_functions
+-- Of each name there is one.
+SELECT name
+FROM unnest(%(names)s::text[]) WITH ORDINALITY AS wanted (name, place)
+WHERE NOT (SELECT bool_and(has_function_privilege(name::regproc, right_to)) FROM unnest(%(rights)s::text[]) AS right_to)
+ORDER BY place
 
 -- name: doctor_quarantine
 -- Reasons, how often, and how many seconds ago for the last time, the newest first. Not the errors: they may quote a

@@ -110,8 +110,8 @@ class RecordReader:
     async def open(self) -> None:
         await self._pool.open(wait=False)
 
-    async def close(self) -> None:
-        await self._pool.close(timeout=1.0)
+    async def close(self, deadline_s: float = 1.0) -> None:
+        await self._pool.close(timeout=deadline_s)
 
     async def calls(self, wanted: CallFilter, before: UUID | None, limit: int) -> list[CallRow]:
         """The calls that a filter lets through, older than `before`, newest first.

@@ -340,7 +340,7 @@ RECORD_BATCH_DURATION: Final = _metric(
 EXPORT_DROPPED: Final = _metric(
     "luthien.export.dropped",
     "counter",
-    "Spans that did not reach the trace backend: the queue was full, or an export failed",
+    "Spans and log lines that did not reach their backend: the queue was full, or an export failed",
     unit="{item}",
     attributes=(SIGNAL, ERROR_TYPE),
 )

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from uuid import UUID
 
 from opentelemetry._logs import LogRecord, SeverityNumber
-from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
+from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord, ReadWriteLogRecord
 from opentelemetry.sdk._logs.export import (
     BatchLogRecordProcessor,
     LogRecordExporter,
@@ -24,6 +25,7 @@ from luthien.settings import Settings
 from luthien.telemetry import conventions as names
 from luthien.telemetry.exporters import log_exporters
 from luthien.telemetry.logs import CallContextFilter, exception_of, message_of
+from luthien.telemetry.losses import OnTheWay
 from luthien.telemetry.setup import resource_of
 from luthien.telemetry.spans import safe_attributes
 
@@ -48,12 +50,22 @@ class LogExport:
         loggers: whose lines, and those of all loggers below them.
     """
 
-    def __init__(self, provider: LoggerProvider, loggers: Iterable[str]) -> None:
+    def __init__(
+        self, provider: LoggerProvider, processors: Sequence[CountingProcessor], loggers: Iterable[str]
+    ) -> None:
         self._provider = provider
+        self._processors = processors
         self.handler = ExportingHandler(provider)
         self._loggers = [logging.getLogger(name) for name in _outermost(loggers)]
         for logger in self._loggers:
             logger.addHandler(self.handler)
+
+    def lost_on_the_way(self) -> dict[str, int]:
+        """How many lines did not reach those who should have got them, by why."""
+        lost = Counter[str]()
+        for processor in self._processors:
+            lost.update(processor.on_the_way.lost)
+        return dict(lost)
 
     def stop(self, deadline_s: float) -> bool:
         """Exports what is left; False when the deadline came first. The SDK's own limit does not hold."""
@@ -78,11 +90,12 @@ def start_log_export(settings: Settings, process_id: UUID | None = None) -> LogE
         return None
     try:
         provider = LoggerProvider(resource_of(settings, process_id), shutdown_on_exit=False)
-        for exporter in exporters:
-            provider.add_log_record_processor(BatchLogRecordProcessor(_QuietExporter(exporter)))
+        processors = [CountingProcessor(exporter, settings.max_queued_logs) for exporter in exporters]
     except ValueError as error:  # what the SDK read from OTEL_BLRP_* or OTEL_*_LIMIT itself
         raise ConfigError(f"logs cannot be exported: {error}") from error
-    return LogExport(provider, [*_OWN_LOGGERS, *settings.export_loggers])
+    for processor in processors:
+        provider.add_log_record_processor(processor)
+    return LogExport(provider, processors, [*_OWN_LOGGERS, *settings.export_loggers])
 
 
 class ExportingHandler(logging.Handler):
@@ -123,15 +136,28 @@ def _severity(level: int) -> SeverityNumber:
     return next((severity for least, severity in _SEVERITIES if level >= least), SeverityNumber.TRACE)
 
 
+class CountingProcessor(BatchLogRecordProcessor):
+    """Takes lines to an exporter; those that find its queue full are lost, and counted."""
+
+    def __init__(self, exporter: LogRecordExporter, max_queue_size: int) -> None:
+        self.on_the_way = OnTheWay(max_queue_size)
+        super().__init__(_QuietExporter(exporter, self.on_the_way), max_queue_size=max_queue_size)
+
+    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
+        if self.on_the_way.takes_one():
+            super().on_emit(log_record)
+
+
 class _QuietExporter(LogRecordExporter):
     """Marks its thread while it exports, so that what is logged there is not exported in turn."""
 
-    def __init__(self, exporter: LogRecordExporter) -> None:
+    def __init__(self, exporter: LogRecordExporter, on_the_way: OnTheWay) -> None:
         self._exporter = exporter
+        self._on_the_way = on_the_way
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
         with _marked():
-            return self._exporter.export(batch)
+            return self._on_the_way.export(batch, self._exporter.export, LogRecordExportResult.SUCCESS)
 
     def shutdown(self) -> None:
         with _marked():

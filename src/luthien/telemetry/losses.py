@@ -1,24 +1,27 @@
-"""What becomes of spans on their way to the trace backend, counted where the SDK only writes a line to the log."""
+"""What becomes of spans and log lines on their way out, counted where the SDK only writes a line to the log."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+T = TypeVar("T")
+R = TypeVar("R")
 
-class CountingExporter(SpanExporter):
-    """Passes batches to another exporter, and counts the spans that are lost before it, or by it.
+
+class OnTheWay:
+    """Counts what waits for an exporter, and what is lost before it, or by it.
 
     The queue between is the SDK's. It tells nobody what it drops, so it must never come to that: whoever fills it
-    asks `takes_one` first. What waits is what was taken and has not come here; the queue is never fuller than that.
+    asks `takes_one` first. What waits is what was taken and was not exported; the queue is never fuller than that.
     """
 
-    def __init__(self, exporter: SpanExporter, max_waiting: int) -> None:
-        self._exporter = exporter
+    def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
         self._lock = threading.Lock()
         self._waiting = 0
@@ -26,12 +29,12 @@ class CountingExporter(SpanExporter):
 
     @property
     def lost(self) -> dict[str, int]:
-        """How many spans were lost, by why."""
+        """How many were lost, by why."""
         with self._lock:
             return dict(self._lost)
 
     def takes_one(self) -> bool:
-        """Whether there is room for one more span, which is then on its way; if there is none, it is lost."""
+        """Whether there is room for one more, which is then on its way; if there is none, it is lost."""
         with self._lock:
             has_room = self._waiting < self._max_waiting
             if has_room:
@@ -40,17 +43,29 @@ class CountingExporter(SpanExporter):
                 self._lost["queue_full"] += 1
         return has_room
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = SpanExportResult.FAILURE
+    def export(self, batch: Sequence[T], export: Callable[[Sequence[T]], R], success: R) -> R:
+        """Exports a batch that was waiting; anything but `success` is its loss."""
+        result = None
         with self._lock:
-            self._waiting -= len(spans)
+            self._waiting -= len(batch)
         try:
-            result = self._exporter.export(spans)
+            result = export(batch)
         finally:
-            if result is not SpanExportResult.SUCCESS:
+            if result is not success:
                 with self._lock:
-                    self._lost["export_failed"] += len(spans)
+                    self._lost["export_failed"] += len(batch)
         return result
+
+
+class CountingExporter(SpanExporter):
+    """Passes batches of spans to another exporter, and counts them."""
+
+    def __init__(self, exporter: SpanExporter, max_waiting: int) -> None:
+        self._exporter = exporter
+        self.on_the_way = OnTheWay(max_waiting)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return self.on_the_way.export(spans, self._exporter.export, SpanExportResult.SUCCESS)
 
     def shutdown(self) -> None:
         self._exporter.shutdown()

@@ -7,6 +7,7 @@ from typing import Any
 
 from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Observation
 
+from luthien.otlp import Signal
 from luthien.record.source import RecordSource
 from luthien.record.stats import RecordStats
 from luthien.telemetry import conventions as names
@@ -141,12 +142,13 @@ def observe_record(meter: Meter, source: RecordSource, lost_spans: Callable[[], 
     gauge(names.RECORD_OLDEST, source.oldest_unsaved_age_s)
 
 
-def observe_losses(meter: Meter, lost: Callable[[], Mapping[str, int]], signal: str) -> None:
-    """Publishes how much of a signal did not reach its backend, by why."""
+def observe_losses(meter: Meter, losses: Mapping[Signal, Callable[[], Mapping[str, int]]]) -> None:
+    """Publishes how much of each signal did not reach its backend, by why."""
 
     def observe(_: CallbackOptions) -> Iterable[Observation]:
-        for reason, count in lost().items():
-            yield Observation(count, {names.SIGNAL: signal, names.ERROR_TYPE: reason})
+        for signal, lost in losses.items():
+            for reason, count in lost().items():
+                yield Observation(count, {names.SIGNAL: signal, names.ERROR_TYPE: reason})
 
     meter.create_observable_counter(callbacks=[observe], **_convention(names.EXPORT_DROPPED))
 

@@ -107,14 +107,14 @@ class ForkingSpanProcessor(BatchSpanProcessor):
         try:
             if self._exports and span.context is not None and span.context.trace_flags.sampled:
                 copy = without_payloads(span)
-                if self._exporter.takes_one():
+                if self._exporter.on_the_way.takes_one():
                     super().on_end(copy)
         except Exception:  # noqa: BLE001 - the SDK would raise it into the request
             _log.exception("a span was not exported, because no safe copy could be made")
 
     def lost_on_the_way(self) -> dict[str, int]:
         """How many spans the trace backend should have got and did not, by why."""
-        return self._exporter.lost
+        return self._exporter.on_the_way.lost
 
     def _record(self, span: ReadableSpan) -> None:
         records = records_of(span)

@@ -59,7 +59,7 @@ def dies(_found: Found, _differ: Differ) -> None:
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the process is to make here stands in this module."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[3]), *sys.path]))
 
 
 @pytest.fixture(scope="module")

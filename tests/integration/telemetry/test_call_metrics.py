@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -14,7 +14,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint, Metri
 
 from luthien.policies.policy import Policy, Request, Verdict
 from luthien.telemetry import conventions as names
-from tests.otlp_receiver import AttributeValue, OtlpReceiver, attributes_of, otlp_receiver
+from tests.integration.telemetry.conftest import StartGateway
+from tests.otlp_receiver import AttributeValue, OtlpReceiver, attributes_of
 from tests.playbook import (
     Gateway,
     Play,
@@ -23,7 +24,6 @@ from tests.playbook import (
     answers,
     call_id_of,
     eventually,
-    running_gateway,
     streams,
 )
 from tests.wire import (
@@ -51,7 +51,6 @@ SHADOW = {"policy": "replace_text", "mode": "shadow", "config": {"rules": [{"fin
 
 Point = NumberDataPoint | HistogramDataPoint
 Attributes = Mapping[str, AttributeValue]
-StartGateway = Callable[..., AbstractContextManager[Gateway]]
 
 
 class Obedient(Policy):
@@ -71,26 +70,10 @@ class Obedient(Policy):
 OBEDIENT = {"policy": f"{__name__}:Obedient"}
 
 
-@pytest.fixture
-def receiver() -> Iterator[OtlpReceiver]:
-    with otlp_receiver() as running:
-        yield running
-
-
-@pytest.fixture
-def start(
-    record_database: str, provider: ScriptedProvider, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
-) -> StartGateway:
-    """Starts a gateway that exports to the receiver, often, and for the last time when it stops."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metrics are exported often, and for the last time when the gateway stops."""
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "100")
-
-    @contextmanager
-    def started(policies: list[dict[str, Any]] | None = None, **settings: Any) -> Iterator[Gateway]:
-        with running_gateway(record_database, provider.url, policies, **settings) as gateway:
-            yield gateway
-
-    return started
 
 
 def newest(receiver: OtlpReceiver, name: str) -> Metric | None:
@@ -492,5 +475,10 @@ def test_spans_that_do_not_reach_the_trace_backend_are_counted(
     with start() as gateway:
         call = gateway.call(gateway.post(OPENAI, openai_request()))
         assert call["completeness"]["state"] == "complete"
-        expected = {("traces", "export_failed"): 6, ("traces", "queue_full"): 0}
+        expected = {
+            ("traces", "export_failed"): 6,
+            ("traces", "queue_full"): 0,
+            ("logs", "export_failed"): 0,
+            ("logs", "queue_full"): 0,
+        }
         assert eventually(lost, lambda found: found == expected) == expected

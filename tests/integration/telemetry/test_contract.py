@@ -6,8 +6,8 @@ import asyncio
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from ipaddress import IPv4Network
 from typing import Any
 from uuid import uuid4
@@ -34,8 +34,9 @@ from luthien.telemetry.context import call_id_in, enter_call, leave_call, with_c
 from luthien.telemetry.processor import ForkingSpanProcessor
 from luthien.telemetry.setup import Telemetry, start_telemetry
 from luthien.telemetry.spans import StageEvent, emit_stage, end_span
-from tests.otlp_receiver import OtlpReceiver, attributes_of, otlp_receiver
-from tests.playbook import Gateway, ScriptedProvider, answers, running_gateway, streams
+from tests.integration.telemetry.conftest import StartGateway
+from tests.otlp_receiver import OtlpReceiver, attributes_of
+from tests.playbook import ScriptedProvider, answers, running_gateway, streams
 from tests.wire import (
     DONE,
     anthropic_request,
@@ -68,30 +69,6 @@ RECORD_METRICS = (
 )
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
 UNSAMPLED = TRACEPARENT[:-1] + "0"
-
-StartGateway = Callable[..., AbstractContextManager[Gateway]]
-
-
-@pytest.fixture
-def receiver() -> Iterator[OtlpReceiver]:
-    with otlp_receiver() as running:
-        yield running
-
-
-@pytest.fixture
-def start(
-    record_database: str, provider: ScriptedProvider, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
-) -> StartGateway:
-    """Starts a gateway that exports to the receiver; all is exported once it has stopped."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
-
-    @contextmanager
-    def started(policies: list[dict[str, Any]] | None = None, **settings: Any) -> Iterator[Gateway]:
-        with running_gateway(record_database, provider.url, policies, **settings) as gateway:
-            yield gateway
-
-    return started
-
 
 REWRITE = [
     {

@@ -9,9 +9,9 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import grpc
@@ -34,7 +34,8 @@ from luthien.telemetry import conventions as names
 from luthien.telemetry.context import enter_call, leave_call
 from luthien.telemetry.log_export import LogExport, start_log_export
 from luthien.telemetry.logs import CallContextFilter, JsonFormatter
-from tests.otlp_receiver import AttributeValue, OtlpReceiver, attributes_of, otlp_receiver
+from tests.integration.telemetry.conftest import StartGateway
+from tests.otlp_receiver import AttributeValue, OtlpReceiver, attributes_of
 from tests.playbook import Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway
 from tests.tcp_proxy import TcpProxy
 from tests.wire import openai_request, openai_response, openai_stream
@@ -43,8 +44,6 @@ OPENAI = "/v1/chat/completions"
 CREDENTIAL = "sk-credential-mark"
 HEADERS = {"authorization": f"Bearer {CREDENTIAL}", "x-odd": "header-mark"}
 MARKS = [b"prompt-mark", b"answer-mark", b"reason-mark", b"header-mark", CREDENTIAL.encode()]
-
-StartGateway = Callable[..., AbstractContextManager[Gateway]]
 
 
 class Telling(Policy):
@@ -71,31 +70,11 @@ class Telling(Policy):
         return Verdict.allow()
 
 
-@pytest.fixture
-def receiver() -> Iterator[OtlpReceiver]:
-    with otlp_receiver() as running:
-        yield running
-
-
-@pytest.fixture
-def start(
-    record_database: str,
-    provider: ScriptedProvider,
-    receiver: OtlpReceiver,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> StartGateway:
-    """Starts a gateway that exports to the receiver, with the usual level; all has arrived once it has stopped."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+@pytest.fixture(autouse=True)
+def telling(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """There is the policy, and the usual level."""
     monkeypatch.setitem(BUILTIN, "telling", Telling)
     caplog.set_level(logging.INFO, "luthien")
-
-    @contextmanager
-    def started(policies: list[dict[str, Any]] | None = None, **settings: Any) -> Iterator[Gateway]:
-        with running_gateway(record_database, provider.url, policies, **settings) as gateway:
-            yield gateway
-
-    return started
 
 
 @contextmanager

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -13,8 +12,9 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
 
 from luthien.hosts import HostPattern
-from tests.otlp_receiver import OtlpReceiver, otlp_receiver
-from tests.playbook import Gateway, ScriptedProvider, Turn, answers, running_gateway, streams
+from tests.integration.telemetry.conftest import StartGateway
+from tests.otlp_receiver import OtlpReceiver
+from tests.playbook import ScriptedProvider, Turn, answers, streams
 from tests.wire import openai_request, openai_response, openai_stream
 
 OPENAI = "/v1/chat/completions"
@@ -24,29 +24,6 @@ TRACEPARENT = f"00-{TRACE_ID}-{PARENT_ID}-01"
 HERE = (HostPattern.parse("127.0.0.1"),)
 STRANGERS = (IPv4Network("10.0.0.0/8"),)
 OTHER_HEADERS = {"b3": f"{TRACE_ID}-{PARENT_ID}-1", "x-b3-traceid": TRACE_ID, "uber-trace-id": f"{TRACE_ID}:1:0:1"}
-
-Start = Callable[..., AbstractContextManager[Gateway]]
-
-
-@pytest.fixture
-def receiver() -> Iterator[OtlpReceiver]:
-    with otlp_receiver() as running:
-        yield running
-
-
-@pytest.fixture
-def start(
-    record_database: str, provider: ScriptedProvider, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
-) -> Start:
-    """Starts a gateway that exports to the receiver; all is exported once it has stopped."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
-
-    @contextmanager
-    def started(policies: list[dict[str, Any]] | None = None, **settings: Any) -> Iterator[Gateway]:
-        with running_gateway(record_database, provider.url, policies, **settings) as gateway:
-            yield gateway
-
-    return started
 
 
 @pytest.fixture
@@ -75,7 +52,7 @@ def known(span: ProtoSpan) -> tuple[str, str, bool]:
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 def test_a_provider_that_is_named_is_told_which_span_asks(
-    start: Start, provider: ScriptedProvider, receiver: OtlpReceiver, streamed: bool
+    start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver, streamed: bool
 ) -> None:
     provider.will(streams(*openai_stream("Hello")) if streamed else answers(openai_response()))
     with start(propagate_to=HERE) as gateway:
@@ -85,7 +62,7 @@ def test_a_provider_that_is_named_is_told_which_span_asks(
 
 @pytest.mark.parametrize("propagate_to", [(), (HostPattern.parse("localhost"),), (HostPattern("127.0.0.1", 1),)])
 def test_nobody_else_is_told_and_nothing_of_the_caller_goes_on(
-    start: Start, provider: ScriptedProvider, propagate_to: tuple[HostPattern, ...]
+    start: StartGateway, provider: ScriptedProvider, propagate_to: tuple[HostPattern, ...]
 ) -> None:
     """Not even from a caller that is trusted, or in another tracer's headers."""
     provider.will(answers(openai_response()))
@@ -97,7 +74,7 @@ def test_nobody_else_is_told_and_nothing_of_the_caller_goes_on(
 
 
 def test_a_trusted_callers_trace_goes_on_through_us(
-    start: Start, provider: ScriptedProvider, receiver: OtlpReceiver
+    start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver
 ) -> None:
     provider.will(answers(openai_response()))
     with start(propagate_to=HERE) as gateway:
@@ -110,7 +87,7 @@ def test_a_trusted_callers_trace_goes_on_through_us(
     assert "baggage" not in sent
 
 
-def test_a_strangers_trace_and_state_do_not(start: Start, provider: ScriptedProvider) -> None:
+def test_a_strangers_trace_and_state_do_not(start: StartGateway, provider: ScriptedProvider) -> None:
     provider.will(answers(openai_response()))
     with start(propagate_to=HERE, trusted_networks=STRANGERS) as gateway:
         headers = {"traceparent": TRACEPARENT, "tracestate": "vendor=opaque"}
@@ -120,7 +97,7 @@ def test_a_strangers_trace_and_state_do_not(start: Start, provider: ScriptedProv
 
 
 def test_what_is_not_sampled_is_told_as_not_sampled(
-    start: Start, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
+    start: StartGateway, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
     provider.will(answers(openai_response()))
@@ -129,7 +106,7 @@ def test_what_is_not_sampled_is_told_as_not_sampled(
     assert not told(provider.turns[0])[2]
 
 
-def test_what_is_passed_through_is_told_too(start: Start, provider: ScriptedProvider) -> None:
+def test_what_is_passed_through_is_told_too(start: StartGateway, provider: ScriptedProvider) -> None:
     provider.will(answers({"object": "list", "data": []}))
     with start(propagate_to=HERE) as gateway:
         call = gateway.call(gateway.get("/v1/models"))
@@ -139,7 +116,7 @@ def test_what_is_passed_through_is_told_too(start: Start, provider: ScriptedProv
 @pytest.mark.parametrize("side", ["request", "response"])
 @pytest.mark.parametrize("is_named", [True, False])
 def test_a_webhook_that_is_named_joins_the_trace(
-    start: Start,
+    start: StartGateway,
     provider: ScriptedProvider,
     receiver: OtlpReceiver,
     service: ScriptedProvider,
@@ -172,7 +149,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize("trusted", [True, False])
-def test_malformed_context_is_as_good_as_none(start: Start, provider: ScriptedProvider, trusted: bool) -> None:
+def test_malformed_context_is_as_good_as_none(start: StartGateway, provider: ScriptedProvider, trusted: bool) -> None:
     provider.will(answers(openai_response()))
     settings: dict[str, Any] = {} if trusted else {"trusted_networks": STRANGERS}
     with start(propagate_to=HERE, **settings) as gateway:
@@ -195,7 +172,7 @@ MALFORMED_STATES = [
 ]
 
 
-def test_a_malformed_state_costs_the_trace_nothing(start: Start, provider: ScriptedProvider) -> None:
+def test_a_malformed_state_costs_the_trace_nothing(start: StartGateway, provider: ScriptedProvider) -> None:
     provider.will(answers(openai_response()))
     with start(propagate_to=HERE) as gateway:
         for state in MALFORMED_STATES:
@@ -207,7 +184,7 @@ def test_a_malformed_state_costs_the_trace_nothing(start: Start, provider: Scrip
         assert len(turn.headers.get("tracestate", "")) <= 9000
 
 
-def test_several_trace_contexts_are_none(start: Start, provider: ScriptedProvider) -> None:
+def test_several_trace_contexts_are_none(start: StartGateway, provider: ScriptedProvider) -> None:
     """https://www.w3.org/TR/trace-context/#traceparent-header: there is one, or it is as if there were none."""
     provider.will(answers(openai_response()))
     with start() as gateway:

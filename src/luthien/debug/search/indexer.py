@@ -20,7 +20,7 @@ from luthien.debug.call.call_view import CallView, view_call
 from luthien.debug.call.completeness import Evidence
 from luthien.debug.search.indexed import ALGO, entry_of, failed_entry
 from luthien.store import index
-from luthien.store.deadline import WatchedConnection, connection_options
+from luthien.store.deadline import GIVING_UP_S, WatchedConnection, connection_options
 from luthien.store.index import Claim, ReadCall, Sweep
 from luthien.store.sql import query
 from luthien.store.write import is_about_content
@@ -127,9 +127,9 @@ class Indexer:
         """Ends after the call that is being indexed, in at most `deadline_s`."""
         self._stopping.set()
         if self._thread.ident is not None:
-            self._thread.join(deadline_s)
+            self._thread.join(max(0.0, deadline_s - GIVING_UP_S))
             self._giving_up.set()
-            self._thread.join(1.0)
+            self._thread.join(GIVING_UP_S)
 
     def _run(self) -> None:
         backoff_s = _FIRST_BACKOFF_S

@@ -13,7 +13,8 @@ import httpx2 as httpx
 
 from luthien.debug.showing.shown import plain
 from luthien.debug.tempo.breaker import Failure
-from luthien.settings import Settings, headers_in
+from luthien.headers import read_headers
+from luthien.settings import Settings
 
 MAX_BYTES = 8 * 1024 * 1024
 _QUOTED_CHARS = 200
@@ -115,7 +116,7 @@ def transport_of(settings: Settings) -> Transport | None:
     """The way that the settings say; None when they say of none."""
     if settings.tempo_url:
         headers = settings.tempo_headers
-        return Direct(settings.tempo_url, {} if headers is None else headers_in(headers.get_secret_value()))
+        return Direct(settings.tempo_url, {} if headers is None else read_headers(headers.get_secret_value()))
     if settings.grafana_url:
         token = settings.grafana_token
         secret = None if token is None else token.get_secret_value()
