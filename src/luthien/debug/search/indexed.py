@@ -59,6 +59,11 @@ class _Words:
     chars: int = 0
     size_bytes: int = 0
     is_full: bool = False
+    _texts: set[str] = field(default_factory=set)
+    """Those that were taken: a stage mostly says what another one says."""
+    _waiting: list[str] = field(default_factory=list)
+    """Short texts, so many of which are looked through at once."""
+    _waiting_chars: int = 0
 
     def add(self, text: str) -> None:
         if self.is_full or not text:
@@ -66,19 +71,36 @@ class _Words:
         room = MAX_CHARS - self.chars
         self.chars += len(text)
         self.is_full = len(text) > room
-        for piece in _pieces(text[:room]):
+        if text in self._texts:
+            return
+        self._texts.add(text)
+        self._waiting.append(text[:room])
+        self._waiting_chars += len(text)
+        if self.is_full or self._waiting_chars >= _PIECE_CHARS:
+            self.take()
+
+    def take(self) -> None:
+        """Looks through the texts that wait."""
+        if not self._waiting:
+            return
+        # No word stands on both sides of a line's end, nor does a normal form.
+        whole = "\n".join(self._waiting)
+        self._waiting.clear()
+        self._waiting_chars = 0
+        for piece in _pieces(whole):
             for word in words_of(piece):
-                self._add(word)
+                if word not in self.found and not self._take(word):
+                    return
             self.breathe()
 
-    def _add(self, word: str) -> None:
-        if word in self.found or self.is_full:
-            return
+    def _take(self, word: str) -> bool:
+        """Whether there was room."""
         self.size_bytes += len(word.encode()) + 8
         if len(self.found) >= MAX_WORDS or self.size_bytes > _MAX_DOCUMENT_BYTES:
             self.is_full = True
-        else:
-            self.found.add(word)
+            return False
+        self.found.add(word)
+        return True
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -105,8 +127,10 @@ def entry_of(call: ReadCall, compared: Compared | None, breathe: Breathe = lambd
     for text in _texts(call, compared):
         words.add(text)
         if words.is_full:
-            capped.append("text")
             break
+    words.take()
+    if words.is_full:
+        capped.append("text")
     if len(changes) > MAX_CHANGES:
         capped.append("changes")
     decisions = tuple(decisions_of(call.stored.records))
