@@ -6,8 +6,9 @@ transaction that stores something of it, and it is taken away in the one that wr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -169,46 +170,39 @@ def read_row(conn: Connection, call_id: UUID) -> CallRow | None:
 
 def write_entry(conn: Connection, claimed: Claim, entry: Entry) -> bool:
     """Writes a call's index in the place of the one it had; false, and nothing, if it has changed meanwhile."""
-    call_id = claimed.call_id
+    changes = [{"number": number, **_columns(each)} for number, each in enumerate(entry.changes)]
+    decisions = [_columns(each) | {"recorded_at": each.recorded_at.isoformat()} for each in entry.decisions]
+    asked = {
+        "call_id": claimed.call_id,
+        "changed_in": claimed.changed_in,
+        "lexemes": list(entry.lexemes),
+        "algo": entry.algo,
+        "capped": list(entry.capped),
+        "error": entry.error,
+        "changes": json.dumps(changes),
+        "decisions": json.dumps(decisions),
+    }
     with conn.transaction():
-        _forget_counted(conn, call_id)
-        document = {
-            "lexemes": list(entry.lexemes),
-            "algo": entry.algo,
-            "capped": list(entry.capped),
-            "error": entry.error,
-        }
-        conn.execute(query("write_search"), {"call_id": call_id, **document})
-        with conn.cursor() as cursor:
-            rows = [{"call_id": call_id, "number": n, **asdict(each)} for n, each in enumerate(entry.changes)]
-            cursor.executemany(query("write_change"), rows)
-            decided = [{"call_id": call_id, **asdict(each)} for each in entry.decisions]
-            cursor.executemany(query("write_decision"), decided)
-        if not _settle(conn, claimed):
+        conn.execute(query("forget_counted"), {"call_id": claimed.call_id})
+        if conn.execute(query("write_index"), asked).rowcount != 1:
             raise psycopg.Rollback
         return True
     return False
 
 
+def _columns(row: Change | Decision) -> dict[str, Any]:
+    return {each.name: getattr(row, each.name) for each in fields(row)}
+
+
 def forget(conn: Connection, claimed: Claim) -> None:
     """Takes away what is left of a call that is not there any more."""
     with conn.transaction():
-        _forget_counted(conn, claimed.call_id)
+        conn.execute(query("forget_counted"), {"call_id": claimed.call_id})
         conn.execute(query("forget_index"), {"call_id": claimed.call_id})
-        _settle(conn, claimed)
+        conn.execute(query("settle_unindexed"), {"call_id": claimed.call_id, "changed_in": claimed.changed_in})
 
 
 def lag(conn: Connection) -> tuple[int, float]:
     """How many calls are due, counted no further than 10,000, and for how many seconds the first of them."""
     [(waiting, age_s)] = conn.execute(query("index_lag"), {"limit": MOST_WAITING})
     return waiting, max(0.0, age_s)
-
-
-def _forget_counted(conn: Connection, call_id: UUID) -> None:
-    for name in ("forget_changes", "forget_decisions"):
-        conn.execute(query(name), {"call_id": call_id})
-
-
-def _settle(conn: Connection, claimed: Claim) -> bool:
-    asked = {"call_id": claimed.call_id, "changed_in": claimed.changed_in}
-    return conn.execute(query("settle_unindexed"), asked).rowcount == 1

@@ -35,9 +35,12 @@ _DENSE = re.compile(
 
 
 def words_of(text: str) -> Iterator[str]:
-    """The words of a text, each as often as it occurs."""
-    for word in _runs(text):
-        yield from _indexed(word)
+    """The words of a text, in the order in which they first occur; some more than once."""
+    for run in dict.fromkeys(_runs(text)):
+        if run.isascii() and "_" not in run:
+            yield run[:MAX_WORD_CHARS]
+        else:
+            yield from _indexed(run)
 
 
 def asked_words(text: str) -> list[str]:
@@ -110,10 +113,10 @@ def _plain(text: str) -> str:
     return unicodedata.normalize("NFC", text.replace("\0", "\ufffd").encode("utf-8", "replace").decode())
 
 
-def _runs(text: str) -> Iterator[str]:
+def _runs(text: str) -> list[str]:
     # Case first: it may undo the normal form.
-    for match in _WORD.finditer(_plain(text.casefold())):
-        yield match[0]
+    found: list[str] = _WORD.findall(_plain(text.casefold()))
+    return found
 
 
 def _indexed(run: str) -> Iterator[str]:

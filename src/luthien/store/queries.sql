@@ -305,9 +305,12 @@ FROM (
 WHERE claimed.call_id = due.call_id
 RETURNING claimed.call_id, claimed.changed_in, claimed.attempts
 
--- name: settle_unindexed
+-- part: settled
 -- Nothing, if more of the call was stored meanwhile.
 DELETE FROM conversation_unindexed WHERE call_id = %(call_id)s AND changed_in = %(changed_in)s
+
+-- name: settle_unindexed
+<<settled>>
 
 -- name: give_back_unindexed
 UPDATE conversation_unindexed SET due_at = now(), attempts = attempts - 1
@@ -325,33 +328,42 @@ FROM conversation_events
 WHERE call_id = %(call_id)s AND event_type <> 'response_timeline'
 ORDER BY sequence
 
--- name: write_search
-INSERT INTO conversation_search (call_id, document, algo, indexed_at, capped, error)
-VALUES (%(call_id)s, array_to_tsvector(%(lexemes)s), %(algo)s, now(), %(capped)s, %(error)s)
-ON CONFLICT (call_id) DO UPDATE SET
-    document = EXCLUDED.document, algo = EXCLUDED.algo, indexed_at = EXCLUDED.indexed_at,
-    capped = EXCLUDED.capped, error = EXCLUDED.error
-
--- name: forget_changes
-DELETE FROM conversation_changes WHERE call_id = %(call_id)s
-
--- name: forget_decisions
+-- name: forget_counted
+-- Before it is written anew, and of a call that is not there any more.
+WITH changes AS (
+    DELETE FROM conversation_changes WHERE call_id = %(call_id)s
+)
 DELETE FROM conversation_decisions WHERE call_id = %(call_id)s
 
--- name: write_change
-INSERT INTO conversation_changes
-    (call_id, number, side, op_id, action, kind, part, before_ptr, after_ptr, policy, version, path, message,
-    bytes_removed, bytes_added)
-VALUES
-    (%(call_id)s, %(number)s, %(side)s, %(op_id)s, %(action)s, %(kind)s, %(part)s, %(before_ptr)s, %(after_ptr)s,
-    %(policy)s, %(version)s, %(path)s, %(message)s, %(bytes_removed)s, %(bytes_added)s)
-
--- name: write_decision
-INSERT INTO conversation_decisions
-    (call_id, sequence, recorded_at, side, policy, version, action, changed, shadow, duration_ms, count)
-VALUES
-    (%(call_id)s, %(sequence)s, %(recorded_at)s, %(side)s, %(policy)s, %(version)s, %(action)s, %(changed)s,
-    %(shadow)s, %(duration_ms)s, %(count)s)
+-- name: write_index
+-- All that is indexed of a call, which need not wait then. No row is gone, if more of the call was stored meanwhile.
+WITH search AS (
+    INSERT INTO conversation_search (call_id, document, algo, indexed_at, capped, error)
+    VALUES (%(call_id)s, array_to_tsvector(%(lexemes)s), %(algo)s, now(), %(capped)s, %(error)s)
+    ON CONFLICT (call_id) DO UPDATE SET
+        document = EXCLUDED.document, algo = EXCLUDED.algo, indexed_at = EXCLUDED.indexed_at,
+        capped = EXCLUDED.capped, error = EXCLUDED.error
+), changes AS (
+    INSERT INTO conversation_changes
+        (call_id, number, side, op_id, action, kind, part, before_ptr, after_ptr, policy, version, path, message,
+        bytes_removed, bytes_added)
+    SELECT
+        %(call_id)s, number, side, op_id, action, kind, part, before_ptr, after_ptr, policy, version, path, message,
+        bytes_removed, bytes_added
+    FROM json_to_recordset(%(changes)s) AS change (
+        number int4, side text, op_id text, action text, kind text, part text, before_ptr text, after_ptr text,
+        policy text, version text, path text, message int4, bytes_removed int8, bytes_added int8
+    )
+), decisions AS (
+    INSERT INTO conversation_decisions
+        (call_id, sequence, recorded_at, side, policy, version, action, changed, shadow, duration_ms, count)
+    SELECT %(call_id)s, sequence, recorded_at, side, policy, version, action, changed, shadow, duration_ms, count
+    FROM json_to_recordset(%(decisions)s) AS decision (
+        sequence int4, recorded_at timestamptz, side text, policy text, version text, action text, changed boolean,
+        shadow boolean, duration_ms float8, count int8
+    )
+)
+<<settled>>
 
 -- name: forget_index
 -- Of a call that is not there any more.

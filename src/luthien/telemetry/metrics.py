@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, Observation
+from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, NoOpMeter, Observation
 
 from luthien.otlp import Signal
 from luthien.record.source import RecordSource
@@ -63,6 +63,8 @@ class CallMetrics:
             meter.create_observable_up_down_counter(callbacks=[level.observe], **_convention(name))
             return level
 
+        self.are_read = not isinstance(meter, NoOpMeter)
+        """Whether anybody gets to see them."""
         self.operation_duration = histogram(names.OPERATION_DURATION, _SECONDS)
         self.token_usage = histogram(names.TOKEN_USAGE, _TOKENS)
         self.time_to_first_chunk = histogram(names.TIME_TO_FIRST_CHUNK, _CHUNK_SECONDS)

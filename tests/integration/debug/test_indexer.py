@@ -20,6 +20,7 @@ from luthien.exchange import EventType, StageRecord, new_call_id
 from luthien.store import index
 from luthien.store.call_filter import CallFilter
 from luthien.store.index import Sweep
+from luthien.store.lexemes import words_of
 from luthien.store.read import RecordReader
 from luthien.store.write import prepare, write_batch
 from tests.playbook import ScriptedProvider, answers, eventually, running_gateway
@@ -227,6 +228,35 @@ class TestACallThatIsHard:
         assert "lately" in found
         assert len(found) <= indexed.MAX_WORDS + 20
         assert column(conn, "capped", records[0].call_id) == ["text"]
+
+    def test_of_one_text_that_is_too_long_is_known_by_its_beginning(self, conn: Conn) -> None:
+        text = " ".join(["first", *["again"] * (indexed.MAX_CHARS // 5), "last"])
+        records = call(says(text), says("other"))
+        store(conn, *records)
+        index_all(conn)
+        found = lexemes(conn, records[0].call_id)
+        assert {"other", "first", "again"} <= found
+        assert "last" not in found
+        assert column(conn, "capped", records[0].call_id) == ["text"]
+
+    def test_has_the_words_of_each_text_whatever_stands_beside_it(self, conn: Conn) -> None:
+        texts = [
+            "one",
+            "e\u0301",
+            "\u0301two",
+            "\ud83d",
+            "\ude00 three",
+            "one",
+            "",
+            "get_weather",
+            "\u6211",
+            "\u7684",
+        ]
+        records = call({"messages": [{"content": text} for text in texts]})
+        store(conn, *records)
+        index_all(conn)
+        words = {each for each in lexemes(conn, records[0].call_id) if not each.startswith("=")}
+        assert words == {word for text in texts for word in words_of(text)}
 
     def test_of_too_many_bytes_is_known_by_its_beginnings_and_its_decisions(
         self, conn: Conn, monkeypatch: pytest.MonkeyPatch

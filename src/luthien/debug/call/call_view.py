@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from luthien.debug.blaming.blame import blame, ops_of
+from luthien.debug.blaming.blame import ops_of
 from luthien.debug.blaming.shadows import ShadowView, shadows_of
-from luthien.debug.blaming.steps import steps_of
 from luthien.debug.call.answers import Answers, cost_of, trust_of
+from luthien.debug.call.compared import compare_stages
 from luthien.debug.call.completeness import Completeness, Evidence, State
 from luthien.debug.call.losses import Records
-from luthien.debug.call.stages import StageView, all_stages, details_of
+from luthien.debug.call.stages import StageView, details_of
 from luthien.debug.call.timeline import Lanes, lanes_of
 from luthien.debug.call.verdict import Basis, Bodies, Decision, verdict_sentence
 from luthien.debug.call.waterfall import Waterfall, waterfall_of
@@ -118,15 +118,12 @@ def _is_written_otherwise(stages: Mapping[EventType, StageView], side: str) -> b
 
 def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloads) -> CallView:
     """Compares the stages of a call and says in a sentence what came of it, and how much of it is there."""
-    records, documents = Records(call), Documents()
+    records = Records(call)
     completeness = records.completeness(evidence)
-    stages = all_stages(records, completeness.state)
+    compared = compare_stages(records, completeness.state, differ)
+    stages, request, response = compared.stages, compared.request, compared.response
+    documents = compared.documents
     lanes = lanes_of(call.records)
-    request = _compare(stages[EventType.REQUEST_ORIGINAL], stages[EventType.REQUEST_FINAL], differ, documents)
-    response = _compare(stages[EventType.RESPONSE_ORIGINAL], stages[EventType.RESPONSE_FINAL], differ, documents)
-    steps = {side: steps_of(records, side) for side in Side}
-    request = None if request is None else blame(request, steps[Side.REQUEST], differ, documents)
-    response = None if response is None else blame(response, steps[Side.RESPONSE], differ, documents)
     diffs = {Side.REQUEST.value: request, Side.RESPONSE.value: response}
     decisions = [_decision(each, diffs) for each in call.records if each.event_type == EventType.POLICY_DECISION]
     row = call.row
@@ -178,7 +175,7 @@ def view_call(call: StoredCall, evidence: Evidence, differ: Differ = diff_payloa
         configuration=_said(call.records, "luthien.config.version"),
         documents=documents,
         redacted=redacted,
-        shadows=[shadow for side in Side for shadow in shadows_of(steps[side], differ, documents)],
+        shadows=[shadow for side in Side for shadow in shadows_of(compared.steps[side], differ, documents)],
     )
 
 
@@ -191,22 +188,6 @@ def _said(records: Sequence[StageRecord], attribute: str) -> str | None:
 def _endpoint(request: StageRecord | None) -> str | None:
     method = None if request is None else request.attributes.get("http.request.method")
     return None if request is None or method is None else f"{method} {request.attributes.get('url.path', '')}"
-
-
-def _compare(original: StageView, final: StageView, differ: Differ, documents: Documents) -> Diff | None:
-    """A diff where both sides were recorded: what the gateway made up is no change of what a provider said.
-
-    Two beginnings are compared only where the hashes say that all the rest is the same, too.
-    """
-    if original.state != "recorded" or final.state != "recorded":
-        return None
-    if (original.is_capped or final.is_capped) and not _is_same_on_the_wire(original.record, final.record):
-        return None
-    return differ(original.payload, final.payload, documents=documents)
-
-
-def _is_same_on_the_wire(one: StageRecord | None, other: StageRecord | None) -> bool:
-    return one is not None and other is not None and None is not one.wire_sha256 == other.wire_sha256
 
 
 def _bodies(

@@ -18,7 +18,7 @@ import dictdiffer
 from luthien.debug.align import Alignment, Pairing, crossing, out_of_order
 from luthien.debug.diffing.changes import added, changed, moved, removed
 from luthien.debug.diffing.identity import Identities
-from luthien.debug.diffing.keys import Tree, told_apart_by_keys
+from luthien.debug.diffing.keys import Tree, may_be_told_apart, told_apart_by_keys
 from luthien.debug.diffing.ops import MAX_DEPTH, Flag, Op
 from luthien.debug.diffing.values import Json, Numbers, count_marks, parse, pointer
 from luthien.debug.diffing.veil import veiled
@@ -243,12 +243,15 @@ class _Comparison:
             elif i is None and j is not None:
                 contents.adds.append(added(pointer(pair.after_ptr, j), after[j], degraded=coarse))
             elif i is not None and j is not None:
+                same = self._work.identities.is_same(before[i], after[j])
+                told_apart = not same or may_be_told_apart(before[i], after[j])
+                if not told_apart and i not in strays:
+                    continue
                 element = pair.element(i, j, crosses=i in crossed)
-                same = self._work.identities.is_same(element.before, element.after)
                 if i in strays:
                     ptrs = element.before_ptr, element.after_ptr
                     contents.moves.append(moved(*ptrs, element.before, element.after, same=same, degraded=coarse))
-                if not same or isinstance(element.before, dict | list):
+                if told_apart:
                     (contents.equal if same else contents.unequal).append(element)
         return contents
 

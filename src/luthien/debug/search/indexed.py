@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from luthien.debug.call.call_view import CallView, PolicyView
+from luthien.debug.call.compared import Compared
 from luthien.debug.diffing.documents import Document
 from luthien.debug.diffing.ops import Diff, Op
 from luthien.debug.diffing.values import Json, Number, parse
@@ -59,6 +59,11 @@ class _Words:
     chars: int = 0
     size_bytes: int = 0
     is_full: bool = False
+    _texts: set[str] = field(default_factory=set)
+    """Those that were taken: a stage mostly says what another one says."""
+    _waiting: list[str] = field(default_factory=list)
+    """Short texts, so many of which are looked through at once."""
+    _waiting_chars: int = 0
 
     def add(self, text: str) -> None:
         if self.is_full or not text:
@@ -66,19 +71,36 @@ class _Words:
         room = MAX_CHARS - self.chars
         self.chars += len(text)
         self.is_full = len(text) > room
-        for piece in _pieces(text[:room]):
+        if text in self._texts:
+            return
+        self._texts.add(text)
+        self._waiting.append(text[:room])
+        self._waiting_chars += len(text)
+        if self.is_full or self._waiting_chars >= _PIECE_CHARS:
+            self.take()
+
+    def take(self) -> None:
+        """Looks through the texts that wait."""
+        if not self._waiting:
+            return
+        # No word stands on both sides of a line's end, nor does a normal form.
+        whole = "\n".join(self._waiting)
+        self._waiting.clear()
+        self._waiting_chars = 0
+        for piece in _pieces(whole):
             for word in words_of(piece):
-                self._add(word)
+                if word not in self.found and not self._take(word):
+                    return
             self.breathe()
 
-    def _add(self, word: str) -> None:
-        if word in self.found or self.is_full:
-            return
+    def _take(self, word: str) -> bool:
+        """Whether there was room."""
         self.size_bytes += len(word.encode()) + 8
         if len(self.found) >= MAX_WORDS or self.size_bytes > _MAX_DOCUMENT_BYTES:
             self.is_full = True
-        else:
-            self.found.add(word)
+            return False
+        self.found.add(word)
+        return True
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -91,22 +113,24 @@ def _pieces(text: str) -> Iterator[str]:
         start = end
 
 
-def entry_of(call: ReadCall, view: CallView | None, breathe: Breathe = lambda: None) -> Entry:
+def entry_of(call: ReadCall, compared: Compared | None, breathe: Breathe = lambda: None) -> Entry:
     """What is indexed of a call.
 
     Args:
-        view: what its page shows; None if its payloads are too large to be compared here.
+        compared: its stages and what differs; None if its payloads are too large to be compared here.
         breathe: called again and again, so that others get a turn.
     """
-    capped = [] if view is not None else ["payloads"]
-    changes = list(_changes(view) if view is not None else _told_changes(call))
+    capped = [] if compared is not None else ["payloads"]
+    changes = list(_changes(call, compared) if compared is not None else _told_changes(call))
     facets = {*row_facets(call.row), *_change_facets(changes)}
     words = _Words(breathe)
-    for text in _texts(call, view):
+    for text in _texts(call, compared):
         words.add(text)
         if words.is_full:
-            capped.append("text")
             break
+    words.take()
+    if words.is_full:
+        capped.append("text")
     if len(changes) > MAX_CHANGES:
         capped.append("changes")
     decisions = tuple(decisions_of(call.stored.records))
@@ -149,15 +173,15 @@ def _change_facets(changes: Iterable[Change]) -> Iterator[str]:
             yield change_facet(change.policy, change.part)
 
 
-def _changes(view: CallView) -> Iterator[Change]:
-    for side, diff in ((Side.REQUEST, view.request), (Side.RESPONSE, view.response)):
+def _changes(call: ReadCall, compared: Compared) -> Iterator[Change]:
+    for side, diff in ((Side.REQUEST, compared.request), (Side.RESPONSE, compared.response)):
         if diff is not None and diff.ops:
-            yield from _side_changes(view, side, diff)
+            yield from _side_changes(call, compared, side, diff)
 
 
-def _side_changes(view: CallView, side: Side, diff: Diff) -> Iterator[Change]:
-    before, after = (_document(view, side, state) for state in ("original", "final"))
-    sole = _sole_policy([each for each in view.decisions if each.side == side.value])
+def _side_changes(call: ReadCall, compared: Compared, side: Side, diff: Diff) -> Iterator[Change]:
+    before, after = (_document(compared, side, state) for state in ("original", "final"))
+    sole = _sole_policy(_told_changes(call), side)
     for op in diff.ops:
         if not op.touches_value:
             continue
@@ -188,14 +212,14 @@ def _authors(op: Op, sole: tuple[str | None, str | None]) -> Sequence[tuple[str 
     return [(_plain(op.policy), _plain(op.version))] if op.policy else [sole]
 
 
-def _sole_policy(decisions: Iterable[PolicyView]) -> tuple[str | None, str | None]:
+def _sole_policy(told: Iterable[Change], side: Side) -> tuple[str | None, str | None]:
     """The policy that changed a side, if it was only one."""
-    changed = {(_plain(each.policy), _plain(each.version)) for each in decisions if each.changed and not each.shadow}
+    changed = {(each.policy, each.version) for each in told if each.side == side.value}
     return changed.pop() if len(changed) == 1 else (None, None)
 
 
 def _told_changes(call: ReadCall) -> Iterator[Change]:
-    """What decisions say of changes that were not looked for: who, and on which side."""
+    """What decisions say of changes: who made one, and on which side."""
     for record in call.stored.records:
         get = record.attributes.get
         if record.event_type != EventType.POLICY_DECISION or get("luthien.policy.changed") is not True:
@@ -207,21 +231,21 @@ def _told_changes(call: ReadCall) -> Iterator[Change]:
             )
 
 
-def _texts(call: ReadCall, view: CallView | None) -> Iterator[str]:
+def _texts(call: ReadCall, compared: Compared | None) -> Iterator[str]:
     """All that one would search for, the latest first: what a conversation begins with is in other calls, too."""
     yield call.row["error_message"] or ""
     for record in call.stored.records:
         yield str(record.attributes.get("luthien.policy.reason") or "")
-    if view is None:
+    if compared is None:
         for beginning in reversed(call.beginnings):
             yield _ESCAPE.sub(_unescaped, beginning.decode("utf-8", "replace"))
         return
     seen: set[bytes] = set()
     for stage in reversed(STAGES):
-        payload = view.stages[stage].payload
+        payload = compared.stages[stage].payload
         if payload and payload not in seen:
             seen.add(payload)
-            yield from _payload_texts(payload, view.documents.read(payload))
+            yield from _payload_texts(payload, compared.documents.read(payload))
 
 
 def _payload_texts(payload: bytes, document: Document) -> Iterator[str]:
@@ -266,9 +290,9 @@ def _inner(text: str) -> Json:
         return None
 
 
-def _document(view: CallView, side: Side, state: str) -> Json:
-    payload = view.stages[EventType(f"{side.value}_{state}")].payload
-    return None if payload is None else view.documents.read(payload).value
+def _document(compared: Compared, side: Side, state: str) -> Json:
+    payload = compared.stages[EventType(f"{side.value}_{state}")].payload
+    return None if payload is None else compared.documents.read(payload).value
 
 
 def _unescaped(match: re.Match[str]) -> str:

@@ -16,8 +16,9 @@ from typing import Any
 import psycopg
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from luthien.debug.call.call_view import CallView, view_call
-from luthien.debug.call.completeness import Evidence
+from luthien.debug.call.compared import Compared, compare_stages
+from luthien.debug.call.completeness import State
+from luthien.debug.call.losses import Records
 from luthien.debug.search.indexed import ALGO, entry_of, failed_entry
 from luthien.store import index
 from luthien.store.deadline import GIVING_UP_S, WatchedConnection, connection_options
@@ -230,7 +231,7 @@ def _index(conn: Connection, claimed: Claim, pace: Pace, stats: IndexStats) -> N
         if call is None:
             index.forget(conn, claimed)
             return
-        entry = entry_of(call, _view(call), pace.breathe)
+        entry = entry_of(call, _compared(call), pace.breathe)
         stats.indexed += index.write_entry(conn, claimed, entry)
     except Exception as error:
         if isinstance(error, psycopg.Error) and not is_about_content(error):
@@ -249,17 +250,7 @@ def _give_up(conn: Connection, claimed: Claim, stats: IndexStats, why: str) -> N
     stats.failed += index.write_entry(conn, claimed, failed_entry(row, why))
 
 
-def _view(call: ReadCall) -> CallView | None:
+def _compared(call: ReadCall) -> Compared | None:
     """What the call's page compares; None where that is too much for here."""
-    if not call.is_whole:
-        return None
-    row = call.row
-    evidence = Evidence(
-        emitted=row["records_emitted"],
-        stored=row["records_stored"],
-        stages_stored=row["stages_stored"],
-        tombstoned=row["records_tombstoned"],
-        set_aside=row["records_set_aside"],
-        refused=row["records_refused"] or 0,
-    )
-    return view_call(call.stored, evidence)
+    # What is said of a stage that is missing depends on the state, and is not indexed.
+    return compare_stages(Records(call.stored), State.COMPLETE) if call.is_whole else None
