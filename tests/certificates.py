@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.programs import program
 
 CLIENT = "a-luthien"
 
@@ -46,4 +47,4 @@ def _key(path: Path) -> tuple[str | Path, ...]:
 
 
 def _openssl(*arguments: str | Path) -> None:
-    subprocess.run([shutil.which("openssl") or "openssl", *arguments], check=True, capture_output=True, timeout=60)
+    subprocess.run([program("openssl"), *arguments], check=True, capture_output=True, timeout=60)

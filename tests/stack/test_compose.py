@@ -21,6 +21,7 @@ from luthien.cli import cli
 from luthien.config import ConfigFile
 from luthien.gateway.configuration import configured
 from luthien.settings import Settings
+from tests.programs import program
 from tests.unit.test_settings import FIELDS
 
 ROOT = Path(__file__).parents[2]
@@ -35,13 +36,11 @@ PUBLISHED = {"gateway": "127.0.0.1:${GATEWAY_PORT:-8080}:8080", "grafana": "127.
 NO_HEALTH_CHECK = {"collector"}
 """Its image holds one program, which cannot ask itself."""
 
-pytestmark = pytest.mark.skipif(shutil.which("docker-compose") is None, reason="no compose client on this machine")
-
 
 def client(*arguments: str, env_file: Path, secrets: str = ".secrets") -> subprocess.CompletedProcess[str]:
     """Debian's client, which reads the file, fills it in, and starts nothing; without the .env of a developer."""
     env_file.write_text(f"SECRETS_DIR={secrets}\n" if secrets else "")
-    command = ["docker-compose", "--env-file", str(env_file), "--file", str(FILE), *arguments]
+    command = [program("docker-compose"), "--env-file", str(env_file), "--file", str(FILE), *arguments]
     return subprocess.run(
         command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False, timeout=60
     )
