@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import (
     Browser,
@@ -23,6 +21,8 @@ from playwright.sync_api import (
     Request,
     sync_playwright,
 )
+
+from tests.programs import program
 
 _QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
 
@@ -80,11 +80,7 @@ def _new_context(options: dict[str, Any]) -> BrowserContext:
 def _started() -> _Shared:
     global _shared
     if _shared is None:
-        chromium = shutil.which("chromium")
-        if chromium is None:
-            if os.environ.get("CI"):
-                pytest.fail("chromium is not installed")
-            pytest.skip("chromium is not installed")
+        chromium = program("chromium")
         # Chromium's sandbox refuses to run as root.
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
         playwright = sync_playwright().start()

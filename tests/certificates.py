@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.programs import program
 
 CLIENT = "a-luthien"
 
@@ -27,13 +28,17 @@ def made_in(directory: Path) -> Certificates:
         *(directory / f"{name}.pem" for name in ("ca", "server", "server-key", "client", "client-key"))
     )
     ca_key = directory / "ca-key.pem"
-    _openssl("req", "-x509", *_key(ca_key), "-out", made.authority, "-days", "1", "-subj", "/CN=a-test-authority")
+    authority = ("-subj", "/CN=a-test-authority", "-addext", "keyUsage=critical,keyCertSign")
+    _openssl("req", "-x509", *_key(ca_key), "-out", made.authority, "-days", "1", *authority)
     for name, certificate, key in (
         ("127.0.0.1", made.server, made.server_key),
         (CLIENT, made.client, made.client_key),
     ):
         extensions = directory / f"{name}.cnf"
-        extensions.write_text("subjectAltName=IP:127.0.0.1\n")
+        # From Python 3.13 on, a certificate must say whose key has signed it (RFC 5280).
+        extensions.write_text(
+            "subjectAltName=IP:127.0.0.1\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+        )
         request = directory / f"{name}.csr"
         _openssl("req", "-new", *_key(key), "-out", request, "-subj", f"/CN={name}")
         signing = ("-CA", made.authority, "-CAkey", ca_key, "-CAcreateserial", "-days", "1", "-extfile", extensions)
@@ -46,4 +51,4 @@ def _key(path: Path) -> tuple[str | Path, ...]:
 
 
 def _openssl(*arguments: str | Path) -> None:
-    subprocess.run([shutil.which("openssl") or "openssl", *arguments], check=True, capture_output=True, timeout=60)
+    subprocess.run([program("openssl"), *arguments], check=True, capture_output=True, timeout=60)

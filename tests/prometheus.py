@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml
 
 from tests.playbook import DEADLINE_S, eventually
+from tests.programs import program
 
 RULES = Path(__file__).parents[1] / "otel" / "rules" / "luthien.yml"
 SCRAPE_INTERVAL = "200ms"
@@ -69,16 +67,13 @@ def rules() -> list[dict[str, Any]]:
 
 
 def promtool(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([_found("promtool"), *arguments], cwd=cwd, capture_output=True, text=True, timeout=60)
+    return subprocess.run([program("promtool"), *arguments], cwd=cwd, capture_output=True, text=True, timeout=60)
 
 
 @contextmanager
 def prometheus(directory: Path, targets: Sequence[str], *, job: str = "luthien") -> Iterator[Prometheus]:
-    """A server that scrapes these addresses, as `host:port`, and evaluates our rules every second.
-
-    Without the package the test is skipped, but never in CI.
-    """
-    binary = _found("prometheus")
+    """A server that scrapes these addresses, as `host:port`, and evaluates our rules every second."""
+    binary = program("prometheus")
     config = {
         "global": {"scrape_interval": SCRAPE_INTERVAL, "evaluation_interval": "1s"},
         "rule_files": [str(RULES)],
@@ -121,13 +116,3 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     ready = eventually(lambda: httpx.get(f"{url}/-/ready").status_code, lambda status: status == 200)
     assert ready == 200, log.read_text()
     return url
-
-
-def _found(binary: str) -> str:
-    path = shutil.which(binary)
-    if path is None:
-        reason = f"{binary} is not installed: it is in Debian's package prometheus"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return path

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 from fastapi import FastAPI
@@ -58,9 +59,11 @@ from luthien.telemetry.metrics import (
     observe_record,
     reload_counter,
 )
-from luthien.telemetry.scraping import Scraping
 from luthien.telemetry.setup import Telemetry, start_telemetry
 from luthien.upstream.client import UpstreamClient
+
+if TYPE_CHECKING:
+    from luthien.telemetry.scraping import Scraping
 
 _log = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ import pytest
 from dashboards import parts
 from luthien.exchange import new_call_id
 from luthien.telemetry import conventions as names
+from tests.programs import program
 from tests.stack.files import OTEL, collector, read
 
 SOURCES: dict[str, Any] = {
@@ -89,7 +90,7 @@ def test_the_queries_of_a_span_are_promql_over_metrics_that_there_are(tmp_path: 
     filled = [q.replace("$${__tags}", 'service_name="luthien"').replace("$${__span.name}", "chat m") for q in queries]
     rules = {"groups": [{"name": "g", "rules": [{"record": f"r{i}", "expr": q} for i, q in enumerate(filled)]}]}
     (tmp_path / "rules.yml").write_text(json.dumps(rules))
-    command = ["promtool", "check", "rules", str(tmp_path / "rules.yml")]
+    command = [program("promtool"), "check", "rules", str(tmp_path / "rules.yml")]
     said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert said.returncode == 0, said.stderr
     spans = collector("collector.yaml")["connectors"]["span_metrics"]

@@ -9,10 +9,9 @@ import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-import grpc
 import httpx2 as httpx
 
 from luthien.doctor.finding import Finding, ok, problem, warning
@@ -21,6 +20,9 @@ from luthien.errors import ConfigError
 from luthien.otlp import Otlp, Signal
 from luthien.settings import Settings
 from luthien.upstream.client import proxy_for
+
+if TYPE_CHECKING:
+    import grpc
 
 _SERVICES: Final[dict[Signal, str]] = {
     "traces": "opentelemetry.proto.collector.trace.v1.TraceService",
@@ -87,6 +89,8 @@ def _tls(otlp: Otlp) -> ssl.SSLContext:
 
 
 def _over_grpc(check: str, signal: Signal, otlp: Otlp, where: str) -> Finding:
+    import grpc
+
     began = time.perf_counter()
     with _channel(otlp) as channel:
         export = channel.unary_unary(f"/{_SERVICES[signal]}/Export")
@@ -98,6 +102,8 @@ def _over_grpc(check: str, signal: Signal, otlp: Otlp, where: str) -> Finding:
 
 
 def _channel(otlp: Otlp) -> grpc.Channel:
+    import grpc
+
     parts = urlsplit(otlp.endpoint if "://" in otlp.endpoint else f"//{otlp.endpoint}")
     target = parts.netloc.rpartition("@")[2]
     is_open = parts.scheme == "http" or (not parts.scheme and otlp.insecure)
@@ -111,6 +117,8 @@ def _channel(otlp: Otlp) -> grpc.Channel:
 
 
 def _refused(check: str, code: grpc.StatusCode, where: str) -> Finding:
+    import grpc
+
     name = code.name
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return problem(check, f"{where} does not let them in ({name})", f"{_UNKNOWN}. {_MEANWHILE}")

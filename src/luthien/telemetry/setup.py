@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from opentelemetry.metrics import Meter, MeterProvider, NoOpMeterProvider
@@ -30,7 +31,9 @@ from luthien.telemetry import conventions as names
 from luthien.telemetry.exporters import metric_readers, span_exporter
 from luthien.telemetry.processor import ForkingSpanProcessor
 from luthien.telemetry.sampler import RecordEverything, sampler_named
-from luthien.telemetry.scraping import Scraping, ports_of
+
+if TYPE_CHECKING:
+    from luthien.telemetry.scraping import Scraping
 
 _log = logging.getLogger(__name__)
 _EXEMPLARS: dict[str, type[ExemplarFilter]] = {
@@ -154,6 +157,8 @@ def _meter_provider(settings: Settings, readers: Sequence[MetricReader], resourc
 def _scraping(settings: Settings, processes: int) -> Scraping | None:
     if "prometheus" not in settings.metrics_exporters:
         return None
+    from luthien.telemetry.scraping import Scraping, ports_of
+
     return Scraping(settings.prometheus_host, ports_of(settings.prometheus_port, processes))
 
 

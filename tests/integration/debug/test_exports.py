@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pytest
 from luthien.testing import Case
 from tests.integration.debug.har_schema import check_har
 from tests.playbook import DEADLINE_S, TOKEN, Gateway, ScriptedProvider, answers, eventually, running_gateway, streams
+from tests.programs import program
 from tests.wire import (
     anthropic_request,
     anthropic_response,
@@ -36,9 +36,6 @@ FALCON: dict[str, Any] = {
     "config": {"rules": [{"find": "Nightingale", "replace": "Falcon", "in": ["request", "response"]}]},
 }
 HOSTILE = "it's \"quoted\" `$(id)` $HOME \\ \n!! %s 'a' \N{SNOWMAN} é </script>"
-needs_curl = pytest.mark.skipif(
-    shutil.which("curl") is None and not os.environ.get("CI"), reason="there is no curl on this machine"
-)
 
 
 @pytest.fixture
@@ -156,6 +153,8 @@ def test_bytes_in_an_archive(gateway: Gateway, provider: ScriptedProvider) -> No
 
 
 def run_shell(command: str, **environment: str) -> bytes:
+    """What the command, which calls curl, prints."""
+    program("curl")
     told = {"PATH": os.environ["PATH"], "no_proxy": "127.0.0.1"} | environment
     done = subprocess.run(["/bin/sh"], input=command.encode(), capture_output=True, timeout=60, env=told, check=False)
     assert done.returncode == 0, done.stderr
@@ -163,7 +162,6 @@ def run_shell(command: str, **environment: str) -> bytes:
     return done.stdout
 
 
-@needs_curl
 @pytest.mark.parametrize(
     "body",
     [
@@ -199,7 +197,6 @@ def test_what_curl_sends_to_the_gateway_is_what_the_client_sent(
     assert records[0]["luthien.request.headers"] == records[1]["luthien.request.headers"]
 
 
-@needs_curl
 @pytest.mark.parametrize(
     ("path", "body", "response", "variable", "header"),
     [
@@ -230,7 +227,6 @@ def test_what_curl_sends_to_the_provider_is_what_the_gateway_sent(
     assert json.loads(output) == response
 
 
-@needs_curl
 def test_a_gateway_key_is_a_variable_of_its_own(
     record_database: str, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,7 +244,6 @@ def test_a_gateway_key_is_a_variable_of_its_own(
         assert "$OPENAI_API_KEY" in exported(gateway, call_id, "curl-provider")
 
 
-@needs_curl
 def test_masked_credentials_are_variables_in_the_body(gateway: Gateway, provider: ScriptedProvider) -> None:
     provider.will(answers(openai_response()))
     tools = [
@@ -264,7 +259,6 @@ def test_masked_credentials_are_variables_in_the_body(gateway: Gateway, provider
     assert json.loads(provider.turns[-1].body) == json.loads(body)
 
 
-@needs_curl
 def test_what_is_passed_through_goes_where_it_went(gateway: Gateway, provider: ScriptedProvider) -> None:
     provider.will(answers({"data": []}))
     call_id = str(gateway.get("/v1/models", {"authorization": "Bearer k"}).headers["luthien-call-id"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -20,6 +19,7 @@ from luthien.telemetry.document import name_in_prometheus
 from luthien.telemetry.scraping import ports_of
 from luthien.telemetry.setup import start_telemetry
 from tests.playbook import ScriptedProvider, answers, eventually, running_gateway
+from tests.programs import program
 from tests.serving import serving
 from tests.wire import openai_request, openai_response
 
@@ -40,7 +40,7 @@ def test_calls_are_counted_under_the_names_that_prometheus_gives_what_comes_over
     with running_gateway(record_database, provider.url, **HERE) as gateway:
         gateway.call(gateway.post(OPENAI, openai_request()))
         text = eventually(gateway.metrics, lambda text: "luthien_calls_total{" in text)
-    promtool = [shutil.which("promtool") or "promtool", "check", "metrics"]
+    promtool = [program("promtool"), "check", "metrics"]
     checked = subprocess.run(promtool, input=text, text=True, capture_output=True, timeout=60, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     found = samples(text)
