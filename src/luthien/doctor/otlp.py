@@ -60,13 +60,13 @@ def _examined(check: str, signal: Signal, otlp: Otlp) -> Finding:
             return _over_grpc(check, signal, otlp, where)
         return _over_http(check, otlp, where)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-        return problem(check, f"{where} cannot be reached: {words(error)}", f"{_port(otlp)} {_MEANWHILE}")
+        return problem(check, f"{where} cannot be reached: {words(error)}", f"{_port(otlp.protocol)} {_MEANWHILE}")
 
 
-def _port(otlp: Otlp) -> str:
+def _port(protocol: str) -> str:
     """Most receivers have two ports beside each other, and are asked at the wrong one."""
     mostly = "gRPC (4317, mostly)"
-    if otlp.protocol != "grpc":
+    if protocol != "grpc":
         mostly = "HTTP (4318, mostly; 4317 wants OTEL_EXPORTER_OTLP_PROTOCOL=grpc)"
     return f"Is it running, is that its port for {mostly}, and is it encrypted as its address says?"
 
@@ -105,7 +105,7 @@ def _over_grpc(check: str, signal: Signal, otlp: Otlp, where: str) -> Finding:
         try:
             export(b"", timeout=TIMEOUT_S, metadata=[*otlp.headers.items()])
         except grpc.RpcError as error:
-            return _refused(check, error.code(), where, otlp)
+            return _refused(check, error.code(), where)
     return ok(check, f"{where} takes them (gRPC), in {(time.perf_counter() - began) * 1000:.0f} ms")
 
 
@@ -122,12 +122,12 @@ def _channel(otlp: Otlp) -> grpc.Channel:
     return grpc.secure_channel(target, grpc.ssl_channel_credentials(*files))
 
 
-def _refused(check: str, code: grpc.StatusCode, where: str, otlp: Otlp) -> Finding:
+def _refused(check: str, code: grpc.StatusCode, where: str) -> Finding:
     name = code.name
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return problem(check, f"{where} does not let them in ({name})", f"{_UNKNOWN}. {_MEANWHILE}")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return problem(check, f"{where} speaks gRPC and takes no {check.removeprefix('OTLP ')}", "Is it a receiver?")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        return problem(check, f"{where} cannot be reached ({name})", f"{_port(otlp)} {_MEANWHILE}")
+        return problem(check, f"{where} cannot be reached ({name})", f"{_port('grpc')} {_MEANWHILE}")
     return warning(check, f"{where} is there, and takes nothing now ({name})", "See its own log")
