@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from luthien.policies.registry import load_chain
 from tests.pictures import PICTURES
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "tests/corpus/README.md"]
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 
 PICTURE = re.compile(
@@ -53,6 +54,17 @@ def test_the_index_has_every_document() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     linked = {path for path, _ in LINK.findall(index)}
     assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} <= linked
+
+
+def test_every_dashboard_is_told_row_by_row() -> None:
+    """There is no picture of them, so a reader goes by the names of the rows, or of panels where there are none."""
+    text = (ROOT / "docs" / "dashboards.md").read_text(encoding="utf-8")
+    for path in sorted((ROOT / "dashboards").glob("*.json")):
+        dashboard = json.loads(path.read_text(encoding="utf-8"))
+        panels = dashboard["panels"]
+        told = [each for each in panels if each["type"] == "row"] or panels
+        missing = [each["title"] for each in told if f"*{each['title']}*" not in text]
+        assert missing == [], path.name
 
 
 def test_the_example_in_the_readme_is_a_configuration() -> None:

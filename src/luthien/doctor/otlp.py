@@ -35,15 +35,19 @@ _UNKNOWN = "OTEL_EXPORTER_OTLP_HEADERS must have the key that it wants"
 
 def receivers(settings: Settings) -> Iterator[Finding]:
     """One finding a signal."""
-    is_exported: dict[Signal, bool] = {
-        "traces": settings.exports_traces,
-        "metrics": settings.exports_metrics,
-        "logs": settings.exports_logs,
+    exporters: dict[Signal, frozenset[str]] = {
+        "traces": settings.traces_exporters,
+        "metrics": settings.metrics_exporters,
+        "logs": settings.logs_exporters,
     }
-    for signal, exported in is_exported.items():
+    for signal, chosen in exporters.items():
         check = f"OTLP {signal}"
-        if not exported:
-            yield ok(check, "not exported: OTEL_EXPORTER_OTLP_ENDPOINT is not set, or the exporter is another")
+        if "otlp" not in chosen:
+            others = ", ".join(sorted(chosen)) or "none"
+            yield ok(check, f"not exported over OTLP: OTEL_{signal.upper()}_EXPORTER is {others}")
+            continue
+        if not settings.has_endpoint(signal):
+            yield ok(check, "not exported: OTEL_EXPORTER_OTLP_ENDPOINT is not set")
             continue
         try:
             yield _examined(check, signal, settings.otlp(signal))
@@ -58,7 +62,15 @@ def _examined(check: str, signal: Signal, otlp: Otlp) -> Finding:
             return _over_grpc(check, signal, otlp, where)
         return _over_http(check, otlp, where)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-        return problem(check, f"{where} cannot be reached: {words(error)}", _MEANWHILE)
+        return problem(check, f"{where} cannot be reached: {words(error)}", f"{_port(otlp.protocol)} {_MEANWHILE}")
+
+
+def _port(protocol: str) -> str:
+    """Most receivers have two ports beside each other, and are asked at the wrong one."""
+    mostly = "gRPC (4317, mostly)"
+    if protocol != "grpc":
+        mostly = "HTTP (4318, mostly; 4317 wants OTEL_EXPORTER_OTLP_PROTOCOL=grpc)"
+    return f"Is it running, is that its port for {mostly}, and is it encrypted as its address says?"
 
 
 def _over_http(check: str, otlp: Otlp, where: str) -> Finding:
@@ -125,6 +137,5 @@ def _refused(check: str, code: grpc.StatusCode, where: str) -> Finding:
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return problem(check, f"{where} speaks gRPC and takes no {check.removeprefix('OTLP ')}", "Is it a receiver?")
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        todo = "Is it running, is that its port for gRPC (4317, mostly), and is it encrypted as its address says?"
-        return problem(check, f"{where} cannot be reached ({name})", f"{todo} {_MEANWHILE}")
+        return problem(check, f"{where} cannot be reached ({name})", f"{_port('grpc')} {_MEANWHILE}")
     return warning(check, f"{where} is there, and takes nothing now ({name})", "See its own log")

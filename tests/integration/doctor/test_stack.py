@@ -43,6 +43,14 @@ def closed_port() -> int:
         return port
 
 
+def test_what_is_not_exported_is_told_with_the_reason() -> None:
+    found = receivers("", metrics_exporter="prometheus", logs_exporter="console")
+    assert {each.level for each in found.values()} == {Level.OK}
+    assert found["OTLP traces"].found == "not exported: OTEL_EXPORTER_OTLP_ENDPOINT is not set"
+    assert found["OTLP metrics"].found == "not exported over OTLP: OTEL_METRICS_EXPORTER is prometheus"
+    assert found["OTLP logs"].found == "not exported over OTLP: OTEL_LOGS_EXPORTER is console"
+
+
 @pytest.mark.parametrize("protocol", RECEIVERS)
 class TestReceivers:
     def test_each_signal_is_sent_an_export_of_nothing_with_the_headers(self, protocol: str) -> None:
@@ -59,6 +67,14 @@ class TestReceivers:
         assert {each.level for each in found.values()} == {Level.PROBLEM}
         assert "cannot be reached" in found["OTLP logs"].found
         assert "recorded all the same" in found["OTLP logs"].todo
+
+    def test_one_that_speaks_the_other_protocol(self, protocol: str) -> None:
+        """The port beside the right one is the mistake that is made most often."""
+        other = next(each for each in RECEIVERS if each != protocol)
+        with RECEIVERS[protocol]() as receiver:
+            found = receivers(receiver.endpoint, otlp_protocol=other)
+        assert {each.level for each in found.values()} == {Level.PROBLEM}
+        assert ("4317, mostly" if other == "grpc" else "OTEL_EXPORTER_OTLP_PROTOCOL=grpc") in found["OTLP logs"].todo
 
     @pytest.mark.parametrize(
         ("refusal", "level", "word"),
