@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import sys
 from http.client import HTTPException
+from queue import Empty, SimpleQueue
+from threading import Thread
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, build_opener
 
@@ -43,15 +45,32 @@ def address_of(settings: Settings) -> str:
 
 
 def ask(url: str) -> tuple[bool, str]:
-    """Whether the answer is 200, and the beginning of what it says."""
+    """Whether the answer is 200, and the beginning of what it says; not longer than the deadline, come what may."""
+    answers: SimpleQueue[tuple[bool, str]] = SimpleQueue()
+    # The sockets' own time-outs begin anew with every byte.
+    Thread(target=lambda: answers.put(_asked(url)), daemon=True).start()
+    try:
+        return answers.get(timeout=DEADLINE_S)
+    except Empty:
+        return False, f"{url} does not answer within {DEADLINE_S:g} seconds"
+
+
+def _asked(url: str) -> tuple[bool, str]:
     try:
         with build_opener(ProxyHandler({})).open(url, timeout=DEADLINE_S) as answer:
             return answer.status == 200, answer.read(_SHOWN_CHARS).decode(errors="replace")
     except HTTPError as error:
-        with error:
-            return False, f"{error.code}: {error.read(_SHOWN_CHARS).decode(errors='replace')}"
+        return False, f"{error.code}: {_said_with(error)}"
     except (OSError, HTTPException, ValueError) as error:
         return False, f"{url} does not answer: {error}"
+
+
+def _said_with(error: HTTPError) -> str:
+    try:
+        with error:
+            return error.read(_SHOWN_CHARS).decode(errors="replace")
+    except (OSError, HTTPException):
+        return "and nothing more"
 
 
 if __name__ == "__main__":

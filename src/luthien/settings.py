@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from datetime import timedelta
 from importlib.metadata import entry_points
 from ipaddress import IPv4Network, IPv6Network
@@ -24,6 +26,7 @@ from luthien.otlp import SIGNALS
 Network = IPv4Network | IPv6Network
 
 _MOST_DAYS = 10_000
+_MOST_SECRET_BYTES = 64 * 1024
 _HOURS = {"h": 1, "d": 24, "w": 24 * 7}
 
 
@@ -252,13 +255,32 @@ def _from_file(name: str) -> str | None:
     if os.environ.get(name):
         raise ConfigError(f"{name} and {name}_FILE are both set: which is meant?")
     try:
-        secret = Path(path).read_text(encoding="utf-8").strip()
+        secret = _text_of(path).strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigError(f"{name}_FILE: cannot read {path}: {reason}") from None
     if not secret:
         raise ConfigError(f"{name}_FILE: {path} is empty")
+    if not secret.isprintable():
+        raise ConfigError(
+            f"{name}_FILE: {path} is not one secret: it has more lines, or characters that cannot be seen"
+        )
     return secret
+
+
+def _text_of(path: str) -> str:
+    """What a file says, which is not long. A pipe is refused: it would be waited for, and is empty the second time.
+
+    Raises:
+        OSError, UnicodeDecodeError: it cannot be read.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a file")
+        content = file.read(_MOST_SECRET_BYTES + 1)
+    if len(content) > _MOST_SECRET_BYTES:
+        raise OSError(errno.EFBIG, "it is too long for a secret")
+    return content.decode("utf-8-sig")
 
 
 def _variable_of(name: str, field: FieldInfo) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 
 from luthien.health import address_of, main
 from luthien.settings import Settings
-from tests.playbook import ScriptedProvider, answers
+from tests.playbook import ScriptedProvider, Turn, answers
 
 
 @pytest.fixture
@@ -47,6 +49,26 @@ def test_so_is_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
         port = taken.getsockname()[1]
     assert main([f"http://127.0.0.1:{port}/health"]) == 1
     assert "does not answer" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_so_is_an_answer_that_does_not_come_to_its_end(
+    server: ScriptedProvider, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: int
+) -> None:
+    """It goes on and on a byte at a time, so that no read of it takes long."""
+    gone = threading.Event()
+
+    async def drips(turn: Turn) -> None:
+        await turn.head(status, {"content-length": "100000"})
+        while not gone.is_set():
+            await turn.send(b".")
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr("luthien.health.DEADLINE_S", 0.2)
+    server.will(drips)
+    assert main([]) == 1
+    gone.set()
+    assert "does not answer within 0.2 seconds" in capsys.readouterr().out
 
 
 def test_so_are_settings_that_are_wrong(

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -197,6 +198,9 @@ class TestSecretsInFiles:
             (None, "", "LUTHIEN_DEBUG_TOKEN_FILE: cannot read .*secret: No such file"),
             (b" \n", "", "LUTHIEN_DEBUG_TOKEN_FILE: .*secret is empty"),
             (b"\xff\xfe", "", "LUTHIEN_DEBUG_TOKEN_FILE: cannot read .*secret: it is not text"),
+            (b"x" * 65_537, "", "LUTHIEN_DEBUG_TOKEN_FILE: cannot read .*secret: it is too long for a secret"),
+            (b"one\ntwo\n", "", "LUTHIEN_DEBUG_TOKEN_FILE: .*secret is not one secret"),
+            (b"one\0", "", "LUTHIEN_DEBUG_TOKEN_FILE: .*secret is not one secret"),
             (b"one", "another", "LUTHIEN_DEBUG_TOKEN and LUTHIEN_DEBUG_TOKEN_FILE are both set"),
         ],
     )
@@ -209,6 +213,24 @@ class TestSecretsInFiles:
         environment.setenv("LUTHIEN_DEBUG_TOKEN", also)
         with pytest.raises(ConfigError, match=message):
             read_settings()
+
+    @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+    def test_what_is_no_file_is_refused_and_not_waited_for(
+        self, environment: pytest.MonkeyPatch, tmp_path: Path, make: Callable[[Path], None]
+    ) -> None:
+        make(tmp_path / "secret")
+        environment.setenv("LUTHIEN_DEBUG_TOKEN_FILE", str(tmp_path / "secret"))
+        with pytest.raises(
+            ConfigError, match=r"LUTHIEN_DEBUG_TOKEN_FILE: cannot read .*secret: (it is not|Is a dir)"
+        ):
+            read_settings()
+
+    def test_the_mark_that_some_editors_put_first_is_no_part_of_it(
+        self, environment: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "secret").write_bytes(b"\xef\xbb\xbfs3cret\r\n")
+        environment.setenv("LUTHIEN_DEBUG_TOKEN_FILE", str(tmp_path / "secret"))
+        assert read_settings().debug_token == SecretStr("s3cret")
 
 
 class TestMistakes:

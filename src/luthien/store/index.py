@@ -114,7 +114,8 @@ class Swept:
 
 @dataclass(slots=True)
 class Sweep:
-    """A walk over all calls, newest first, in small steps; those that are not indexed by this version are queued."""
+    """A walk over all calls, newest first, in small steps; those that are not indexed by this version, or a later
+    one, are queued."""
 
     algo: int
     anew: bool = False

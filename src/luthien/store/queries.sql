@@ -370,7 +370,8 @@ WITH search AS (
 DELETE FROM conversation_search WHERE call_id = %(call_id)s
 
 -- name: sweep_calls
--- A step of a walk over all calls: those without an index as this version makes it wait for one. Says how far it came.
+-- A step of a walk over all calls: those without an index as this version makes it, or a later one, wait for one. Says
+-- how far it came.
 WITH step AS (
     SELECT call_id FROM conversation_calls WHERE call_id < %(before)s AND call_id >= %(since)s
     ORDER BY call_id DESC LIMIT %(limit)s
@@ -379,7 +380,7 @@ WITH step AS (
     SELECT call_id FROM step
     WHERE %(anew)s OR NOT EXISTS (
         SELECT FROM conversation_search AS known
-        WHERE known.call_id = step.call_id AND known.algo = %(algo)s
+        WHERE known.call_id = step.call_id AND known.algo >= %(algo)s
             AND known.call_id < %(before)s AND known.call_id >= %(since)s
     )
     ORDER BY call_id

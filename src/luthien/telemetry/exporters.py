@@ -100,7 +100,7 @@ def _http(otlp: Otlp) -> dict[str, Any]:
     """What every exporter over HTTP takes."""
     from opentelemetry.exporter.otlp.proto.http import Compression
 
-    from luthien.telemetry.http_session import BelievingSession
+    from luthien.telemetry.http_session import ExportSession
 
     return {
         "endpoint": otlp.endpoint,
@@ -110,7 +110,7 @@ def _http(otlp: Otlp) -> dict[str, Any]:
         "certificate_file": otlp.certificate,
         "client_key_file": otlp.client_key,
         "client_certificate_file": otlp.client_certificate,
-        "session": BelievingSession(),
+        "session": ExportSession(),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import logging.config
@@ -47,12 +48,21 @@ class JsonFormatter(logging.Formatter):
             names.LOG_LOGGER: record.name,
             names.LOG_MESSAGE: message_of(record),
         }
-        entry |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
-        return json.dumps(entry | exception_of(record), default=str)
+        extra = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        told = exception_of(record)
+        try:
+            return json.dumps(entry | extra | told, default=str, allow_nan=False)
+        except Exception:  # noqa: BLE001 - what else stands on a line is anything at all, and the line is to be told
+            return json.dumps(entry | told)
 
 
 class TextFormatter(logging.Formatter):
     """Lines for people. Of an exception: its type and where it came from; its text may quote a payload."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said = copy.copy(record)
+        said.msg, said.args, said.exc_text = _visible(message_of(record)), None, None
+        return super().format(said)
 
     def formatException(  # noqa: N802 - the name is logging's
         self, ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -61,8 +71,15 @@ class TextFormatter(logging.Formatter):
 
 
 def message_of(record: logging.LogRecord) -> str:
-    """What the line says, bounded in length and fit for every encoder."""
-    return _clean(record.getMessage()[:_MAX_MESSAGE])
+    """What the line says, bounded in length and fit for every encoder.
+
+    Of a line whose arguments do not fit, only the words that it was to say: logging's own report quotes all of them.
+    """
+    try:
+        message = record.getMessage()
+    except Exception:  # noqa: BLE001 - arguments are anything at all, and the line is to be told
+        message = f"{record.msg if isinstance(record.msg, str) else ''} (what it says cannot be told)"
+    return _clean(message[:_MAX_MESSAGE])
 
 
 def exception_of(record: logging.LogRecord) -> dict[str, str]:
@@ -85,6 +102,11 @@ def _frames(traceback: TracebackType | None) -> deque[str]:
 
 def _clean(text: str) -> str:
     return _SURROGATES.sub("\ufffd", text)
+
+
+def _visible(text: str) -> str:
+    """On one line, and without anything that a terminal would obey: a line must not be able to look like another."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def logging_config(level: str, log_format: str) -> dict[str, Any]:

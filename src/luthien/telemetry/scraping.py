@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from wsgiref.simple_server import WSGIServer
+from contextlib import suppress
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from prometheus_client import CollectorRegistry, Metric, start_http_server
@@ -24,6 +25,19 @@ class Registry(CollectorRegistry):
     def collect(self) -> Iterator[Metric]:
         with self._reading:
             return iter(list(super().collect()))
+
+
+class Scrape(WSGIRequestHandler):
+    """One connection: a thread, which whoever says nothing must not keep for ever."""
+
+    timeout = 10.0
+
+    def handle(self) -> None:
+        with suppress(OSError):
+            super().handle()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is its server's
+        pass
 
 
 class Scraping:
@@ -59,6 +73,7 @@ class Scraping:
             except OSError as error:
                 refusals.append(f"{self._host}:{port} ({error.strerror or error})")
                 continue
+            self._server.RequestHandlerClass = Scrape
             self._thread.name = "luthien-metrics"
             _log.info("metrics are served at %s", self.url)
             return

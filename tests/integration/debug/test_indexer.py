@@ -412,6 +412,32 @@ class TestASweep:
         store(conn, *whole_call())
         index_all(conn)
         assert self.sweep(conn, algo=indexed.ALGO + 1) == 1
+        assert self.sweep(conn, algo=indexed.ALGO - 1) == 0, "a later version would have it indexed anew in turn"
+
+    def test_comes_back_for_what_the_version_before_indexed_meanwhile(
+        self, conn: Conn, record_database: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Here the first two who index it are of that version."""
+        monkeypatch.setattr(indexer, "_SWEEP_AGAIN_S", 0.0)
+        conn.execute(
+            "CREATE SEQUENCE times; CREATE FUNCTION is_older() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN IF nextval(''times'') <= 2 THEN NEW.algo := NEW.algo - 1; END IF; RETURN NEW; END'"
+        )
+        conn.execute(
+            "CREATE TRIGGER older BEFORE INSERT OR UPDATE ON conversation_search"
+            " FOR EACH ROW EXECUTE FUNCTION is_older()"
+        )
+        records = whole_call()
+        store(conn, *records)
+        index_all(conn)
+        assert column(conn, "algo", records[0].call_id) == indexed.ALGO - 1
+        mine = Indexer(record_database, poll_s=0.01)
+        mine.start()
+        try:
+            algo = eventually(lambda: column(conn, "algo", records[0].call_id), lambda algo: algo == indexed.ALGO)
+        finally:
+            mine.stop(5.0)
+        assert algo == indexed.ALGO
 
 
 class TestReindexing:

@@ -274,21 +274,22 @@ def test_of_an_exception_its_type_and_its_frames_are_exported(receiver: OtlpRece
 
 
 def test_a_line_that_cannot_be_made_harms_nobody(receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor do those that hold what no encoder takes: the others of their batch arrive."""
+    """Nor do those that hold what no encoder takes: all of their batch arrive."""
     monkeypatch.setattr(logging, "raiseExceptions", False)  # other handlers, pytest's, would raise
     log = logging.getLogger("luthien.test")
     log.propagate = False
     try:
         with exporting(receiver) as export:
             log.addHandler(export.handler)
-            log.error("%d", "prompt-mark")
+            log.error("saw %d", "prompt-mark")
             log.error("lone \ud800 surrogate", extra={names.ERROR_TYPE: "\ud800"})
             log.error("x" * 100_000, extra={names.OUTCOME: object()})
-            assert export.handler.lost == 1
+            assert export.handler.lost == 0
     finally:
         log.propagate = True
         log.handlers.clear()
-    cleaned, long = lines(receiver, "luthien.test")
+    unfit, cleaned, long = lines(receiver, "luthien.test")
+    assert unfit.body.string_value == "saw %d (what it says cannot be told)"
     assert (cleaned.body.string_value, said(cleaned)) == ("lone \ufffd surrogate", {names.ERROR_TYPE: "\ufffd"})
     assert (len(long.body.string_value), said(long)) == (8192, {})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
@@ -17,17 +18,18 @@ from opentelemetry._logs import LogRecord
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace.export import SpanExportResult
 
 from luthien.errors import ConfigError
 from luthien.record.queue import DiscardingSink
 from luthien.settings import read_settings
 from luthien.telemetry import conventions as names
-from luthien.telemetry.exporters import otlp_logs
+from luthien.telemetry.exporters import otlp_logs, span_exporter
 from luthien.telemetry.setup import start_telemetry
 from tests import certificates
 from tests.certificates import Certificates
 from tests.otlp_receiver import OtlpReceiver, Refusal, attributes_of, otlp_grpc_receiver, otlp_receiver
-from tests.playbook import ScriptedProvider, answers, eventually, running_gateway
+from tests.playbook import ScriptedProvider, Turn, answers, eventually, running_gateway
 from tests.wire import openai_request, openai_response
 
 OPENAI = "/v1/chat/completions"
@@ -259,6 +261,46 @@ def test_a_receiver_that_resets_a_line_is_asked_once_more() -> None:
     with refusing("http/protobuf", Refusal(hangs_up=True)) as receiver:
         export({"ENDPOINT": receiver.endpoint})
     assert arrived(receiver) == BOTH
+
+
+@pytest.mark.parametrize("status", [302, 307])
+def test_what_is_led_elsewhere_is_lost_and_not_followed(status: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A sign-in page in the receiver's place: the exporters would call that well."""
+    with refusing("http/protobuf", then=Refusal(status, headers={"location": "/v1/traces"})) as receiver:
+        assert exported_spans(receiver.endpoint) is SpanExportResult.FAILURE
+        assert receiver.requests == 1
+    assert f"status {status} leads elsewhere" in caplog.text
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 65_536])
+def test_an_answer_that_does_not_end_is_not_listened_to(shared_provider: ScriptedProvider, piece_bytes: int) -> None:
+    """Neither when it is long, which would have to be kept, nor when it is slow, however often a byte of it comes."""
+    left = threading.Event()
+
+    async def goes_on(turn: Turn) -> None:
+        await turn.head(200, {"transfer-encoding": "chunked"})
+        try:
+            for _ in range(2000):
+                await turn.chunk(b"x" * piece_bytes)
+                await asyncio.sleep(0.005)
+        except ConnectionError:
+            left.set()
+
+    shared_provider.will(goes_on)
+    assert exported_spans(shared_provider.url, timeout_s="0.2") is SpanExportResult.SUCCESS
+    assert left.wait(5)
+
+
+def exported_spans(endpoint: str, timeout_s: str = "3") -> SpanExportResult:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(f"{PREFIX}ENDPOINT", endpoint)
+        patch.setenv(f"{PREFIX}TIMEOUT", timeout_s)
+        exporter = span_exporter(read_settings())
+    assert exporter is not None
+    try:
+        return exporter.export([])
+    finally:
+        exporter.shutdown()
 
 
 @pytest.mark.parametrize(

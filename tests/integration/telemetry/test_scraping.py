@@ -16,7 +16,7 @@ from luthien.record.queue import DiscardingSink
 from luthien.settings import Settings
 from luthien.telemetry.conventions import CONVENTIONS
 from luthien.telemetry.document import name_in_prometheus
-from luthien.telemetry.scraping import ports_of
+from luthien.telemetry.scraping import Scrape, ports_of
 from luthien.telemetry.setup import start_telemetry
 from tests.playbook import ScriptedProvider, answers, eventually, running_gateway
 from tests.programs import program
@@ -91,6 +91,25 @@ def test_a_taken_port_is_said_and_stops_nothing(
     assert line["level"] == "ERROR"
     said = f"calls are served, but no metrics for Prometheus: cannot listen at 127.0.0.1:{port} ("
     assert line["message"].startswith(said)
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /met", b"\x16\x03\x01 \xff"])
+def test_who_says_nothing_is_left(
+    said: bytes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A connection has a thread. Others are served meanwhile."""
+    monkeypatch.setattr(Scrape, "timeout", 0.2)
+    telemetry = start_telemetry(Settings(**HERE), DiscardingSink())
+    try:
+        assert telemetry.scraping is not None
+        url = telemetry.scraping.url or ""
+        with socket.create_connection(("127.0.0.1", httpx.URL(url).port or 0), timeout=20) as silent:
+            silent.sendall(said)
+            assert httpx.get(url).status_code == 200
+            assert silent.recv(1) == b""
+    finally:
+        telemetry.shutdown(5.0)
+    assert "Exception occurred" not in capfd.readouterr().err
 
 
 def test_processes_take_the_ports_from_the_first_on() -> None:

@@ -247,7 +247,16 @@ def test_a_search_finds_traces_most_matches_first(traces: list[Any], found: list
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"", b"[]", b"{}", b'{"traces": [1]}', b'{"traces": [{"traceID": "x/../y"}]}', b'{"traces": 5}']
+    "garbage",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"traces": [1]}',
+        b'{"traces": [{"traceID": "x/../y"}]}',
+        b'{"traces": 5}',
+        b'{"traces": [{"traceID": "1", "spanSet": {"matched": 1e999}}]}',
+    ],
 )
 def test_garbage_is_no_answer_to_a_search(garbage: bytes) -> None:
     with pytest.raises(UnlikeTempo):

@@ -39,6 +39,8 @@ _POLL_S = 1.0
 _LAG_S = 10.0
 _SWEEP_PAUSE_S = 0.2
 _SWEEP_EVERY_S = 86_400.0
+_SWEEP_AGAIN_S = 600.0
+"""After one that found something: during an update, processes of the version before index calls in their own way."""
 _MOST_WAITING = 5_000
 _FIRST_BACKOFF_S = 1.0
 _MAX_BACKOFF_S = 30.0
@@ -117,6 +119,7 @@ class Indexer:
         self._conn: WatchedConnection | None = None
         self._sweep: Sweep | None = Sweep(ALGO)
         self._sweep_at = 0.0
+        self._swept_up = 0
         self._lag_at = 0.0
         self._trouble: str | None = None
         self._thread = threading.Thread(target=self._run, name="luthien-indexer", daemon=True)
@@ -158,12 +161,13 @@ class Indexer:
         """Whether there was something to sweep. Only while little waits, so that what waits is never much."""
         now = time.monotonic()
         if self._sweep is None and now >= self._sweep_at:
-            self._sweep = Sweep(ALGO)
+            self._sweep, self._swept_up = Sweep(ALGO), 0
         if self._sweep is None or (self.stats.waiting or 0) > _MOST_WAITING:
             return False
         swept = self._sweep.step(conn)
+        self._swept_up += swept.queued
         if self._sweep.is_over:
-            self._sweep, self._sweep_at = None, now + _SWEEP_EVERY_S
+            self._sweep, self._sweep_at = None, now + (_SWEEP_AGAIN_S if self._swept_up else _SWEEP_EVERY_S)
         return swept.calls > 0
 
     def _look_at_lag(self, conn: Connection) -> None:

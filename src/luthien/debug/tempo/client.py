@@ -19,7 +19,16 @@ import httpx2 as httpx
 
 from luthien.debug.tempo.breaker import Breaker, Failure, Resting
 from luthien.debug.tempo.links import Explore, Links, Times, traceql_of
-from luthien.debug.tempo.reading import JSON, PROTOBUF, Answer, UnlikeTempo, read_search, read_trace
+from luthien.debug.tempo.reading import (
+    JSON,
+    MOST_READ,
+    PROTOBUF,
+    Answer,
+    TooManySpans,
+    UnlikeTempo,
+    read_search,
+    read_trace,
+)
 from luthien.debug.tempo.trace import Trace, TraceState, chosen
 from luthien.debug.tempo.transports import NoRoute, Reply, Transport, Unanswerable, fetch, transport_of
 from luthien.settings import Settings
@@ -160,6 +169,10 @@ class Tempo:
                 raise Failure(f"Tempo cannot be reached ({type(error).__name__}): {way.unreachable}") from None
             except NoRoute:
                 raise Failure(f"There is no Tempo at this address (status 404): {way.wrong_address}.") from None
+            except TooManySpans:
+                raise Unanswerable(
+                    f"The trace has more than {MOST_READ:,} spans, too many to be drawn here: look at it in Grafana."
+                ) from None
             except UnlikeTempo:
                 raise Failure(
                     f"What answers in Tempo's place does not speak as Tempo does: {way.wrong_address}."

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -23,13 +24,18 @@ from luthien.telemetry import conventions as names
 
 JSON = "application/json"
 PROTOBUF = "application/protobuf"
+MOST_READ = 50_000
 _NAME_CHARS = 200
 _MESSAGE_CHARS = 300
 _MOST_LINKS = 4
 _HEX = re.compile(r"[0-9A-Fa-f]+")
 _HOSTS = ("host.name", "service.instance.id")
 _KINDS = {number: name for name, number in trace_pb2.Span.SpanKind.items()}
-_UNREADABLE = AttributeError, KeyError, TypeError, ValueError, RecursionError, DecodeError
+_UNREADABLE = AttributeError, KeyError, OverflowError, TypeError, ValueError, RecursionError, DecodeError
+
+
+class TooManySpans(Exception):
+    """A trace has more spans than are read: to read them all would take seconds, and hundreds of megabytes."""
 
 
 class UnlikeTempo(Exception):
@@ -53,6 +59,7 @@ def read_trace(content_type: str, body: bytes, *, is_wrapped: bool) -> Answer:
 
     Raises:
         UnlikeTempo: it is no trace.
+        TooManySpans: it is too big a one.
     """
     try:
         if _media_type(content_type) in {PROTOBUF, "application/x-protobuf"}:
@@ -99,9 +106,16 @@ def _said(text: object) -> str:
 
 def _from_protobuf(body: bytes, *, is_wrapped: bool) -> Answer:
     if not is_wrapped:
-        return Answer([*_of_batches(trace_pb2.TracesData.FromString(body))])
+        return Answer(_few(_of_batches(trace_pb2.TracesData.FromString(body))))
     answer = TraceByIdResponse.FromString(body)
-    return Answer([*_of_batches(answer.trace)], answer.status == 1, _said(answer.message))
+    return Answer(_few(_of_batches(answer.trace)), answer.status == 1, _said(answer.message))
+
+
+def _few(spans: Iterator[Span]) -> list[Span]:
+    found = [*islice(spans, MOST_READ)]
+    if next(spans, None) is not None:
+        raise TooManySpans
+    return found
 
 
 def _of_batches(trace: trace_pb2.TracesData) -> Iterator[Span]:
@@ -136,7 +150,7 @@ def _from_json(body: bytes) -> Answer:
         batches = []  # as an empty message is written
     if not isinstance(batches, list):
         raise UnlikeTempo
-    spans = [span for batch in batches for span in _of_batch(batch)]
+    spans = _few(span for batch in batches for span in _of_batch(batch))
     return Answer(spans, value.get("status") in ("PARTIAL", 1), _said(value.get("message")))
 
 
