@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -113,8 +112,7 @@ def made_calls(gateway: Gateway, provider: ScriptedProvider) -> dict[str, str]:
     provider.will(refusal)
     ids["passed through in vain"] = call_id_of(gateway.get("/v1/models", {"authorization": "Bearer sk-client"}))
     provider.will(stalls)
-    body = json.dumps(openai_request("Hello", stream=True))
-    with httpx.stream("POST", gateway.url + CHAT, content=body) as response:
+    with httpx.stream("POST", gateway.url + CHAT, json=openai_request("Hello", stream=True)) as response:
         ids["hung up"] = call_id_of(response)
         next(response.iter_bytes())
     for call_id in ids.values():
@@ -134,7 +132,7 @@ def traces(
         "config": {"rules": [{"find": "Hidden", "replace": "Shown"}]},
         "mode": "shadow",
     }
-    policies = [hide, {"policy": f"{file}:Stern"}, shadow]
+    policies: list[dict[str, Any]] = [hide, {"policy": f"{file}:Stern"}, shadow]
     with otlp_receiver() as receiver, pytest.MonkeyPatch.context() as environment:
         environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
         with running_gateway(module_record_database, shared_provider.url, policies) as gateway:
