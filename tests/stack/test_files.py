@@ -17,6 +17,19 @@ from luthien.telemetry.conventions import CONVENTIONS
 from tests.stack.files import OTEL, ROOT, SCHEMAS, VARIANTS, collector, merged, parsed, read
 
 PROVISIONING = OTEL / "grafana" / "provisioning"
+
+
+def programs() -> dict[str, Any]:
+    """What docker-compose.yml tells the programs that are not ours."""
+    services: dict[str, Any] = read(ROOT / "docker-compose.yml")["services"]
+    told = ("environment", "command")
+    return {
+        name: {key: service[key] for key in told if key in service}
+        for name, service in services.items()
+        if not service["image"].startswith("luthien/")
+    }
+
+
 DOCUMENTS: dict[str, tuple[str, Any]] = {
     "collector": ("collector", collector("collector.yaml")),
     "collector, sampling": ("collector", collector(*VARIANTS["sampling"])),
@@ -24,6 +37,7 @@ DOCUMENTS: dict[str, tuple[str, Any]] = {
     "loki": ("loki", read(OTEL / "loki.yaml")),
     "datasources": ("datasources", read(PROVISIONING / "datasources" / "datasources.yaml")),
     "dashboards": ("dashboards", read(PROVISIONING / "dashboards" / "dashboards.yaml")),
+    "programs": ("programs", programs()),
 }
 # Of the Collector's own making.
 FOREIGN = {"luthien.collector.stripped", "luthien.collector.signal", "luthien.collector.payloads"}
