@@ -146,11 +146,14 @@ def _calls() -> list[AnyPanel]:
         ),
         parts.graph(
             "Open calls and streams",
-            "Calls and streams that have begun and not ended; good follows the load and goes down again.",
+            "Calls that have begun and not ended, and streams by model; good follows the load and goes down again.",
             "short",
             [
                 promql(f"sum(luthien_calls_open{{{MODELS}}})", "calls"),
-                promql(f"sum(luthien_streams_open{{{MODELS}}})", "streams"),
+                promql(
+                    f"sum by ({_BY_MODEL}) (luthien_streams_open{{{MODELS}}})",
+                    "streams {{gen_ai_provider_name}} {{gen_ai_request_model}}",
+                ),
             ],
             link=parts.calls_link("Calls that run", "outcome=running"),
         ),

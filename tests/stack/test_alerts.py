@@ -27,6 +27,16 @@ def test_every_alert_is_tried_where_it_fires() -> None:
     assert fired == {rule["alert"] for rule in rules()}
 
 
+def test_alerts_are_tried_with_series_that_they_look_at() -> None:
+    """So that where one must not fire, it is not for a series that is spelt in another way."""
+    text = (RULES.parent / "luthien.test.yml").read_text()
+    series = {*re.findall(r"series: '?\"?(\w+)", text)}
+    asked = " ".join(rule["expr"] for rule in rules())
+    patterns = [*re.findall(r'__name__=~"([^"]+)"', asked), *re.findall(r"\b\w+\b", asked)]
+    assert series
+    assert [name for name in series if not any(re.fullmatch(each, name) for each in patterns)] == []
+
+
 def test_every_alert_has_its_section_among_the_runbooks_and_every_section_an_alert() -> None:
     text = (ROOT / "docs" / "runbooks.md").read_text()
     alerts = {rule["alert"]: rule for rule in rules()}

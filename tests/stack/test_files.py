@@ -18,6 +18,19 @@ from tests.programs import program
 from tests.stack.files import OTEL, ROOT, SCHEMAS, VARIANTS, collector, merged, parsed, read
 
 PROVISIONING = OTEL / "grafana" / "provisioning"
+
+
+def programs() -> dict[str, Any]:
+    """What docker-compose.yml tells the programs that are not ours."""
+    services: dict[str, Any] = read(ROOT / "docker-compose.yml")["services"]
+    told = ("environment", "command")
+    return {
+        name: {key: service[key] for key in told if key in service}
+        for name, service in services.items()
+        if not service["image"].startswith("luthien/")
+    }
+
+
 DOCUMENTS: dict[str, tuple[str, Any]] = {
     "collector": ("collector", collector("collector.yaml")),
     "collector, sampling": ("collector", collector(*VARIANTS["sampling"])),
@@ -25,6 +38,7 @@ DOCUMENTS: dict[str, tuple[str, Any]] = {
     "loki": ("loki", read(OTEL / "loki.yaml")),
     "datasources": ("datasources", read(PROVISIONING / "datasources" / "datasources.yaml")),
     "dashboards": ("dashboards", read(PROVISIONING / "dashboards" / "dashboards.yaml")),
+    "programs": ("programs", programs()),
 }
 # Of the Collector's own making.
 FOREIGN = {"luthien.collector.stripped", "luthien.collector.signal", "luthien.collector.payloads"}
@@ -94,8 +108,7 @@ def test_promtool_takes_the_configuration_of_prometheus(tmp_path: Path) -> None:
     shutil.copy(OTEL / "prometheus.yml", tmp_path)
     (tmp_path / "rules").mkdir()
     for name in read(OTEL / "prometheus.yml")["rule_files"]:
-        rules = OTEL / name
-        (tmp_path / name).write_text(rules.read_text() if rules.exists() else "groups: []\n")
+        shutil.copy(OTEL / name, tmp_path / name)
     said = subprocess.run(
         [program("promtool"), "check", "config", str(tmp_path / "prometheus.yml")],
         capture_output=True,
@@ -144,6 +157,39 @@ class TestCompose:
         hosts = set(re.findall(r"(?:http://|url: |endpoint: |\[)([a-z]+):\d+", configuration()))
         assert {"tempo", "loki", "prometheus", "postgres", "collector", "grafana"} <= hosts
         assert hosts - {"localhost"} <= set(self.services)
+
+    def test_each_port_is_one_at_which_its_service_listens(self) -> None:
+        """As these files, and what the services and the gateway are told, say where the others are."""
+        told = str([[each.get("environment"), each.get("healthcheck")] for each in self.services.values()])
+        told += "".join(path.read_text() for path in (OTEL / "gateway").glob("*.yaml"))
+        asked = set(re.findall(rf"\b({'|'.join(self.services)}):(\d+)", configuration() + told))
+        assert {service for service, _ in asked} == {*self.ports()}
+        listening = {(service, str(port)) for service, ports in self.ports().items() for port in ports}
+        assert asked - listening == set()
+
+    def ports(self) -> dict[str, set[object]]:
+        """At which each service listens, as its file says, or by its program's default."""
+
+        def port_of(address: str) -> str:
+            return address.rpartition(":")[2]
+
+        received = collector("collector.yaml")
+        own = received["service"]["telemetry"]["metrics"]["readers"][0]["pull"]["exporter"]["prometheus"]["port"]
+        otlp = {port_of(each["endpoint"]) for each in received["receivers"]["otlp"]["protocols"].values()}
+        tempo = read(OTEL / "tempo.yaml")
+        loki = read(OTEL / "loki.yaml")
+        return {
+            "collector": {*otlp, own},
+            "tempo": {
+                tempo["server"]["http_listen_port"],
+                port_of(tempo["distributor"]["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"]),
+            },
+            "loki": {loki["server"]["http_listen_port"]},
+            "prometheus": {9090},
+            "grafana": {3000},
+            "postgres": {5432},
+            "model": {8081},
+        }
 
     def test_each_file_is_where_its_program_looks_for_it(self) -> None:
         grafana = self.services["grafana"]

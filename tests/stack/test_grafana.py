@@ -14,6 +14,7 @@ import pytest
 from dashboards import parts
 from luthien.exchange import new_call_id
 from luthien.telemetry import conventions as names
+from tests.node import NODE
 from tests.programs import program
 from tests.stack.files import OTEL, collector, read
 
@@ -83,6 +84,28 @@ def test_a_span_leads_to_the_page_of_its_call(order: tuple[str, ...]) -> None:
         assert found[1] == call_id
     others = [tag for tag in tags if tag["key"] != names.CALL_ID]
     assert re.search(transformation["expression"], json.dumps(others, separators=(",", ":"))) is None
+
+
+def test_grafanas_own_language_finds_the_call_and_nothing_that_a_caller_wrote() -> None:
+    """With the flags that Grafana gives the expression, and its rule that the last match counts."""
+    (link,) = SOURCES["tempo"]["correlations"]
+    (transformation,) = link["config"]["transformations"]
+    call_id, other = str(new_call_id()), str(UUID(int=1))
+    written = json.dumps([{"key": names.CALL_ID, "value": other}])
+    tags = [
+        {"type": "string", "key": names.REQUEST_MODEL, "value": written},
+        {"type": "string", "key": names.CALL_ID, "value": call_id},
+        {"type": "string", "key": names.URL_PATH, "value": f'}},{{"key":"{names.CALL_ID}","value":"{other}"'},
+        {"type": "int64", "key": names.HTTP_STATUS, "value": 200},
+    ]
+    script = """
+    const [expression, tags] = JSON.parse(require("fs").readFileSync(0, "utf-8"));
+    const found = [...JSON.stringify(tags).matchAll(new RegExp(expression, "gi"))].map((match) => match[1]);
+    process.stdout.write(JSON.stringify(found));
+    """
+    told = json.dumps([transformation["expression"], tags])
+    said = subprocess.run([NODE, "-e", script], input=told, capture_output=True, text=True, check=True, timeout=30)
+    assert json.loads(said.stdout) == [call_id]
 
 
 def test_the_queries_of_a_span_are_promql_over_metrics_that_there_are(tmp_path: Path) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+from itertools import chain
 from pathlib import Path
 
+from luthien.debug.tempo.links import traceql_of
+from luthien.exchange import new_call_id
 from tests.node import NODE, installed
-from tests.stack.grafana import Json, dashboards, expanded, panels, provisioned
+from tests.stack.grafana import ROOT, Json, dashboards, expanded, panels, provisioned
 
 BOARDS = dashboards()
 
 
 def queries_for_grammars() -> dict[str, list[str]]:
-    """What the dashboards and the data sources ask Loki, and what links ask Tempo."""
+    """What dashboards, data sources, the gateway and its links ask, and what the documents say that one may ask."""
     logql = [
         expanded(target["expr"], board)
         for board in BOARDS.values()
@@ -32,7 +36,16 @@ def queries_for_grammars() -> dict[str, list[str]]:
         for target in panel["targets"]
         if target["datasource"]["uid"] == "tempo"
     ]
-    return {"logql": logql, "traceql": [*traceql, '{ span.luthien.call_id = "x" }']}
+    said = documented()
+    return {
+        "logql": [*logql, *(query for query in said if query.startswith("{service_name"))],
+        "traceql": [*traceql, traceql_of(new_call_id()), *(query for query in said if "span." in query)],
+    }
+
+
+def documented() -> list[str]:
+    documents = chain(ROOT.glob("*.md"), (ROOT / "docs").glob("*.md"))
+    return [query for path in documents for query in re.findall(r"`(\{[^`]+)`", path.read_text())]
 
 
 def wrong(queries: dict[str, list[str]]) -> list[Json]:
@@ -46,7 +59,8 @@ def wrong(queries: dict[str, list[str]]) -> list[Json]:
 
 def test_queries_for_loki_and_tempo_are_taken_by_their_grammars() -> None:
     queries = queries_for_grammars()
-    assert queries["logql"]
+    assert len(queries["logql"]) > 2
+    assert len(queries["traceql"]) > 2
     broken = {"logql": ['{service_name="luthien"} | luthien_call_id !!= ""'], "traceql": ["{ span.a = }"]}
     found = wrong({language: [*queries[language], *broken[language]] for language in broken})
     assert [each for each in found if each["query"] not in broken[each["language"]]] == []

@@ -201,6 +201,7 @@ def test_no_credential_is_in_the_record_or_in_spans(
         assert not [body for body in receiver.bodies if b"Fine." in body or b"Is it fine?" in body]
         spans = {span.span_id: span for span in receiver.spans}
         attributes = {id_: attributes_of(span.attributes) for id_, span in spans.items()}
+        assert {each.get("luthien.call_id") for each in attributes.values()} == {call["call_id"], child_id}
         (exchange,) = [
             span
             for id_, span in spans.items()

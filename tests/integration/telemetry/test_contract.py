@@ -154,19 +154,34 @@ def trace_ids(spans: Sequence[ProtoSpan]) -> list[bytes]:
 def test_every_span_of_a_call_has_its_id(
     start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver
 ) -> None:
-    provider.will(answers(openai_response()), streams(*anthropic_stream("a")), answers({}, status=500))
-    with start() as gateway:
+    """Answered, streamed with checkpoints, failed, passed through, blocked, refused; and no span is of another."""
+    block = {"policy": "limit", "config": {"models": {"deny": ["forbidden"]}}}
+    key = {"authorization": "Bearer sk-credential-mark"}
+    provider.will(
+        answers(openai_response()),
+        streams(*anthropic_stream("a", "b", "c"), pause_s=0.02),
+        answers({}, status=500),
+        answers({}),
+    )
+    with start([block], checkpoint_s=0.01) as gateway:
         calls = [
             gateway.post(OPENAI, openai_request()),
             gateway.post("/v1/messages", anthropic_request(stream=True)),
             gateway.post(OPENAI, openai_request()),
+            gateway.get("/v1/models", key),
+            gateway.post(OPENAI, openai_request(model="forbidden")),
             gateway.post(OPENAI, b"not json"),
+            gateway.get("/v1/files", key),
+            gateway.post("/v1/elsewhere", {}),
         ]
         for call in calls:
             gateway.call(call)
-    ids = [attributes_of(span.attributes).get(names.CALL_ID) for span in receiver.spans]
-    assert set(ids) == {call.headers["luthien-call-id"] for call in calls}
-    assert len(receiver.spans) == 6 + 6 + 6 + 3
+    ids = [str(attributes_of(span.attributes).get(names.CALL_ID)) for span in receiver.spans]
+    checkpoints = [span.name for span in receiver.spans].count(names.CHECKPOINT)
+    assert checkpoints > 1
+    counted = [ids.count(call.headers["luthien-call-id"]) for call in calls]
+    assert counted == [6, 6 + checkpoints, 6, 4, 4, 3, 2, 2]
+    assert len(ids) == sum(counted)
 
 
 def test_pages_and_health_checks_make_no_span(start: StartGateway, receiver: OtlpReceiver) -> None:
