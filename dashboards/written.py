@@ -11,14 +11,14 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.runtime import UnknownDataquery
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
-from dashboards import calls, gateway, policies, record
+from dashboards import calls, gateway, policies, record, runbooks
 
 FOLDER = Path(__file__).parent
 
 
 def dashboards() -> tuple[Builder, ...]:
     """All of them. The name of a file is the dashboard's uid without `luthien-`."""
-    return (gateway.gateway(), policies.policies(), record.record(), calls.calls())
+    return (gateway.gateway(), policies.policies(), record.record(), calls.calls(), runbooks.runbooks())
 
 
 def written() -> dict[Path, str]:

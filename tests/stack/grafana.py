@@ -17,6 +17,7 @@ from urllib.parse import quote
 import yaml
 
 ROOT = Path(__file__).parents[2]
+RUNBOOKS = "luthien-runbooks"
 Json = dict[str, Any]
 Value = str | Sequence[str]
 
@@ -99,9 +100,9 @@ def _shown(value: object) -> str:
 
 
 def dashboards() -> dict[str, Json]:
-    """Those that Grafana is given, by their uid."""
+    """Those with figures that Grafana is given, by their uid."""
     found = [json.loads(path.read_text()) for path in sorted((ROOT / "dashboards").glob("*.json"))]
-    return {each["uid"]: each for each in found}
+    return {each["uid"]: each for each in found if each["uid"] != RUNBOOKS}
 
 
 def panels(dashboard: Json) -> list[Json]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import psycopg
 
 from tests.prometheus import RULES, promtool, rules
-from tests.stack.grafana import ROOT, dashboards, panels
+from tests.stack.grafana import ROOT, RUNBOOKS, dashboards, panels
 
 BOARDS = dashboards()
-NO_PANELS = {"not\ncrash-proof", "a case for policies", "Status → Targets"}
+RUNBOOK_PANELS = json.loads((ROOT / "dashboards" / "runbooks.json").read_text())["panels"]
+NO_PANELS = {"not\ncrash-proof", "Status → Targets"}
 """What the runbooks quote of pages of Luthien's and of Prometheus, not of dashboards."""
 
 
@@ -42,7 +44,10 @@ def test_every_alert_has_its_section_among_the_runbooks_and_every_section_an_ale
     alerts = {rule["alert"]: rule for rule in rules()}
     assert re.findall(r"^## (Luthien\w+)$", text, re.MULTILINE) == [*alerts]
     for name, rule in alerts.items():
-        assert rule["annotations"]["runbook_url"] == f"{{{{ $externalLabels.docs }}}}docs/runbooks.md#{name.lower()}"
+        [panel] = [each for each in RUNBOOK_PANELS if each["title"] == name]
+        shown = f"/d/{RUNBOOKS}?viewPanel=panel-{panel['id']}"
+        assert rule["annotations"]["runbook_url"] == "{{ $externalLabels.grafana }}" + shown
+        assert "**It is over when**" in panel["options"]["content"]
         assert rule["annotations"]["dashboard"].removeprefix("/d/") in BOARDS
         assert rule["labels"]["severity"] in {"critical", "warning"}
         section = text.split(f"## {name}\n")[1].split("\n## ")[0]
