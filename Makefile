@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One more than there are cores, four at most: many tests wait for others most of the time.
-TEST_PROCESSES = $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
+# Two for each core, four at most: many tests wait for others most of the time.
+TEST_PROCESSES = $(shell $(PYTHON) -c 'import os; print(min(4, 2 * (os.cpu_count() or 1)))')
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help demo up secrets test test-faults lint format docs bench constraints clean
@@ -34,7 +34,7 @@ ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile tests/unit tests/integration tests/stack
-	$(BIN)/python -m pytest tests/acceptance
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/acceptance
 endif
 
 test-faults: $(VENV)/ready

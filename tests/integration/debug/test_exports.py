@@ -172,7 +172,7 @@ def run_shell(command: str, **environment: str) -> bytes:
         b"\xff\xfe\x00 bytes",
         '{"bidi": "\u202eevil\u200b"}\r\n\t'.encode(),
         json.dumps(openai_request("'" * 70_000)).encode(),
-        json.dumps(openai_request("x" * 3_000_000)).encode(),
+        json.dumps(openai_request("x" * 600_000)).encode(),
         b"-H --output /tmp/x",
         b"\n\n",
     ],

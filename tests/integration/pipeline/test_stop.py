@@ -83,8 +83,13 @@ def states(call: dict[str, Any]) -> list[str]:
     return [call["stages"][stage]["state"] for stage in STAGES]
 
 
-@pytest.mark.parametrize("arguments", [(), ("--workers", "2")], ids=["one", "workers"])
-@pytest.mark.parametrize(("path", "request_of", "response_of", "stream_of"), FORMATS)
+WORKERS = pytest.param(*FORMATS[0].values, ("--workers", "2"), id="workers")
+
+
+@pytest.mark.parametrize(
+    ("path", "request_of", "response_of", "stream_of", "arguments"),
+    [*(pytest.param(*each.values, (), id=each.id) for each in FORMATS), WORKERS],
+)
 def test_open_calls_finish_within_the_grace_period_or_are_ended_cleanly(
     record_database: str,
     provider: ScriptedProvider,
