@@ -255,7 +255,7 @@ def test_alerts_are_evaluated_and_those_fire_that_should(watched: Watched) -> No
     [alert] = found["LuthienPolicyErrors"]["alerts"]
     assert alert["labels"]["luthien_policy_name"] == "Stern"
     assert alert["annotations"]["description"].startswith("The policy Stern (")
-    assert alert["annotations"]["runbook_url"] == "docs/runbooks.md#luthienpolicyerrors"
+    assert "/d/luthien-runbooks?viewPanel=panel-" in alert["annotations"]["runbook_url"]
 
 
 def test_queries_of_the_data_sources_are_understood(watched: Watched) -> None:

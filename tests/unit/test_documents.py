@@ -62,7 +62,9 @@ def test_every_dashboard_is_told_row_by_row() -> None:
     for path in sorted((ROOT / "dashboards").glob("*.json")):
         dashboard = json.loads(path.read_text(encoding="utf-8"))
         panels = dashboard["panels"]
-        told = [each for each in panels if each["type"] == "row"] or panels
+        told = [each for each in panels if each["type"] == "row"] or [
+            each for each in panels if each["type"] != "text"
+        ]
         missing = [each["title"] for each in told if f"*{each['title']}*" not in text]
         assert missing == [], path.name
 

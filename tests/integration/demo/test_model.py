@@ -170,7 +170,7 @@ class TestWireFormats:
 
     def test_it_can_be_a_judge(self, running: RunningModel, record_database: str) -> None:
         """A poor one: what it says is held to the form by the server, and decides all the same."""
-        said = {"explanation": {"type": "string", "maxLength": 20}, "probability": {"enum": [0.1, 0.9]}}
+        said = {"explanation": {"type": "string", "maxLength": 8}, "probability": {"enum": [0.1, 0.9]}}
         schema = {"type": "object", "properties": said, "required": [*said], "additionalProperties": False}
         form = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": schema}}
         config = {
@@ -179,11 +179,13 @@ class TestWireFormats:
             "credential": "none",
             "action": "annotate",
             "annotate_above": 0,
+            "timeout_s": 100,
             "extra": {"temperature": 0, "response_format": form},
         }
         with running_gateway(record_database, running.url, [{"policy": "judge", "config": config}]) as gateway:
             body = {"model": MODEL_NAME, "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 8}
-            response = gateway.post("/v1/chat/completions", body | {"stream": True})
+            url = f"{gateway.url}/v1/chat/completions"
+            response = httpx.post(url, json=body | {"stream": True}, timeout=120)
             call = gateway.call(response)
             assert call["outcome"] == "completed"
             assert [each["action"] for each in call["decisions"]] == ["annotate", "annotate"]
