@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Two for each core, four at most: many tests wait for others most of the time.
-TEST_PROCESSES = $(shell $(PYTHON) -c 'import os; print(min(4, 2 * (os.cpu_count() or 1)))')
+# One more than there are cores, four at most: many tests wait for others most of the time.
+TEST_PROCESSES = $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help demo up secrets test test-faults lint format docs bench constraints clean
@@ -28,7 +28,7 @@ up: $(VENV)/ready
 secrets:
 	sh otel/make-secrets.sh
 
-# All tests on some processes, each with a database of its own; those that break things on purpose, by themselves.
+# All tests on some processes, each with a database of its own; then, on two, those that break things on purpose.
 test: $(VENV)/model
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)

@@ -62,10 +62,12 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def judging(dsn: str, provider: ScriptedProvider, *, entry: Any = None, **config: Any) -> Iterator[Gateway]:
+def judging(
+    dsn: str, provider: ScriptedProvider, *, entry: Any = None, keep_alive_s: float = 60.0, **config: Any
+) -> Iterator[Gateway]:
     base = {"model": "judge-1", "question": QUESTION, "credential": {"env": "JUDGE_KEY"}}
     with running_gateway(
-        dsn, provider.url, [{"policy": "judge", "config": base | config, **(entry or {})}], keep_alive_s=0.1
+        dsn, provider.url, [{"policy": "judge", "config": base | config, **(entry or {})}], keep_alive_s=keep_alive_s
     ) as gateway:
         yield gateway
 
@@ -236,7 +238,7 @@ def test_keep_alives_go_on_while_the_judge_thinks(record_database: str, provider
 
     frames = openai_stream("Hello ", "there")
     provider.will(both(thinking, streams(*frames)))
-    with judging(record_database, provider, sides=["response"]) as gateway:
+    with judging(record_database, provider, keep_alive_s=0.1, sides=["response"]) as gateway:
         body = json.dumps(openai_request(stream=True))
         with httpx.stream("POST", f"{gateway.url}/v1/chat/completions", content=body) as response:
             data = response.iter_raw()
