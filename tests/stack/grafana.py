@@ -18,6 +18,22 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 RUNBOOKS = "luthien-runbooks"
+STERN = '''
+from luthien.policies.policy import NoConfig, Policy, Verdict
+
+
+class Stern(Policy):
+    """Blocks at one word, and breaks at another."""
+
+    async def on_request(self, request):
+        said = str(request.body)
+        if "forbidden" in said:
+            return Verdict.block("not here")
+        if "fragile" in said:
+            raise RuntimeError("broke")
+        return Verdict.allow()
+'''
+"""The file of a policy, for calls of every outcome."""
 Json = dict[str, Any]
 Value = str | Sequence[str]
 

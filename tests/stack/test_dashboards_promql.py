@@ -19,7 +19,7 @@ import pytest
 from luthien.telemetry.conventions import CONVENTIONS, Convention
 from tests.playbook import Gateway, ScriptedProvider, answers, eventually, running_gateway, streams
 from tests.prometheus import Prometheus, prometheus, rules
-from tests.stack.grafana import Json, dashboards, expanded, panels, provisioned
+from tests.stack.grafana import STERN, Json, dashboards, expanded, panels, provisioned
 from tests.wire import openai_request, openai_response, openai_stream
 
 CHAT = "/v1/chat/completions"
@@ -51,22 +51,6 @@ ELSEWHERE = {
     "up": "Prometheus's own",
 }
 """Metrics that no gateway makes, by the name that Prometheus has, and who does."""
-
-POLICIES = '''
-from luthien.policies.policy import NoConfig, Policy, Verdict
-
-
-class Stern(Policy):
-    """Blocks at one word, and breaks at another."""
-
-    async def on_request(self, request):
-        said = str(request.body)
-        if "forbidden" in said:
-            return Verdict.block("not here")
-        if "fragile" in said:
-            raise RuntimeError("broke")
-        return Verdict.allow()
-'''
 
 
 class Asked(NamedTuple):
@@ -153,7 +137,7 @@ def watched(
 ) -> Iterator[Watched]:
     """A gateway that has served calls of every kind, the second time while it was watched."""
     home = tmp_path_factory.mktemp("prometheus")
-    (home / "own.py").write_text(POLICIES)
+    (home / "own.py").write_text(STERN)
     policies: list[Json] = [
         {"policy": f"{home / 'own.py'}:Stern"},
         {"policy": "replace_text", "config": {"rules": [{"find": "old", "replace": "new"}]}},

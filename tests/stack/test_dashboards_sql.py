@@ -21,7 +21,7 @@ from dashboards.parts import LOKI, POSTGRES, PROMETHEUS, TEMPO
 from dashboards.written import written
 from luthien.store.reports import grant_reader
 from tests.playbook import Gateway, Play, ScriptedProvider, answers, call_id_of, eventually, running_gateway, streams
-from tests.stack.grafana import Json, Value, View, dashboards, links, panels, statements
+from tests.stack.grafana import STERN, Json, Value, View, dashboards, links, panels, statements
 from tests.wire import openai_request, openai_response, openai_stream
 
 CHAT = "/v1/chat/completions"
@@ -31,21 +31,6 @@ TAG_MODEL = '"><script>alert(1)</script>&model=x#?%27'
 QUOTED_SESSION = 'it\'s "one"; $__timeFilter ${model} %s \\'
 BOARDS = dashboards()
 MAY_BE_EMPTY = {"Incomplete calls"}  # here every call is complete
-OWN = '''
-from luthien.policies.policy import NoConfig, Policy, Verdict
-
-
-class Stern(Policy):
-    """Blocks at one word, and breaks at another."""
-
-    async def on_request(self, request):
-        said = str(request.body)
-        if "forbidden" in said:
-            return Verdict.block("not here")
-        if "fragile" in said:
-            raise RuntimeError("broke")
-        return Verdict.allow()
-'''
 
 
 @dataclass(frozen=True)
@@ -93,7 +78,7 @@ def stack(
     module_record_database: str, shared_provider: ScriptedProvider, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     file = tmp_path_factory.mktemp("policies") / "own.py"
-    file.write_text(OWN)
+    file.write_text(STERN)
     policies = [
         replacing("classified", "[hidden]"),
         {"policy": f"{file}:Stern"},
