@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from luthien.formats.format import WireFormat
 from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, OPENAI_RESPONSES
 from luthien.formats.sse import FrameReader
 from luthien.telemetry import conventions as names
-from tests.otlp_receiver import OtlpReceiver, attributes_of, otlp_receiver
-from tests.playbook import Gateway, ScriptedProvider, running_gateway, streams
+from tests.integration.conftest import StartGateway
+from tests.otlp_receiver import OtlpReceiver, attributes_of
+from tests.playbook import ScriptedProvider, streams
 from tests.validity import assert_valid
 from tests.wire import (
     DONE,
@@ -53,29 +53,7 @@ class Careless(Policy):
         return () if self.word in chunk.raw else (chunk,)
 '''
 
-Start = Callable[[list[dict[str, Any]]], AbstractContextManager[Gateway]]
 Counted = dict[tuple[str, str, str], int]
-
-
-@pytest.fixture
-def receiver() -> Iterator[OtlpReceiver]:
-    with otlp_receiver() as running:
-        yield running
-
-
-@pytest.fixture
-def start(
-    record_database: str, provider: ScriptedProvider, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
-) -> Start:
-    """Starts a gateway whose metrics are all with the receiver once it has stopped."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
-
-    @contextmanager
-    def started(policies: list[dict[str, Any]]) -> Iterator[Gateway]:
-        with running_gateway(record_database, provider.url, policies) as gateway:
-            yield gateway
-
-    return started
 
 
 def counted(receiver: OtlpReceiver) -> Counted:
@@ -112,7 +90,7 @@ ANSWERS = [
 
 @pytest.mark.parametrize(("wire_format", "ask", "frames", "policies"), ANSWERS)
 def test_what_the_builtin_policies_give_on_is_valid(
-    start: Start,
+    start: StartGateway,
     provider: ScriptedProvider,
     receiver: OtlpReceiver,
     wire_format: WireFormat,
@@ -144,7 +122,7 @@ def test_what_the_builtin_policies_give_on_is_valid(
     ids=["openai-tools", "openai", "anthropic", "responses"],
 )
 def test_what_a_careless_policy_breaks_is_counted_as_ours(
-    start: Start,
+    start: StartGateway,
     provider: ScriptedProvider,
     receiver: OtlpReceiver,
     tmp_path: Path,
@@ -176,7 +154,7 @@ def test_what_a_careless_policy_breaks_is_counted_as_ours(
 
 
 def test_what_the_provider_breaks_is_its_own(
-    start: Start, provider: ScriptedProvider, receiver: OtlpReceiver
+    start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver
 ) -> None:
     """A block that nobody opened, twice; that the policies changed the text before it makes no difference."""
     frames = anthropic_stream(*TEXTS)
@@ -191,7 +169,7 @@ def test_what_the_provider_breaks_is_its_own(
 
 
 def test_a_block_and_a_stream_that_breaks_off_end_validly(
-    start: Start, provider: ScriptedProvider, receiver: OtlpReceiver
+    start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver
 ) -> None:
     frames = openai_tools_stream("Hi", *CALLS)
     provider.will(streams(*frames), streams(*frames[:2], then_cut=True))
@@ -226,7 +204,7 @@ def test_a_block_and_a_stream_that_breaks_off_end_validly(
 )
 @pytest.mark.parametrize("word", ["overloaded", "nothing of this"])
 def test_the_client_is_told_once_that_the_provider_failed(
-    start: Start,
+    start: StartGateway,
     provider: ScriptedProvider,
     receiver: OtlpReceiver,
     tmp_path: Path,
@@ -251,7 +229,7 @@ def test_the_client_is_told_once_that_the_provider_failed(
 
 
 def test_without_policies_nothing_is_looked_at(
-    start: Start, provider: ScriptedProvider, receiver: OtlpReceiver
+    start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver
 ) -> None:
     provider.will(streams(*openai_stream("a")[:-1], openai_chunk({"content": "too late"}), DONE))
     with start([]) as gateway:

@@ -14,7 +14,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint, Metri
 
 from luthien.policies.policy import Policy, Request, Verdict
 from luthien.telemetry import conventions as names
-from tests.integration.telemetry.conftest import StartGateway
+from tests.integration.conftest import StartGateway
 from tests.otlp_receiver import AttributeValue, OtlpReceiver, attributes_of
 from tests.playbook import (
     Gateway,

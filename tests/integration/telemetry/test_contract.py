@@ -34,7 +34,7 @@ from luthien.telemetry.context import call_id_in, enter_call, leave_call, with_c
 from luthien.telemetry.processor import ForkingSpanProcessor
 from luthien.telemetry.setup import Telemetry, start_telemetry
 from luthien.telemetry.spans import StageEvent, emit_stage, end_span
-from tests.integration.telemetry.conftest import StartGateway
+from tests.integration.conftest import StartGateway
 from tests.otlp_receiver import OtlpReceiver, attributes_of
 from tests.playbook import ScriptedProvider, answers, running_gateway, streams
 from tests.wire import (

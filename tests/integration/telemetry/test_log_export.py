@@ -34,7 +34,7 @@ from luthien.telemetry import conventions as names
 from luthien.telemetry.context import enter_call, leave_call
 from luthien.telemetry.log_export import LogExport, start_log_export
 from luthien.telemetry.logs import CallContextFilter, JsonFormatter
-from tests.integration.telemetry.conftest import StartGateway
+from tests.integration.conftest import StartGateway
 from tests.otlp_receiver import AttributeValue, OtlpReceiver, attributes_of
 from tests.playbook import Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway
 from tests.tcp_proxy import TcpProxy

@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
 
 from luthien.hosts import HostPattern
-from tests.integration.telemetry.conftest import StartGateway
+from tests.integration.conftest import StartGateway
 from tests.otlp_receiver import OtlpReceiver
 from tests.playbook import ScriptedProvider, Turn, answers, streams
 from tests.wire import openai_request, openai_response, openai_stream
