@@ -81,19 +81,26 @@ class OtlpReceiver:
         self.clients: set[str] = set()
         """Over gRPC with TLS: the names on the clients' certificates."""
         self.endpoint = ""
+        self._taking = threading.Lock()
 
-    def receive(self, path: str, body: bytes, encoding: str | None) -> None:
+    def receive(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Over HTTP: headers with their names in lower case."""
+        encoding = headers.get("content-encoding")
         decoded = body
         if encoding is not None:
             decoded = gzip.decompress(body) if encoding == "gzip" else zlib.decompress(body)
         self.encodings.add(encoding)
-        if path in _SERVICES:
-            self.take(path, _SERVICES[path][1].FromString(decoded))
-        else:
-            self.paths.append(path)
-        self.bodies.append(decoded)
+        self.take(path, headers, _SERVICES[path][1].FromString(decoded) if path in _SERVICES else None, decoded)
 
-    def take(self, path: str, message: _Message) -> None:
+    def take(self, path: str, headers: Mapping[str, str], message: _Message | None, body: bytes) -> None:
+        """Signals arrive at once, each on a thread of its own; what is kept of a request is kept together."""
+        with self._taking:
+            self.headers.append(dict(headers))
+            self.bodies.append(body)
+            self._take_message(message)
+            self.paths.append(path)
+
+    def _take_message(self, message: _Message | None) -> None:
         if isinstance(message, ExportTraceServiceRequest):
             for spans in message.resource_spans:
                 self._take_resource(spans.resource.attributes)
@@ -102,11 +109,10 @@ class OtlpReceiver:
             for metrics in message.resource_metrics:
                 self._take_resource(metrics.resource.attributes)
                 self.metrics += [metric for scope in metrics.scope_metrics for metric in scope.metrics]
-        else:
+        elif message is not None:
             for logs in message.resource_logs:
                 self._take_resource(logs.resource.attributes)
                 self.logs += [(scope.scope.name, log) for scope in logs.scope_logs for log in scope.log_records]
-        self.paths.append(path)
 
     def _take_resource(self, attributes: Iterable[KeyValue]) -> None:
         self.resources.append(attributes_of(attributes))
@@ -139,8 +145,7 @@ def otlp_receiver(
             if (refused := receiver.refusal()) is not None:
                 self._refuse(refused)
                 return
-            receiver.headers.append({name.lower(): value for name, value in self.headers.items()})
-            receiver.receive(self.path, body, self.headers.get("content-encoding"))
+            receiver.receive(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
             self._answer(200, {})
 
         def _refuse(self, refused: Refusal) -> None:
@@ -202,10 +207,8 @@ def otlp_grpc_receiver(
                 if refused.waits_for is not None:
                     refused.waits_for.wait()
                 context.abort(refused.code, "not now")
-            receiver.headers.append(dict(context.invocation_metadata()))
             receiver.clients |= {name.decode() for name in context.auth_context().get("x509_common_name", ())}
-            receiver.bodies.append(message.SerializeToString())
-            receiver.take(path, message)
+            receiver.take(path, dict(context.invocation_metadata()), message, message.SerializeToString())
             return response()
 
         return grpc.unary_unary_rpc_method_handler(export, request.FromString, response.SerializeToString)
