@@ -57,7 +57,7 @@ def keeps(policy: dict[str, Any], trace: Trace) -> bool:
             return any(value_of(each, event) for each in conditions for event in events)
         case "latency":
             first, last = min(s.start_time_unix_nano for s in trace), max(s.end_time_unix_nano for s in trace)
-            return (last - first) // 1_000_000 >= int(settings["threshold_ms"])
+            return (last - first) // 1_000_000 > int(settings["threshold_ms"])
         case "not":
             return not keeps(settings["not_sub_policy"], trace)
         case "probabilistic":
@@ -163,7 +163,7 @@ def test_what_is_out_of_the_ordinary_is_kept_and_what_is_not_is_left_to_chance(t
 
 def test_a_slow_call_is_kept(traces: dict[str, Trace]) -> None:
     slow = [Span.FromString(span.SerializeToString()) for span in traces["plain"]]
-    max(slow, key=lambda span: span.end_time_unix_nano).end_time_unix_nano += 10_000_000_000
+    max(slow, key=lambda span: span.end_time_unix_nano).end_time_unix_nano += 10_001_000_000
     assert kept_by(slow) == {"slow"}
 
 
