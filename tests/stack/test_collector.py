@@ -136,7 +136,7 @@ def test_every_ottl_statement_is_one(configured: dict[str, Any]) -> None:
         assert [statement(text, group["context"]) for text in group["statements"]]
     for group in configured["processors"]["filter/content"]["trace_conditions"]:
         assert [condition(text, group["context"]) for text in group["conditions"]]
-    for signal, context in {"spans": "span", "logs": "log"}.items():
+    for signal, context in {"spans": "span", "spanevents": "spanevent", "logs": "log"}.items():
         for metric in configured["connectors"]["count/payloads"][signal].values():
             assert [condition(text, context, bare=True) for text in metric["conditions"]]
 
