@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from luthien.exchange import Outcome
 from luthien.telemetry import conventions as names
-from tests.stack.files import VARIANTS, collector
+from tests.stack.files import OTEL, VARIANTS, collector, read
 from tests.stack.ottl import OttlError, condition, regex, statement, value_of
 
 CONNECTORS = {
@@ -121,6 +122,37 @@ def test_every_queue_is_a_file_and_bounded(configured: dict[str, Any]) -> None:
         assert queue["batch"]["min_size"] <= queue["batch"]["max_size"]
         assert (retry["enabled"], retry["max_elapsed_time"]) == (True, "0s")
     assert configured["exporters"]["otlp_http/prometheus"]["sending_queue"]["num_consumers"] == 1
+
+
+def test_what_is_taken_fits_into_a_batch_and_a_batch_into_what_the_backends_take(configured: dict[str, Any]) -> None:
+    """What is too large is tried again for ever, and holds up the rest, or is lost."""
+    mib = 1024 * 1024
+    protocols = configured["receivers"]["otlp"]["protocols"]
+    taken = {protocols["grpc"]["max_recv_msg_size_mib"] * mib, protocols["http"]["max_request_body_size"]}
+    batches = [
+        configured["exporters"][name]["sending_queue"]["batch"] for name in ("otlp_grpc/tempo", "otlp_http/loki")
+    ]
+    assert {batch["sizer"] for batch in batches} == {"bytes"}
+    largest = {batch["max_size"] for batch in batches}
+    assert max(taken) < min(largest)
+
+    tempo, loki = read(OTEL / "tempo.yaml"), read(OTEL / "loki.yaml")
+    spans = tempo["distributor"]["receivers"]["otlp"]["protocols"]["grpc"]["max_recv_msg_size_mib"] * mib
+    assert min(spans, *tempo["overrides"]["defaults"]["ingestion"].values()) >= 2 * max(largest)
+    limits, inside = loki["limits_config"], loki["ingester_client"]["grpc_client_config"]
+    lines = [
+        loki["server"]["grpc_server_max_recv_msg_size"],
+        *inside.values(),
+        limits["ingestion_burst_size_mb"] * mib,
+        int(limits["per_stream_rate_limit_burst"].removesuffix("MB")) * mib,
+    ]
+    assert min(lines) >= 3 * max(largest), "its lines have the attributes of their resource"
+
+
+def test_tempo_cuts_no_text_that_the_collector_let_pass(configured: dict[str, Any]) -> None:
+    statements = str(configured["processors"]["transform/strip"]["trace_statements"])
+    lengths = re.findall(r"truncate_all\((?:span|spanevent)\.attributes, (\d+)\)", statements)
+    assert set(lengths) == {str(read(OTEL / "tempo.yaml")["distributor"]["max_attribute_bytes"])}
 
 
 def test_the_memory_limit_leaves_room_for_a_spike(configured: dict[str, Any]) -> None:
