@@ -8,6 +8,8 @@ mkdir -p .secrets
 # Nobody else on this machine may enter. The files themselves can be read by all: they are bound into containers as
 # they are, where each service has a user of its own, and may not even as root read what belongs to somebody else.
 chmod 700 .secrets
+# So it is with what is below otel/, which a checkout under umask 077 would keep to its owner.
+chmod -R a+rX otel || true
 
 write() { # name, contents: unless it is there
   [ -s ".secrets/$1" ] && return

@@ -125,6 +125,9 @@ class TestSecrets:
         script = tmp_path / "otel" / "make-secrets.sh"
         script.parent.mkdir()
         shutil.copy(ROOT / "otel" / "make-secrets.sh", script)
+        bound = tmp_path / "otel" / "rules" / "alerts.yml"
+        bound.parent.mkdir(mode=0o700)
+        bound.touch(mode=0o600)
 
         def made() -> dict[str, str]:
             subprocess.run(["/bin/sh", script], check=True, capture_output=True, timeout=30)
@@ -139,6 +142,8 @@ class TestSecrets:
         assert all(re.fullmatch(r"[0-9a-f]{48}", password) for password in passwords)
         assert first["postgres_gateway_password"] in first["database_url_gateway"]
         assert (tmp_path / ".secrets").stat().st_mode & 0o777 == 0o700
+        assert bound.parent.stat().st_mode & 0o777 == 0o755
+        assert bound.stat().st_mode & 0o777 == 0o644
         assert (tmp_path / ".env").read_text() == "SECRETS_DIR=./.secrets\n"
         (tmp_path / ".secrets" / "database_url_owner").unlink()
         assert made() == first, "what a database was made with stays"
