@@ -24,7 +24,7 @@ import yaml
 from pydantic import SecretStr
 
 from luthien.app import App
-from luthien.config import ConfigFile
+from luthien.config_file import ConfigFile
 from luthien.gateway.configuration import configured
 from luthien.server import Server, address_of, listen
 from luthien.settings import Settings

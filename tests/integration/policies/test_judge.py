@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from luthien.config import ConfigFile
+from luthien.config_file import ConfigFile
 from luthien.errors import ConfigError
 from luthien.policies.registry import load_chain
 from tests.integration.policies.test_child_calls import both, everything_in, hanging

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from luthien.config import ConfigFile
+from luthien.config_file import ConfigFile
 from luthien.errors import ConfigError
 from luthien.policies.builtin.webhook_client import signature, signing_key
 from luthien.policies.registry import load_chain

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthien.config import ConfigFile
+from luthien.config_file import ConfigFile
 from luthien.errors import ConfigError
 from luthien.formats.format import WireFormat
 from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, OPENAI_RESPONSES
