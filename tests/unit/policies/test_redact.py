@@ -17,7 +17,8 @@ from luthien.errors import ConfigError
 from luthien.formats.format import WireFormat
 from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, OPENAI_RESPONSES
 from luthien.formats.sse import Chunk, FrameReader
-from luthien.policies.builtin.redact import Redact, RedactConfig, WholeText
+from luthien.policies.builtin.redact import Redact, RedactConfig
+from luthien.policies.builtin.redaction.streams import WholeText
 from luthien.policies.policy import CallContext, Request, Response, Verdict
 from luthien.policies.registry import load_chain
 from tests.wire import (

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from luthien.policies import version
-from luthien.policies.builtin import noop, patterns, redact
+from luthien.policies.builtin import noop, redact
+from luthien.policies.builtin.redaction import patterns
 from luthien.policies.policy import Policy
 from luthien.policies.registry import make_step
 from luthien.policies.version import modules_of
