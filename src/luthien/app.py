@@ -41,7 +41,8 @@ from luthien.pipeline.passage import Passthrough
 from luthien.record.chores import DefaultPartitions, partitions_ahead, retention
 from luthien.record.folder import spool_root
 from luthien.record.processes import forget_processes, heartbeat, notices
-from luthien.record.queue import DiscardingSink, RecordQueue, RecordSink
+from luthien.record.queue import RecordQueue
+from luthien.record.sink import DiscardingSink, RecordSink
 from luthien.record.source import RecordSource
 from luthien.record.spool import Spool, SpoolLimits
 from luthien.record.upkeep import Chore, Upkeep

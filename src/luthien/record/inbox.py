@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from luthien.exchange import StageRecord
 from luthien.record.marks import tombstone
-from luthien.record.queue import Receipt
+from luthien.record.sink import Receipt
 from luthien.record.stats import RecordStats
 from luthien.record.untold import Untold
 

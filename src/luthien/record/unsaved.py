@@ -17,7 +17,7 @@ from luthien.exchange import StageRecord
 from luthien.record.folder import Segment
 from luthien.record.group import Entry, Group
 from luthien.record.inbox import Inbox, Load, Submission
-from luthien.record.queue import Receipt
+from luthien.record.sink import Receipt
 from luthien.record.stats import RecordStats
 from luthien.record.stretch import Backlog, ReadBack, Stretch
 from luthien.record.untold import Untold
