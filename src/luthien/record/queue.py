@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from uuid import UUID, uuid4
 
 from luthien.exchange import StageRecord
+from luthien.record.outbox import Outbox
 from luthien.record.sink import Receipt
 from luthien.record.stats import RecordStats
 from luthien.record.untold import Untold
@@ -35,11 +36,7 @@ class RecordQueue:
         self._max_records = max_records
         self._max_bytes = max_bytes
         self._changed = threading.Condition()
-        # With the time at which each came.
-        self._waiting: deque[tuple[float, StageRecord]] = deque()
-        self._waiting_bytes = 0
-        self._in_flight: list[tuple[float, StageRecord]] = []
-        self._in_flight_bytes = 0
+        self._outbox = Outbox()
         self._awaited: tuple[int, int] | None = None
         self._closed = False
         self._stats = RecordStats()
@@ -51,18 +48,17 @@ class RecordQueue:
         now = self._clock()
         refused: Counter[str] = Counter()
         with self._changed:
-            was_empty = not self._waiting
+            was_empty = not self._outbox.waiting
             for record in records:
                 if reason := self._refusal(record):
                     self._stats.dropped[reason] += 1
                     refused[reason] += 1
                     self.untold.lost(record, reason)
                     continue
-                self._waiting.append((now, record))
-                self._waiting_bytes += record.size_bytes
+                self._outbox.put((now, record, None))
                 self._stats.appended += 1
             # The writer is woken up for the first record and for a full batch, not for all in between.
-            if self._waiting and (was_empty or (self._awaited and self._is_batch(*self._awaited))):
+            if self._outbox.waiting and (was_empty or (self._awaited and self._outbox.is_batch(*self._awaited))):
                 self._changed.notify()
         return Receipt.settled(refused.total(), refused)
 
@@ -71,9 +67,9 @@ class RecordQueue:
             return "closed"
         if record.size_bytes > self._max_bytes:
             return "too_large"
-        if len(self._waiting) + len(self._in_flight) >= self._max_records:
+        if self._outbox.load.records >= self._max_records:
             return "queue_full_records"
-        if self._waiting_bytes + self._in_flight_bytes + record.size_bytes > self._max_bytes:
+        if self._outbox.load.size_bytes + record.size_bytes > self._max_bytes:
             return "queue_full_bytes"
         return None
 
@@ -84,33 +80,17 @@ class RecordQueue:
         They stay unsaved until `settle` says what became of them.
         """
         with self._changed:
-            while not self._waiting and not self._closed:
+            waiting = self._outbox.waiting
+            while not waiting and not self._closed:
                 self._changed.wait()
             self._awaited = max_records, max_bytes
-            while self._waiting and not self._closed and not self._is_batch(max_records, max_bytes):
-                remaining_s = self._waiting[0][0] + max_age_s - self._clock()
+            while waiting and not self._closed and not self._outbox.is_batch(max_records, max_bytes):
+                remaining_s = waiting[0][0] + max_age_s - self._clock()
                 if remaining_s <= 0:
                     break
                 self._changed.wait(remaining_s)
             self._awaited = None
-            return self._move(max_records, max_bytes)
-
-    def _is_batch(self, max_records: int, max_bytes: int) -> bool:
-        return len(self._waiting) >= max_records or self._waiting_bytes >= max_bytes
-
-    def _move(self, max_records: int, max_bytes: int) -> list[StageRecord]:
-        batch: list[StageRecord] = []
-        size = 0
-        while self._waiting and len(batch) < max_records:
-            record = self._waiting[0][1]
-            if batch and size + record.size_bytes > max_bytes:
-                break
-            self._in_flight.append(self._waiting.popleft())
-            batch.append(record)
-            size += record.size_bytes
-        self._waiting_bytes -= size
-        self._in_flight_bytes += size
-        return batch
+            return self._outbox.take(max_records, max_bytes)
 
     def settle(
         self,
@@ -125,18 +105,9 @@ class RecordQueue:
 
         Those that were given up in the meantime were counted then, and are not counted again.
         """
-        settled = Counter(id(record) for record in records)
         with self._changed:
-            left: list[tuple[float, StageRecord]] = []
-            for each in self._in_flight:
-                if settled[id(each[1])]:
-                    settled[id(each[1])] -= 1
-                else:
-                    left.append(each)
-            if len(left) == len(self._in_flight):
+            if not self._outbox.settle(records):
                 return
-            self._in_flight = left
-            self._in_flight_bytes = sum(record.size_bytes for _, record in left)
             self._stats.stored += stored
             self._stats.replayed += replayed
             if dropped:
@@ -146,7 +117,7 @@ class RecordQueue:
         """Counts a batch that has to be tried again, and returns what is left of it."""
         with self._changed:
             self._stats.retried_batches += 1
-            return [record for _, record in self._in_flight]
+            return [record for _, record, _ in self._outbox.in_flight]
 
     def close(self) -> None:
         """Refuses records from now on; what is there can still be taken."""
@@ -161,10 +132,7 @@ class RecordQueue:
         """
         with self._changed:
             self._closed = True
-            lost = len(self._waiting) + len(self._in_flight)
-            self._waiting.clear()
-            self._in_flight.clear()
-            self._waiting_bytes = self._in_flight_bytes = 0
+            lost = len(self._outbox.clear())
             if lost:
                 self._stats.dropped[reason] += lost
             self._changed.notify_all()
@@ -173,8 +141,8 @@ class RecordQueue:
     def unsaved(self, call_id: UUID) -> list[StageRecord]:
         """The records of a call that are not in the database yet."""
         with self._changed:
-            everything = [*self._in_flight, *self._waiting]
-        return [record for _, record in everything if record.call_id == call_id]
+            records = self._outbox.records
+        return [record for record in records if record.call_id == call_id]
 
     @property
     def trouble(self) -> str | None:
@@ -184,7 +152,7 @@ class RecordQueue:
     def unsaved_calls(self) -> frozenset[UUID]:
         """The calls that have unsaved records."""
         with self._changed:
-            return frozenset(record.call_id for _, record in (*self._in_flight, *self._waiting))
+            return frozenset(record.call_id for record in self._outbox.records)
 
     def taken_over(self) -> frozenset[UUID]:
         """None: a queue finds nothing of others."""
@@ -193,13 +161,12 @@ class RecordQueue:
     def oldest_unsaved_age_s(self) -> float:
         """How long, in seconds, the oldest unsaved record has waited; 0 when nothing waits."""
         with self._changed:
-            # In flight is what came before all that waits.
-            oldest = self._in_flight or self._waiting
-            return self._clock() - oldest[0][0] if oldest else 0.0
+            since = self._outbox.since()
+            return self._clock() - min(since) if since else 0.0
 
     def stats(self) -> RecordStats:
         with self._changed:
             stats = self._stats.copy()
-            stats.unsaved = len(self._waiting) + len(self._in_flight)
-            stats.unsaved_bytes = self._waiting_bytes + self._in_flight_bytes
+            stats.unsaved = self._outbox.load.records
+            stats.unsaved_bytes = self._outbox.load.size_bytes
             return stats
