@@ -20,9 +20,10 @@ import pytest
 
 from luthien.formats.format import WireFormat
 from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, OPENAI_RESPONSES
-from luthien.formats.sse import Chunk, FrameReader
+from luthien.formats.sse import Chunk
 from luthien.policies.policy import Policy, Verdict
 from luthien.policies.registry import BUILTIN
+from tests.chunks import chunks_of
 from tests.playbook import DEADLINE_S, Gateway, Play, ScriptedProvider, Turn, running_gateway
 from tests.validity import assert_valid
 from tests.wire import (
@@ -196,7 +197,7 @@ class Caller:
 
     def read_frames(self, count: int) -> None:
         """Reads until so many frames have arrived: no chain here makes more or fewer of them."""
-        while len(frames_of(self.body)) < count:
+        while len(chunks_of(self.body)) < count:
             received = self._socket.recv(65536)
             assert received, self._received
             self._received += received
@@ -249,13 +250,9 @@ def states(call: dict[str, Any]) -> list[str]:
     return [call["stages"][stage]["state"] for stage in STAGES]
 
 
-def frames_of(raw: bytes) -> list[Chunk]:
-    return list(FrameReader(1 << 20).feed(raw))
-
-
 def assembled(wire_format: WireFormat, raw: bytes) -> dict[str, Any] | None:
     assembler = wire_format.assembler()
-    for chunk in frames_of(raw):
+    for chunk in chunks_of(raw):
         assembler.add(chunk)
     return assembler.result()
 
@@ -267,7 +264,7 @@ def assert_wire(stage: dict[str, Any], wire_format: WireFormat, raw: bytes) -> N
 
 
 def errors_in(spoken: Spoken, body: bytes) -> list[Chunk]:
-    return [chunk for chunk in frames_of(body) if spoken.format.stream_error(chunk)]
+    return [chunk for chunk in chunks_of(body) if spoken.format.stream_error(chunk)]
 
 
 def as_given(chain: str, spoken: Spoken, frames: list[bytes]) -> bytes:
