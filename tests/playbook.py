@@ -228,6 +228,19 @@ def call_id_of(response_or_id: httpx.Response | str) -> str:
     return response_or_id if isinstance(response_or_id, str) else response_or_id.headers["luthien-call-id"]
 
 
+STAGES = ("request_original", "request_final", "response_original", "response_final")
+
+
+def states(call: dict[str, Any]) -> list[str]:
+    """What became of each stage, of a call's JSON."""
+    return [call["stages"][stage]["state"] for stage in STAGES]
+
+
+def ended(call: dict[str, Any]) -> tuple[str, str | None]:
+    """The outcome, and the error's type if there was one."""
+    return call["outcome"], call["error"] and call["error"]["type"]
+
+
 def eventually(ask: Callable[[], T], is_enough: Callable[[T], object]) -> T:
     """Asks until the answer is good enough, or the deadline has passed; returns the last answer."""
     ends = time.monotonic() + DEADLINE_S

@@ -26,8 +26,10 @@ from tests.playbook import (
     ScriptedProvider,
     Turn,
     answers,
+    ended,
     eventually,
     running_gateway,
+    states,
     streams,
 )
 from tests.validity import assert_valid
@@ -48,7 +50,6 @@ from tests.wire import (
 OPENAI = "/v1/chat/completions"
 RESPONSES = "/v1/responses"
 ANTHROPIC = "/v1/messages"
-STAGES = ("request_original", "request_final", "response_original", "response_final")
 
 
 class Stern(Policy):
@@ -77,14 +78,6 @@ def stern(record_database: str, provider: ScriptedProvider, monkeypatch: pytest.
     monkeypatch.setitem(BUILTIN, "stern", Stern)
     with running_gateway(record_database, provider.url, [{"policy": "stern"}]) as gateway:
         yield gateway
-
-
-def states(call: dict[str, Any]) -> list[str]:
-    return [call["stages"][stage]["state"] for stage in STAGES]
-
-
-def ended(call: dict[str, Any]) -> tuple[str, str | None]:
-    return call["outcome"], call["error"] and call["error"]["type"]
 
 
 @in_dialects()

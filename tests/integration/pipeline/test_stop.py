@@ -15,7 +15,18 @@ import psycopg
 import pytest
 
 from tests.dialects import CHAT, DIALECTS, Dialect
-from tests.playbook import Gate, Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway, streams
+from tests.playbook import (
+    Gate,
+    Gateway,
+    ScriptedProvider,
+    Turn,
+    answers,
+    ended,
+    eventually,
+    running_gateway,
+    states,
+    streams,
+)
 from tests.serving import Serving, read_response, read_until, serving
 from tests.tcp_proxy import TcpProxy
 from tests.validity import assert_valid
@@ -27,7 +38,6 @@ from tests.wire import (
 )
 
 OPENAI = "/v1/chat/completions"
-STAGES = ("request_original", "request_final", "response_original", "response_final")
 FOREVER = "3600"
 
 
@@ -62,14 +72,6 @@ def looking_back(dsn: str, provider: ScriptedProvider, data_dir: Path) -> Iterat
     """A later gateway, with the record of the one before."""
     with running_gateway(dsn, provider.url, spool_dir=data_dir / "spool") as gateway:
         yield gateway
-
-
-def ended(call: dict[str, Any]) -> tuple[str, str | None]:
-    return call["outcome"], call["error"] and call["error"]["type"]
-
-
-def states(call: dict[str, Any]) -> list[str]:
-    return [call["stages"][stage]["state"] for stage in STAGES]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from luthien.formats.sse import Chunk
 from luthien.policies.policy import Policy, Verdict
 from luthien.policies.registry import BUILTIN
 from tests.chunks import chunks_of
-from tests.playbook import DEADLINE_S, Gateway, Play, ScriptedProvider, Turn, running_gateway
+from tests.playbook import DEADLINE_S, Gateway, Play, ScriptedProvider, Turn, running_gateway, states
 from tests.validity import assert_valid
 from tests.wire import (
     anthropic_event,
@@ -37,7 +37,6 @@ from tests.wire import (
     sse,
 )
 
-STAGES = ("request_original", "request_final", "response_original", "response_final")
 WORDS = ("one ", "two ", "three ", "four ")
 READ_TIMEOUT_S = 0.3
 
@@ -244,10 +243,6 @@ def shown(gateway: Gateway, caller: Caller) -> dict[str, Any]:
     call = gateway.call(caller.call_id)
     assert call["completeness"]["state"] == "complete"
     return call
-
-
-def states(call: dict[str, Any]) -> list[str]:
-    return [call["stages"][stage]["state"] for stage in STAGES]
 
 
 def assembled(wire_format: WireFormat, raw: bytes) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -31,14 +31,7 @@ FILES = {
     "apart": "WORD = 1\n",
 }
 
-
-@pytest.fixture(autouse=True)
-def modules() -> Iterator[None]:
-    """What a test imports is gone afterwards."""
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("fresh_modules")
 
 
 @pytest.fixture
