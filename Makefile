@@ -16,7 +16,7 @@ help:
 	@echo "make test    all tests"
 	@echo "make test-faults    what the record has when things break, in full and with figures (8 minutes)"
 	@echo "make lint    formatting, linters, types, direction of dependencies"
-	@echo "make docs    the tables of docs/telemetry.md, from the conventions"
+	@echo "make docs    the tables of docs/telemetry.md and docs/logs.md, from the conventions"
 	@echo "make bench   what Luthien costs, as ratios"
 
 demo: $(VENV)/model
@@ -53,7 +53,7 @@ format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 
 docs: $(VENV)/ready
-	$(BIN)/python -m luthien.telemetry.document docs/telemetry.md
+	$(BIN)/python -m luthien.telemetry.document docs/telemetry.md docs/logs.md
 
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.overhead $(ARGS)

@@ -13,8 +13,8 @@ from uuid import UUID
 
 from luthien.formats.registry import OPENAI_CHAT
 from luthien.formats.sse import Chunk
-from luthien.policies.builtin.patterns import Kind
 from luthien.policies.builtin.redact import Redact, RedactConfig
+from luthien.policies.builtin.redaction.patterns import Kind
 from luthien.policies.policy import CallContext, Request
 
 _CHARS = 1 << 20

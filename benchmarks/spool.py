@@ -32,7 +32,8 @@ from typing import Protocol
 import uvloop
 
 from luthien.exchange import EventType, StageRecord, new_call_id
-from luthien.record.queue import Receipt, RecordQueue
+from luthien.record.queue import RecordQueue
+from luthien.record.sink import Receipt
 from luthien.record.spool import Spool, SpoolLimits
 
 _CORE = 0

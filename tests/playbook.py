@@ -24,7 +24,7 @@ import yaml
 from pydantic import SecretStr
 
 from luthien.app import App
-from luthien.config import ConfigFile
+from luthien.config_file import ConfigFile
 from luthien.gateway.configuration import configured
 from luthien.server import Server, address_of, listen
 from luthien.settings import Settings
@@ -226,6 +226,19 @@ class Gateway:
 
 def call_id_of(response_or_id: httpx.Response | str) -> str:
     return response_or_id if isinstance(response_or_id, str) else response_or_id.headers["luthien-call-id"]
+
+
+STAGES = ("request_original", "request_final", "response_original", "response_final")
+
+
+def states(call: dict[str, Any]) -> list[str]:
+    """What became of each stage, of a call's JSON."""
+    return [call["stages"][stage]["state"] for stage in STAGES]
+
+
+def ended(call: dict[str, Any]) -> tuple[str, str | None]:
+    """The outcome, and the error's type if there was one."""
+    return call["outcome"], call["error"] and call["error"]["type"]
 
 
 def eventually(ask: Callable[[], T], is_enough: Callable[[T], object]) -> T:

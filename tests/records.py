@@ -8,7 +8,10 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
+import psycopg
+
 from luthien.exchange import EventType, StageRecord, new_call_id
+from luthien.store.write import prepare, write_batch
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 SPAN_ID = "b7ad6b7169203331"
@@ -83,3 +86,10 @@ def whole_call(call_id: UUID | None = None) -> list[StageRecord]:
 
 def keys(records: Iterable[StageRecord]) -> set[tuple[UUID, int]]:
     return {(each.call_id, each.sequence) for each in records}
+
+
+def store(dsn: str, *records: StageRecord) -> None:
+    """Writes them into a migrated database, as the writer would."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        prepare(conn)
+        write_batch(conn, records)

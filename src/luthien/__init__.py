@@ -17,8 +17,13 @@ One call, from the door to the debug page, in the order of the folders:
     doctor/     what `luthien doctor` looks at
     calls/      the record in the terminal: `luthien calls`
 
-app.py puts them together; cli.py starts them; testing.py shows calls to policies without them; settings.py alone
-reads the environment; open_paths.py says what may be passed through.
+app.py puts them together; cli.py starts them: on a socket by server.py, with a database of their own by local.py.
+testing.py shows calls to policies without them.
+
+What they go by: settings.py alone reads the environment; otel.py and otlp.py are its standard variables, and hosts.py
+and headers.py read lists in them. config.py says what may stand in `luthien.yaml`, config_file.py reads it, and
+open_paths.py says what may be passed through; deadlines.py says how long each part may take to stop. The words that
+all share are in exchange.py and errors.py; health.py asks a running gateway how it is.
 """
 
 __version__ = "0.1.0"

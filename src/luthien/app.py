@@ -41,7 +41,8 @@ from luthien.pipeline.passage import Passthrough
 from luthien.record.chores import DefaultPartitions, partitions_ahead, retention
 from luthien.record.folder import spool_root
 from luthien.record.processes import forget_processes, heartbeat, notices
-from luthien.record.queue import DiscardingSink, RecordQueue, RecordSink
+from luthien.record.queue import RecordQueue
+from luthien.record.sink import DiscardingSink, RecordSink
 from luthien.record.source import RecordSource
 from luthien.record.spool import Spool, SpoolLimits
 from luthien.record.upkeep import Chore, Upkeep
@@ -167,19 +168,9 @@ class App:
             writer = RecordWriter(source, self._dsn, _limits(settings), keep=settings.keep)
             default_partitions = DefaultPartitions()
             if settings.record:
-                await anyio.to_thread.run_sync(source.start)
-                # It stops after the writer, so that what it says last is said of all records.
-                upkeep = Upkeep(self._dsn, [*_chores(settings, source), default_partitions.chore()])
-                upkeep.start()
-                stack.push_async_callback(anyio.to_thread.run_sync, upkeep.stop, deadlines.UPKEEP_S)
-                writer.start()
-                stack.push_async_callback(anyio.to_thread.run_sync, writer.stop, deadlines.RECORD_S)
-            sink: RecordSink = source if settings.record else DiscardingSink()
-            try:
-                telemetry = start_telemetry(settings, sink, source.process_id, self._processes)
-            except ConfigError as error:
-                _log.critical("%s", error)
-                raise
+                chores = [*_chores(settings, source), default_partitions.chore()]
+                await _start_record(source, Upkeep(self._dsn, chores), writer, stack)
+            telemetry = _start_telemetry(settings, source, self._processes)
             indexer = Indexer(self._dsn)
             stack.push_async_callback(_stop_both, telemetry, indexer)
             if settings.record and settings.index:
@@ -192,12 +183,7 @@ class App:
             _instrument(api, telemetry)
             stack.callback(FastAPIInstrumentor.uninstrument_app, api)
 
-            upstream = UpstreamClient(settings, self._configuration.config)
-            stack.push_async_callback(upstream.close)
-            live = Live(upstream.to)
-            stack.push_async_callback(live.close)
-            await live.swap(self._configuration)
-            log_warnings(self._configuration)
+            live = await self._go_live(stack)
             reader = RecordReader(self._dsn)
             await reader.open()
             stack.push_async_callback(reader.close, deadlines.READER_S)
@@ -205,10 +191,7 @@ class App:
 
             instruments = _instruments(telemetry, settings, source)
             orchestrator = Orchestrator(
-                instruments,
-                settings.max_body_bytes,
-                settings.checkpoint_s,
-                settings.keep_alive_s,
+                instruments, settings.max_body_bytes, settings.checkpoint_s, settings.keep_alive_s
             )
             passthrough = Passthrough(instruments, orchestrator.open_calls)
             reloader = self._reloader(live, telemetry)
@@ -227,6 +210,16 @@ class App:
                 stack.push_async_callback(reloader.stop)
             yield {ON_STOP: feed.end}
             self._running = None
+
+    async def _go_live(self, stack: AsyncExitStack) -> Live:
+        """What calls go by from here on, and the client that takes them to the providers."""
+        upstream = UpstreamClient(self._settings, self._configuration.config)
+        stack.push_async_callback(upstream.close)
+        live = Live(upstream.to)
+        stack.push_async_callback(live.close)
+        await live.swap(self._configuration)
+        log_warnings(self._configuration)
+        return live
 
     def _reloader(self, live: Live, telemetry: Telemetry) -> Reloader | None:
         if self._source is None:
@@ -290,6 +283,24 @@ def _export_logs(settings: Settings, source: RecordSource, stack: AsyncExitStack
     if export is not None:
         stack.push_async_callback(anyio.to_thread.run_sync, export.stop, deadlines.LOGS_S)
     return export
+
+
+async def _start_record(source: RecordSource, upkeep: Upkeep, writer: RecordWriter, stack: AsyncExitStack) -> None:
+    await anyio.to_thread.run_sync(source.start)
+    # It stops after the writer, so that what it says last is said of all records.
+    upkeep.start()
+    stack.push_async_callback(anyio.to_thread.run_sync, upkeep.stop, deadlines.UPKEEP_S)
+    writer.start()
+    stack.push_async_callback(anyio.to_thread.run_sync, writer.stop, deadlines.RECORD_S)
+
+
+def _start_telemetry(settings: Settings, source: Spool | RecordQueue, processes: int) -> Telemetry:
+    sink: RecordSink = source if settings.record else DiscardingSink()
+    try:
+        return start_telemetry(settings, sink, source.process_id, processes)
+    except ConfigError as error:
+        _log.critical("%s", error)
+        raise
 
 
 def _chores(settings: Settings, source: RecordSource) -> list[Chore]:

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import psycopg
 import typer
-from pydantic import SecretStr
 
 from luthien import __version__
 from luthien.app import App, build_app, configuration_of, create_app
 from luthien.calls.command import calls
 from luthien.debug.search.reindex import index_queued, queue_calls
-from luthien.debug.signin import new_token
 from luthien.doctor.examination import examined, known_dsn
 from luthien.doctor.finding import Finding, Level
 from luthien.doctor.words import size
 from luthien.errors import ConfigError, LuthienError, StoreError
+from luthien.local import local_settings
 from luthien.server import Server, WorkerConfig, Workers, address_of, listen, server_options, sign_in_link
 from luthien.settings import Settings, read_settings, whole_days
 from luthien.store.gateway_role import grant_gateway
@@ -54,7 +51,7 @@ cli.add_typer(calls)
 def up() -> None:
     """Run everything on this machine: Postgres (unless DATABASE_URL is set), gateway and debug pages."""
     settings = _text_logs(read_settings())
-    with local_settings(settings) as settings, listen(settings) as listener:
+    with local_settings(settings, _say) as settings, listen(settings) as listener:
         address = address_of(listener)
         configuration = configuration_of(settings)
 
@@ -80,7 +77,7 @@ def demo(
     settings = _text_logs(read_settings())
     if "log_calls" not in settings.model_fields_set:  # it tells of each call itself
         settings = settings.model_copy(update={"log_calls": "none"})
-    with local_settings(settings) as settings:
+    with local_settings(settings, _say) as settings:
         raise typer.Exit(run_demo(settings, exit_after_calls=exit_, say=_say))
 
 
@@ -246,41 +243,6 @@ def _operating(settings: Settings, name: str) -> Iterator[psycopg.Connection[Any
             ) from None
         except psycopg.Error as error:
             raise StoreError(f"Postgres says: {error.diag.message_primary or error}") from error
-
-
-@contextmanager
-def local_settings(settings: Settings) -> Iterator[Settings]:
-    """The settings with a migrated database and a debug token in them, both made here where none is given."""
-    with _database(settings) as dsn:
-        apply_migrations(dsn, progress=_say)
-        token = settings.debug_token or SecretStr(_kept_token(settings.data_dir / "debug-token"))
-        yield settings.model_copy(update={"database_url": SecretStr(dsn), "debug_token": token})
-
-
-@contextmanager
-def _database(settings: Settings) -> Iterator[str]:
-    if settings.database_url is not None:
-        yield settings.database_url.get_secret_value()
-        return
-    from luthien.store.embedded import embedded_postgres  # Unix only, and what `serve` never needs
-
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with embedded_postgres(settings.data_dir / "postgres", progress=_say) as dsn:
-        yield dsn
-
-
-def _kept_token(path: Path) -> str:
-    """The token in that file, which only its owner can read; made when there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(new_token())
-    except FileExistsError:
-        pass
-    token = path.read_text().strip()
-    if not token:
-        raise ConfigError(f"{path} is empty: remove it, and Luthien makes a new token")
-    return token
 
 
 def _text_logs(settings: Settings) -> Settings:

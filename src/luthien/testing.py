@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from luthien.config import read_config
+from luthien.config_file import read_config
 from luthien.errors import ConfigError, PolicyFailure
 from luthien.exchange import new_call_id
 from luthien.formats import jsontext

@@ -18,7 +18,7 @@ import yaml
 from opentelemetry.sdk import environment_variables
 
 from luthien.cli import cli
-from luthien.config import ConfigFile
+from luthien.config_file import ConfigFile
 from luthien.gateway.configuration import configured
 from luthien.settings import Settings
 from tests.programs import program

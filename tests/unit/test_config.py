@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthien.config import PUBLIC_UPSTREAMS, Config, ConfigFile, PolicyConfig, read_config
+from luthien.config import PUBLIC_UPSTREAMS, Config, PolicyConfig
+from luthien.config_file import ConfigFile, read_config
 from luthien.errors import ConfigError
 from luthien.open_paths import DEFAULT_OPEN
 

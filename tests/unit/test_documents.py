@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from luthien.config import ConfigFile
+from luthien.config_file import ConfigFile
 from luthien.policies.registry import load_chain
 from tests.pictures import PICTURES
 

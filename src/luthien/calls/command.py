@@ -18,7 +18,7 @@ from luthien.calls.listing import table
 from luthien.calls.options import with_filter
 from luthien.calls.output import NOT_THERE, guarded, is_json, opened_output, output_ink, print_lines
 from luthien.calls.record import NEWEST, find, opened
-from luthien.config import read_config
+from luthien.config_file import read_config
 from luthien.debug.call.call_json import call_as_dict, diffs_as_dict, row_as_dict
 from luthien.debug.call.call_view import CallView, view_call
 from luthien.debug.call.lookup import Listed, Lookup

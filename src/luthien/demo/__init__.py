@@ -1,0 +1,1 @@
+"""`luthien demo`: a real small model, and eight calls to it."""

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from luthien.app import App
-from luthien.config import ConfigFile
+from luthien.config_file import ConfigFile
 from luthien.demo.calls import COVER_NAME, EMAIL, PLACEHOLDER, POLICIES, REAL_NAME, DemoCall, Ending, demo_calls
 from luthien.demo.model import find_weights, local_model
 from luthien.errors import LuthienError

@@ -1,0 +1,1 @@
+"""What `luthien doctor` looks at, one module a subject."""

@@ -1,0 +1,1 @@
+"""What requests, responses and streams mean in each wire format. Pure."""

@@ -7,7 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from luthien.config import Config, ConfigFile, read_config
+from luthien.config import Config
+from luthien.config_file import ConfigFile, read_config
 from luthien.errors import ConfigError
 from luthien.gateway.keys import Keyring, load_keyring
 from luthien.policies.groups import Groups, load_groups, policy_files, unreachable

@@ -11,7 +11,8 @@ from urllib.parse import unquote_to_bytes
 
 from pydantic import SecretStr
 
-from luthien.config import ConfigFile, KeyConfig, Loc
+from luthien.config import KeyConfig
+from luthien.config_file import ConfigFile, Loc
 from luthien.errors import ClientError
 from luthien.settings import from_environment
 

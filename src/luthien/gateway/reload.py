@@ -12,7 +12,7 @@ from pathlib import Path
 
 from opentelemetry.metrics import Counter
 
-from luthien.config import read_config
+from luthien.config_file import read_config
 from luthien.errors import ConfigError, LuthienError
 from luthien.gateway.configuration import Configuration, Sources, configured, sources_of
 from luthien.gateway.live import Live

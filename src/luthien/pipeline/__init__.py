@@ -1,0 +1,1 @@
+"""One exchange, from its first byte to its last."""

@@ -23,7 +23,7 @@ from luthien.pipeline.session import Session
 from luthien.pipeline.sides import Delta
 from luthien.policies.chain import Chain, Decision
 from luthien.policies.details import details_as_json
-from luthien.record.queue import Receipt
+from luthien.record.sink import Receipt
 from luthien.telemetry import conventions as names
 from luthien.telemetry.call_log import CallLog
 from luthien.telemetry.context import with_call_id

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from fnmatch import translate
 from pathlib import Path
 
-from luthien.config import Config, ConfigFile, GroupConfig, GroupPolicyConfig, Loc, MatchConfig, PolicyConfig
+from luthien.config import Config, GroupConfig, GroupPolicyConfig, MatchConfig, PolicyConfig
+from luthien.config_file import ConfigFile, Loc
 from luthien.formats.registry import FORMATS
 from luthien.policies.chain import Chain
 from luthien.policies.registry import configured_step

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from luthien.errors import PolicyFailure
 from luthien.exchange import Side
 from luthien.formats import jsontext
 from luthien.formats.format import BoundedAssembler
 from luthien.formats.sse import Chunk
-from luthien.policies.holding import AT_ONCE, Blocked, BlockReader, WholeReader
-from luthien.policies.policy import Action, Needs, Policy, Verdict
+from luthien.policies.holding import AT_ONCE, Blocked
+from luthien.policies.policy import Action, Policy, Verdict
+from luthien.policies.readers import Answer, Pending, reader_of
 from luthien.policies.step import Decision, Step, error_verdict, is_cancelled
 from luthien.policies.trail import Due, Trail
 
@@ -25,113 +24,11 @@ _log = logging.getLogger(__name__)
 MAX_HELD_BYTES = 16 * 1024 * 1024
 """How much of one stream a policy may hold, in bytes of chunks; one that would hold more counts as broken."""
 
-Answer = Sequence[Chunk] | Verdict | Blocked
 Broken = Callable[[Step, Side, BaseException], PolicyFailure]
 
 
 class HeldTooMuch(Exception):
     """A policy would hold more of a stream than there may be."""
-
-
-class Reader(Protocol):
-    """Shows a policy the chunks of a stream in the way it needs them."""
-
-    @property
-    def held_bytes(self) -> int: ...
-
-    async def feed(self, chunk: Chunk) -> Answer:
-        """The chunks that may go on now, or a block."""
-        ...
-
-    async def end(self, terminal: Chunk | None) -> Answer:
-        """The same for what was still held, now that no more will come but the end marker, if it has come."""
-        ...
-
-    def ended(self, terminal: Chunk) -> Chunk:
-        """The end marker of what was given on."""
-        ...
-
-    def give_up(self) -> Sequence[Chunk]:
-        """What is held, as it came. From here on the policy is not asked, and all that is fed goes on."""
-        ...
-
-    def verdict(self) -> Verdict:
-        """What was decided over the whole stream."""
-        ...
-
-
-class Pending:
-    """The chunks that a policy was given and has not answered for.
-
-    A chunk it gives on answers for that chunk and all before it; one it made itself, for the oldest.
-    """
-
-    def __init__(self) -> None:
-        self.chunks: deque[Chunk] = deque()
-        self.size_bytes = 0
-        # By identity: there may be very many, and most of what is given may be none of them.
-        self._places: dict[int, int] = {}
-        self._settled = 0
-
-    def add(self, chunk: Chunk) -> None:
-        self._places[id(chunk)] = self._settled + len(self.chunks)
-        self.chunks.append(chunk)
-        self.size_bytes += len(chunk.raw)
-
-    def settle(self, given: Chunk) -> bool:
-        """Whether this is the very chunk that was due."""
-        is_due = bool(self.chunks) and self.chunks[0] is given
-        last = self._settled if is_due else self._places.get(id(given), self._settled)
-        while self.chunks and self._settled <= last:
-            chunk = self.chunks.popleft()
-            self.size_bytes -= len(chunk.raw)
-            if self._places.get(id(chunk)) == self._settled:
-                del self._places[id(chunk)]
-            self._settled += 1
-        return is_due
-
-    def clear(self) -> None:
-        self.chunks.clear()
-        self._places.clear()
-        self.size_bytes = 0
-
-
-class ChunkReader:
-    """For policies that see chunks as they come."""
-
-    def __init__(self, policy: Policy, pending: Pending) -> None:
-        self._policy = policy
-        self._pending = pending
-        self._has_given_up = False
-
-    @property
-    def held_bytes(self) -> int:
-        return self._pending.size_bytes
-
-    async def feed(self, chunk: Chunk) -> Sequence[Chunk] | Verdict:
-        return (chunk,) if self._has_given_up else await self._policy.on_chunk(chunk)
-
-    async def end(self, terminal: Chunk | None) -> Sequence[Chunk] | Verdict:
-        return () if self._has_given_up else await self._policy.on_stream_end()
-
-    def ended(self, terminal: Chunk) -> Chunk:
-        return terminal
-
-    def give_up(self) -> Sequence[Chunk]:
-        self._has_given_up = True
-        return tuple(self._pending.chunks)
-
-    def verdict(self) -> Verdict:
-        return self._policy.stream_verdict()
-
-
-def _reader(step: Step, policy: Policy, pending: Pending) -> Reader:
-    match step.policy.needs:
-        case Needs.BLOCKS:
-            return BlockReader(policy)
-        case Needs.WHOLE:
-            return WholeReader(policy)
-    return ChunkReader(policy, pending)
 
 
 class Link:
@@ -163,7 +60,7 @@ class Link:
         self._chunks = 0
         self._duration_s = 0.0
         self._pending = Pending()
-        self._reader = _reader(step, policy, self._pending)
+        self._reader = reader_of(step, policy, self._pending)
         self._last_word: Verdict | None = None
         self._repeats = policy.call.format.repeats()
         self._due = None if trail is None or step.is_shadow else Due(trail, position)

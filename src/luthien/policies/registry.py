@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from luthien.config import ConfigFile, Loc, PolicyConfig
+from luthien.config import PolicyConfig
+from luthien.config_file import ConfigFile, Loc
 from luthien.policies.builtin.add_system_message import AddSystemMessage
 from luthien.policies.builtin.block_tools import BlockTools
 from luthien.policies.builtin.judge import Judge

@@ -10,11 +10,9 @@ from luthien.record.folder import Segment
 from luthien.record.frames import Unencodable, encode
 from luthien.record.inbox import Submission, for_payloads
 from luthien.record.marks import not_crash_proof, tombstone
+from luthien.record.outbox import Entry
 
 _FULL = "spool_full"
-
-Entry = tuple[float, StageRecord, Segment | None]
-"""When it came, on the monotonic clock; the record; the segment that has it, None when only memory has."""
 
 
 @dataclass(slots=True)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from luthien.exchange import StageRecord
 from luthien.record.marks import tombstone
-from luthien.record.queue import Receipt
+from luthien.record.outbox import Load
+from luthien.record.sink import Receipt
 from luthien.record.stats import RecordStats
 from luthien.record.untold import Untold
 
@@ -22,22 +23,6 @@ _GROUP_BYTES = 16 * 1024 * 1024
 def for_payloads(limit: int) -> int:
     """What records with a payload may use of a bound: the rest is for those without, tombstones above all."""
     return limit - limit * _RESERVED_PERCENT // 100
-
-
-@dataclass(slots=True)
-class Load:
-    """So many records, and what they cost in memory."""
-
-    records: int = 0
-    size_bytes: int = 0
-
-    def add(self, records: int, size_bytes: int) -> None:
-        self.records += records
-        self.size_bytes += size_bytes
-
-    def take_off(self, records: int, size_bytes: int) -> None:
-        self.records -= records
-        self.size_bytes -= size_bytes
 
 
 @dataclass(slots=True)

@@ -1,119 +1,21 @@
-"""What the span processor knows of the record, and the simplest that it may be: a queue in memory.
+"""The simplest that the record may be: a queue in memory.
 
 It is bounded in records and in bytes. What does not fit is refused, counted by reason, and never waited for.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from types import MappingProxyType
-from typing import Protocol
+from collections import Counter
+from collections.abc import Callable, Sequence
 from uuid import UUID, uuid4
 
 from luthien.exchange import StageRecord
+from luthien.record.outbox import Outbox
+from luthien.record.sink import Receipt
 from luthien.record.stats import RecordStats
 from luthien.record.untold import Untold
-
-_NO_REASONS: Mapping[str, int] = MappingProxyType({})
-
-
-class Receipt:
-    """Says, once it is known, whether records that were handed in are safe from then on.
-
-    It may be settled from any thread.
-
-    Args:
-        on_awaited: called when somebody waits for it, once all that is ready in the event loop has had its turn.
-    """
-
-    __slots__ = ("_callbacks", "_lock", "_on_awaited", "_reasons", "_refused")
-
-    def __init__(self, on_awaited: Callable[[], None] | None = None) -> None:
-        self._on_awaited = on_awaited
-        self._lock = threading.Lock()
-        self._refused: int | None = None
-        self._reasons = _NO_REASONS
-        self._callbacks: list[Callable[[], object]] = []
-
-    @classmethod
-    def settled(cls, refused: int = 0, reasons: Mapping[str, int] = _NO_REASONS) -> Receipt:
-        return _SAFE if refused == 0 else cls._of(refused, reasons)
-
-    @classmethod
-    def _of(cls, refused: int, reasons: Mapping[str, int] = _NO_REASONS) -> Receipt:
-        receipt = cls()
-        receipt._refused, receipt._reasons = refused, reasons
-        return receipt
-
-    @property
-    def refused(self) -> int | None:
-        """How many of the records were refused; None while it is not known."""
-        return self._refused
-
-    @property
-    def reasons(self) -> Mapping[str, int]:
-        """How many were refused for which reason; none while it is not known."""
-        return self._reasons or ({"unknown": self._refused} if self._refused else _NO_REASONS)
-
-    def settle(self, refused: int = 0, reasons: Mapping[str, int] = _NO_REASONS) -> None:
-        """Says so; what was said first stays."""
-        with self._lock:
-            if self._refused is not None:
-                return
-            self._refused, self._reasons = refused, reasons
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            with contextlib.suppress(RuntimeError):  # that event loop is closed
-                callback()
-
-    async def wait(self, deadline_s: float) -> bool:
-        """Waits until the receipt is settled; False when that took longer than the deadline."""
-        if self._refused is not None:
-            return True
-        loop = asyncio.get_running_loop()
-        # Not `wait_for`: on Python 3.11 it makes a task of its own, and every call waits twice.
-        settled: asyncio.Future[None] = loop.create_future()
-        with self._lock:
-            if self._refused is not None:
-                return True
-            self._callbacks.append(partial(loop.call_soon_threadsafe, _resolve, settled))
-        if self._on_awaited is not None:
-            loop.call_soon(self._on_awaited)
-        timer = loop.call_later(deadline_s, _resolve, settled)
-        try:
-            await settled
-        finally:
-            timer.cancel()
-        return self._refused is not None
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-_SAFE = Receipt._of(0)  # noqa: SLF001 - one for all: a settled receipt never changes
-
-
-class RecordSink(Protocol):
-    """All that the span processor knows of the record."""
-
-    def submit(self, records: Sequence[StageRecord]) -> Receipt:
-        """Takes records in, or refuses them, at once; never blocks and never raises."""
-        ...
-
-
-class DiscardingSink:
-    """Stands where nothing is to be recorded."""
-
-    def submit(self, records: Sequence[StageRecord]) -> Receipt:
-        return Receipt.settled()
 
 
 class RecordQueue:
@@ -134,11 +36,7 @@ class RecordQueue:
         self._max_records = max_records
         self._max_bytes = max_bytes
         self._changed = threading.Condition()
-        # With the time at which each came.
-        self._waiting: deque[tuple[float, StageRecord]] = deque()
-        self._waiting_bytes = 0
-        self._in_flight: list[tuple[float, StageRecord]] = []
-        self._in_flight_bytes = 0
+        self._outbox = Outbox()
         self._awaited: tuple[int, int] | None = None
         self._closed = False
         self._stats = RecordStats()
@@ -150,18 +48,17 @@ class RecordQueue:
         now = self._clock()
         refused: Counter[str] = Counter()
         with self._changed:
-            was_empty = not self._waiting
+            was_empty = not self._outbox.waiting
             for record in records:
                 if reason := self._refusal(record):
                     self._stats.dropped[reason] += 1
                     refused[reason] += 1
                     self.untold.lost(record, reason)
                     continue
-                self._waiting.append((now, record))
-                self._waiting_bytes += record.size_bytes
+                self._outbox.put((now, record, None))
                 self._stats.appended += 1
             # The writer is woken up for the first record and for a full batch, not for all in between.
-            if self._waiting and (was_empty or (self._awaited and self._is_batch(*self._awaited))):
+            if self._outbox.waiting and (was_empty or (self._awaited and self._outbox.is_batch(*self._awaited))):
                 self._changed.notify()
         return Receipt.settled(refused.total(), refused)
 
@@ -170,9 +67,9 @@ class RecordQueue:
             return "closed"
         if record.size_bytes > self._max_bytes:
             return "too_large"
-        if len(self._waiting) + len(self._in_flight) >= self._max_records:
+        if self._outbox.load.records >= self._max_records:
             return "queue_full_records"
-        if self._waiting_bytes + self._in_flight_bytes + record.size_bytes > self._max_bytes:
+        if self._outbox.load.size_bytes + record.size_bytes > self._max_bytes:
             return "queue_full_bytes"
         return None
 
@@ -183,33 +80,17 @@ class RecordQueue:
         They stay unsaved until `settle` says what became of them.
         """
         with self._changed:
-            while not self._waiting and not self._closed:
+            waiting = self._outbox.waiting
+            while not waiting and not self._closed:
                 self._changed.wait()
             self._awaited = max_records, max_bytes
-            while self._waiting and not self._closed and not self._is_batch(max_records, max_bytes):
-                remaining_s = self._waiting[0][0] + max_age_s - self._clock()
+            while waiting and not self._closed and not self._outbox.is_batch(max_records, max_bytes):
+                remaining_s = waiting[0][0] + max_age_s - self._clock()
                 if remaining_s <= 0:
                     break
                 self._changed.wait(remaining_s)
             self._awaited = None
-            return self._move(max_records, max_bytes)
-
-    def _is_batch(self, max_records: int, max_bytes: int) -> bool:
-        return len(self._waiting) >= max_records or self._waiting_bytes >= max_bytes
-
-    def _move(self, max_records: int, max_bytes: int) -> list[StageRecord]:
-        batch: list[StageRecord] = []
-        size = 0
-        while self._waiting and len(batch) < max_records:
-            record = self._waiting[0][1]
-            if batch and size + record.size_bytes > max_bytes:
-                break
-            self._in_flight.append(self._waiting.popleft())
-            batch.append(record)
-            size += record.size_bytes
-        self._waiting_bytes -= size
-        self._in_flight_bytes += size
-        return batch
+            return self._outbox.take(max_records, max_bytes)
 
     def settle(
         self,
@@ -224,18 +105,9 @@ class RecordQueue:
 
         Those that were given up in the meantime were counted then, and are not counted again.
         """
-        settled = Counter(id(record) for record in records)
         with self._changed:
-            left: list[tuple[float, StageRecord]] = []
-            for each in self._in_flight:
-                if settled[id(each[1])]:
-                    settled[id(each[1])] -= 1
-                else:
-                    left.append(each)
-            if len(left) == len(self._in_flight):
+            if not self._outbox.settle(records):
                 return
-            self._in_flight = left
-            self._in_flight_bytes = sum(record.size_bytes for _, record in left)
             self._stats.stored += stored
             self._stats.replayed += replayed
             if dropped:
@@ -245,7 +117,7 @@ class RecordQueue:
         """Counts a batch that has to be tried again, and returns what is left of it."""
         with self._changed:
             self._stats.retried_batches += 1
-            return [record for _, record in self._in_flight]
+            return [record for _, record, _ in self._outbox.in_flight]
 
     def close(self) -> None:
         """Refuses records from now on; what is there can still be taken."""
@@ -260,10 +132,7 @@ class RecordQueue:
         """
         with self._changed:
             self._closed = True
-            lost = len(self._waiting) + len(self._in_flight)
-            self._waiting.clear()
-            self._in_flight.clear()
-            self._waiting_bytes = self._in_flight_bytes = 0
+            lost = len(self._outbox.clear())
             if lost:
                 self._stats.dropped[reason] += lost
             self._changed.notify_all()
@@ -272,8 +141,8 @@ class RecordQueue:
     def unsaved(self, call_id: UUID) -> list[StageRecord]:
         """The records of a call that are not in the database yet."""
         with self._changed:
-            everything = [*self._in_flight, *self._waiting]
-        return [record for _, record in everything if record.call_id == call_id]
+            records = self._outbox.records
+        return [record for record in records if record.call_id == call_id]
 
     @property
     def trouble(self) -> str | None:
@@ -283,7 +152,7 @@ class RecordQueue:
     def unsaved_calls(self) -> frozenset[UUID]:
         """The calls that have unsaved records."""
         with self._changed:
-            return frozenset(record.call_id for _, record in (*self._in_flight, *self._waiting))
+            return frozenset(record.call_id for record in self._outbox.records)
 
     def taken_over(self) -> frozenset[UUID]:
         """None: a queue finds nothing of others."""
@@ -292,13 +161,12 @@ class RecordQueue:
     def oldest_unsaved_age_s(self) -> float:
         """How long, in seconds, the oldest unsaved record has waited; 0 when nothing waits."""
         with self._changed:
-            # In flight is what came before all that waits.
-            oldest = self._in_flight or self._waiting
-            return self._clock() - oldest[0][0] if oldest else 0.0
+            since = self._outbox.since()
+            return self._clock() - min(since) if since else 0.0
 
     def stats(self) -> RecordStats:
         with self._changed:
             stats = self._stats.copy()
-            stats.unsaved = len(self._waiting) + len(self._in_flight)
-            stats.unsaved_bytes = self._waiting_bytes + self._in_flight_bytes
+            stats.unsaved = self._outbox.load.records
+            stats.unsaved_bytes = self._outbox.load.size_bytes
             return stats

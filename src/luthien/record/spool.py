@@ -26,7 +26,7 @@ from luthien.record.folder import Folder, Segment
 from luthien.record.group import Group, for_memory, for_segment
 from luthien.record.inbox import Submission
 from luthien.record.journal import Journal
-from luthien.record.queue import Receipt
+from luthien.record.sink import Receipt
 from luthien.record.stats import RecordStats
 from luthien.record.unsaved import Unsaved
 from luthien.record.untold import Untold

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from threading import Condition
 from uuid import UUID
 
 from luthien.exchange import StageRecord
 from luthien.record.folder import Segment
-from luthien.record.group import Entry, Group
-from luthien.record.inbox import Inbox, Load, Submission
-from luthien.record.queue import Receipt
+from luthien.record.group import Group
+from luthien.record.inbox import Inbox, Submission
+from luthien.record.outbox import Entry, Load, Outbox
+from luthien.record.sink import Receipt
 from luthien.record.stats import RecordStats
 from luthien.record.stretch import Backlog, ReadBack, Stretch
 from luthien.record.untold import Untold
@@ -52,11 +53,8 @@ class Unsaved:
         self._changed = Condition()
         self._stats = RecordStats()
         self._bounds = Load(max_records, max_bytes)
-        self._kept = Load()
-        self._inbox = Inbox(self._bounds, self._kept, self._stats, untold, on_awaited)
-        self._waiting: deque[Entry] = deque()
-        self._waiting_bytes = 0
-        self._in_flight: list[Entry] = []
+        self._outbox = Outbox()
+        self._inbox = Inbox(self._bounds, self._outbox.load, self._stats, untold, on_awaited)
         self._backlog = Backlog()
         self._free: list[Segment] = []
         self._awaited: tuple[int, int] | None = None
@@ -102,10 +100,10 @@ class Unsaved:
         with self._changed:
             if self._is_finished:  # abandoned meanwhile
                 return
-            was_empty = not self._waiting
+            was_empty = not self._outbox.waiting
             self._publish(submissions, group)
             # The writer is woken up for the first record and for a full batch, not for all in between.
-            if was_empty or (self._awaited and self._is_batch(*self._awaited)):
+            if was_empty or (self._awaited and self._outbox.is_batch(*self._awaited)):
                 self._changed.notify()
         self._give_back()
 
@@ -122,29 +120,25 @@ class Unsaved:
         if group.not_crash_proof:
             self._stats.not_crash_proof.update(group.not_crash_proof)
             kept = [entry for entry in group.entries if entry[2] is not None]
-            self._keep(entry for entry in group.entries if entry[2] is None)
+            for entry in group.entries:
+                if entry[2] is None:
+                    self._outbox.put(entry)
         if group.segment is None or not kept:
             return
         group.segment.holds += len(kept)
         if self._has_room_for(kept):
-            self._keep(kept)
+            for entry in kept:
+                self._outbox.put(entry)
         else:
             self._backlog.spill(group.segment, group.start, group.end, len(kept), kept[0][0])
 
     def _has_room_for(self, entries: Sequence[Entry]) -> bool:
-        size = sum(record.size_bytes for _, record, _ in entries)
+        load, size = self._outbox.load, sum(record.size_bytes for _, record, _ in entries)
         return (
             not self._backlog.is_spilling
-            and self._kept.records + len(entries) <= self._bounds.records // 2
-            and self._kept.size_bytes + size <= self._bounds.size_bytes // 2
+            and load.records + len(entries) <= self._bounds.records // 2
+            and load.size_bytes + size <= self._bounds.size_bytes // 2
         )
-
-    def _keep(self, entries: Iterable[Entry]) -> None:
-        for entry in entries:
-            size = entry[1].size_bytes
-            self._waiting.append(entry)
-            self._waiting_bytes += size
-            self._kept.add(1, size)
 
     def adopt(self, segments: Sequence[Segment]) -> None:
         """Adds what a dead process left."""
@@ -195,8 +189,8 @@ class Unsaved:
             with self._changed:
                 stretch = self._next_stretch(max_records, max_bytes, max_age_s)
                 if stretch is None:
-                    return self._move(max_records, max_bytes)
-                end, room_bytes = stretch.end, self._bounds.size_bytes // 2 - self._kept.size_bytes
+                    return self._outbox.take(max_records, max_bytes)
+                end, room_bytes = stretch.end, self._bounds.size_bytes // 2 - self._outbox.load.size_bytes
             records = self._read_back(stretch, end, max_records, min(max_bytes, room_bytes))
             if records:
                 return records
@@ -207,35 +201,20 @@ class Unsaved:
             self._awaited = None
             now_s = time.monotonic()
             stretch = self._backlog.ready(now_s)
-            due_in_s = self._waiting[0][0] + max_age_s - now_s if self._waiting else None
+            waiting = self._outbox.waiting
+            due_in_s = waiting[0][0] + max_age_s - now_s if waiting else None
             is_due = due_in_s is not None and (
-                due_in_s <= 0 or self._is_closed or self._is_batch(max_records, max_bytes)
+                due_in_s <= 0 or self._is_closed or self._outbox.is_batch(max_records, max_bytes)
             )
             if stretch is not None and (self._is_disks_turn or not is_due):
                 self._is_disks_turn = False
                 return stretch
-            if is_due or (self._is_finished and not self._waiting):
+            if is_due or (self._is_finished and not waiting):
                 self._is_disks_turn = True
                 return None
             ready_in_s = self._backlog.ready_in(now_s)
             self._awaited = max_records, max_bytes
             self._changed.wait(min((each for each in (due_in_s, ready_in_s) if each is not None), default=None))
-
-    def _is_batch(self, max_records: int, max_bytes: int) -> bool:
-        return len(self._waiting) >= max_records or self._waiting_bytes >= max_bytes
-
-    def _move(self, max_records: int, max_bytes: int) -> list[StageRecord]:
-        batch: list[StageRecord] = []
-        size = 0
-        while self._waiting and len(batch) < max_records:
-            record = self._waiting[0][1]
-            if batch and size + record.size_bytes > max_bytes:
-                break
-            self._in_flight.append(self._waiting.popleft())
-            batch.append(record)
-            size += record.size_bytes
-        self._waiting_bytes -= size
-        return batch
 
     def _read_back(self, stretch: Stretch, end: int, max_records: int, max_bytes: int) -> list[StageRecord]:
         """Not under the lock: whoever submits must not wait for the disk."""
@@ -256,8 +235,8 @@ class Unsaved:
         return read.records
 
     def _receive(self, stretch: Stretch, read: ReadBack) -> None:
-        self._in_flight += [(stretch.since_s, record, stretch.segment) for record in read.records]
-        self._kept.add(len(read.records), read.size_bytes)
+        entries = [(stretch.since_s, record, stretch.segment) for record in read.records]
+        self._outbox.put_in_flight(entries, Load(len(entries), read.size_bytes))
         stretch.found += len(read.records)
         if stretch.is_adopted:
             stretch.segment.holds += len(read.records)
@@ -272,21 +251,13 @@ class Unsaved:
 
     def settle(self, records: Sequence[StageRecord], stored: int, replayed: int, dropped: int, reason: str) -> None:
         """As `RecordSource.settle`."""
-        settled = Counter(id(record) for record in records)
         with self._changed:
-            left: list[Entry] = []
-            for entry in self._in_flight:
-                _, record, segment = entry
-                if not settled[id(record)]:
-                    left.append(entry)
-                    continue
-                settled[id(record)] -= 1
-                self._kept.take_off(1, record.size_bytes)
+            gone = self._outbox.settle(records)
+            if not gone:
+                return
+            for _, _, segment in gone:
                 if segment is not None:
                     self._let_go(segment, 1)
-            if len(left) == len(self._in_flight):
-                return
-            self._in_flight = left
             self._stats.stored += stored
             self._stats.replayed += replayed
             if dropped:
@@ -297,7 +268,7 @@ class Unsaved:
         """As `RecordSource.retry`."""
         with self._changed:
             self._stats.retried_batches += 1
-            return [record for _, record, _ in self._in_flight]
+            return [record for _, record, _ in self._outbox.in_flight]
 
     # The end
 
@@ -311,7 +282,7 @@ class Unsaved:
         """Gives up what is unsaved: how many records are lost by that, and how many the disk still has."""
         with self._changed:
             self._is_closed = self._is_finished = True
-            pending, entries = self._inbox.records, [*self._in_flight, *self._waiting]
+            pending, entries = self._inbox.records, self._outbox.clear()
             lost = len(pending) + sum(segment is None for _, _, segment in entries)
             left = len(pending) + len(entries) - lost + self._backlog.unread
             self._stats.appended += len(pending)
@@ -320,11 +291,7 @@ class Unsaved:
             self._left_behind += left
             unsettled = [*self._inbox.pending]
             self._inbox.remove(len(unsettled))
-            self._waiting.clear()
-            self._in_flight.clear()
             self._backlog.stretches.clear()
-            self._waiting_bytes = 0
-            self._kept.take_off(self._kept.records, self._kept.size_bytes)
             self._changed.notify_all()
         for submission in unsettled:
             refused = Counter(submission.refused) + Counter({reason: len(submission.records)})
@@ -337,20 +304,19 @@ class Unsaved:
     def of_call(self, call_id: UUID) -> list[StageRecord]:
         """The records of a call that are in memory."""
         with self._changed:
-            records = [record for _, record, _ in (*self._in_flight, *self._waiting)] + self._inbox.records
+            records = self._outbox.records + self._inbox.records
         return [record for record in records if record.call_id == call_id]
 
     def calls(self) -> frozenset[UUID]:
         """The calls that have records in memory."""
         with self._changed:
-            records = [record for _, record, _ in (*self._in_flight, *self._waiting)] + self._inbox.records
+            records = self._outbox.records + self._inbox.records
         return frozenset(record.call_id for record in records)
 
     def oldest_age_s(self) -> float:
         """As `RecordSource.oldest_unsaved_age_s`."""
         with self._changed:
-            since = [*self._backlog.since()]
-            since += [entries[0][0] for entries in (self._in_flight, self._waiting) if entries]
+            since = [*self._backlog.since(), *self._outbox.since()]
             if self._inbox.pending:
                 since.append(self._inbox.pending[0].since_s)
         return time.monotonic() - min(since) if since else 0.0
@@ -358,7 +324,7 @@ class Unsaved:
     def stats(self) -> RecordStats:
         with self._changed:
             stats = self._stats.copy()
-            stats.unsaved = len(self._waiting) + len(self._in_flight) + self._backlog.unread + self._left_behind
-            stats.unsaved_bytes = self._kept.size_bytes + self._inbox.load.size_bytes
+            stats.unsaved = self._outbox.load.records + self._backlog.unread + self._left_behind
+            stats.unsaved_bytes = self._outbox.load.size_bytes + self._inbox.load.size_bytes
             stats.pending = self._inbox.load.records
             return stats

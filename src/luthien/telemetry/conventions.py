@@ -387,14 +387,15 @@ CONFIG_RELOADS: Final = _metric(
 LOG_TIME: Final = _log("time", "When it was said, in UTC; over OTLP the record's own time")
 LOG_LEVEL: Final = _log("level", "DEBUG, INFO, WARNING, ERROR or CRITICAL; over OTLP the severity")
 LOG_LOGGER: Final = _log("logger", "Which part of Luthien says it; over OTLP the name of the scope")
-LOG_MESSAGE: Final = _log("message", "What is said; over OTLP the body")
+LOG_MESSAGE: Final = _log("message", "What is said, at most 8,192 characters of it; over OTLP the body")
 LOG_TRACE_ID: Final = _log("trace_id", "The trace in which it was said; over OTLP the record's own")
 LOG_SPAN_ID: Final = _log("span_id", "The span in which it was said; over OTLP the record's own")
 LOG_EVENT: Final = _log("event_name", "The name of a line that has one; over OTLP the record's own")
 EXCEPTION_TYPE: Final = _log("exception.type", "The class of an exception", source=OTEL)
 EXCEPTION_FRAMES: Final = _log(
     "exception.stacktrace",
-    "File, line and function of each frame that it came through, and never its text",
+    "File, line and function of each frame that it came through, at most the 64 innermost; never its text, which may "
+    "quote a payload",
     source=OTEL,
 )
 CALLS_LEFT_OUT: Final = _log(

@@ -1,6 +1,6 @@
-"""Writes the tables of docs/telemetry.md from the conventions; the words around them stay as they are.
+"""Writes tables of documents from the conventions; the words around them stay as they are.
 
-    python -m luthien.telemetry.document docs/telemetry.md
+    python -m luthien.telemetry.document docs/telemetry.md docs/logs.md
 
 A table stands between `<!-- table: spans -->` and `<!-- end -->`.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from luthien.telemetry.conventions import (
+    CALL_ID,
     CONVENTIONS,
     GEN_AI,
     ONLY_ON_METRICS,
@@ -101,11 +102,12 @@ def _metrics() -> str:
     )
 
 
-def _logs() -> str:
-    return _table(
-        ("field or line", "attributes of the line", "meaning", "source"),
-        ((f"`{each.name}`", _code(each.attributes), each.meaning, _SOURCES[each.source]) for each in _of_kind("log")),
-    )
+def _fields() -> str:
+    """The fields that any log line may have."""
+    of_some = {name for each in _of_kind("log") for name in each.attributes}
+    of_any = [each for each in _of_kind("log") if each.name not in of_some and not each.attributes]
+    fields = [*of_any, CONVENTIONS["attribute", CALL_ID]]
+    return _table(("field", "meaning", "source"), ((f"`{e.name}`", e.meaning, _SOURCES[e.source]) for e in fields))
 
 
 _TABLES: dict[str, Callable[[], str]] = {
@@ -115,10 +117,10 @@ _TABLES: dict[str, Callable[[], str]] = {
     "server": _server,
     "metrics": _metrics,
     "resource": _described("resource"),
-    "logs": _logs,
+    "fields": _fields,
 }
 
 
 if __name__ == "__main__":
-    document = Path(sys.argv[1])
-    document.write_text(with_tables(document.read_text(encoding="utf-8")), encoding="utf-8")
+    for document in map(Path, sys.argv[1:]):
+        document.write_text(with_tables(document.read_text(encoding="utf-8")), encoding="utf-8")

@@ -16,7 +16,7 @@ from opentelemetry.trace import Link, Status, format_span_id, format_trace_id
 from opentelemetry.util.types import AnyValue, Attributes
 
 from luthien.exchange import StageRecord
-from luthien.record.queue import Receipt, RecordSink
+from luthien.record.sink import Receipt, RecordSink
 from luthien.telemetry import conventions as names
 from luthien.telemetry.context import call_id_in
 from luthien.telemetry.losses import CountingExporter

@@ -25,7 +25,7 @@ from opentelemetry.trace import Tracer
 
 from luthien import __version__
 from luthien.errors import ConfigError
-from luthien.record.queue import RecordSink
+from luthien.record.sink import RecordSink
 from luthien.settings import Settings
 from luthien.telemetry import conventions as names
 from luthien.telemetry.exporters import metric_readers, span_exporter

@@ -12,7 +12,7 @@ from typing import Any
 from opentelemetry.trace import Span
 
 from luthien.exchange import EventType
-from luthien.record.queue import Receipt
+from luthien.record.sink import Receipt
 from luthien.telemetry import conventions as names
 from luthien.telemetry.processor import collecting_receipts
 

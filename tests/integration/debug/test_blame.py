@@ -7,17 +7,11 @@ from typing import Any
 
 import pytest
 
+from tests.dialects import Dialect, in_dialects
 from tests.playbook import Gateway, ScriptedProvider, answers, running_gateway, streams
 from tests.wire import (
-    anthropic_request,
-    anthropic_response,
-    anthropic_stream,
     openai_request,
     openai_response,
-    openai_stream,
-    responses_request,
-    responses_response,
-    responses_stream,
 )
 
 CHAT = "/v1/chat/completions"
@@ -78,11 +72,6 @@ TWO = [
     replacing("six", "6", "response"),
     replacing("eight", "8", "response"),
 ]
-FORMATS = [
-    (CHAT, openai_request, openai_response, openai_stream),
-    ("/v1/messages", anthropic_request, anthropic_response, anthropic_stream),
-    ("/v1/responses", responses_request, responses_response, responses_stream),
-]
 
 
 @pytest.fixture
@@ -115,20 +104,15 @@ def signed(op: dict[str, Any]) -> list[tuple[str, str, int | None]]:
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
-@pytest.mark.parametrize(("path", "asks", "says", "streamed"), FORMATS)
+@in_dialects()
 def test_two_policies_changed_the_same_text(
-    record_database: str,
-    provider: ScriptedProvider,
-    path: str,
-    asks: Any,
-    says: Any,
-    streamed: Any,
-    is_streamed: bool,
+    record_database: str, provider: ScriptedProvider, dialect: Dialect, is_streamed: bool
 ) -> None:
     pieces = ("five si", "x seven", " eig", "ht nine")
-    provider.will(streams(*streamed(*pieces)) if is_streamed else answers(says("".join(pieces))))
+    provider.will(dialect.play(*pieces, streamed=is_streamed))
     with running_gateway(record_database, provider.url, TWO) as gateway:
-        call, diff = ask(gateway, path, asks("one two three four", **({"stream": True} if is_streamed else {})))
+        request = dialect.request("one two three four", **({"stream": True} if is_streamed else {}))
+        call, diff = ask(gateway, dialect.path, request)
     names = [each["policy"] for each in call["decisions"] if each["side"] == "request"]
     for side in ("request", "response"):
         assert diff[side]["ops"], side
@@ -177,25 +161,22 @@ def test_shadow_steps_stand_beside(record_database: str, provider: ScriptedProvi
 
 @pytest.mark.parametrize(("word", "outcome"), [("block", "blocked"), ("break", "policy_error")])
 @pytest.mark.parametrize("is_last", [True, False])
-@pytest.mark.parametrize(("path", "asks", "says", "streamed"), FORMATS)
+@in_dialects()
 def test_a_stream_that_a_policy_ended(
     record_database: str,
     provider: ScriptedProvider,
     own: str,
-    path: str,
-    asks: Any,
-    says: Any,
-    streamed: Any,
+    dialect: Dialect,
     is_last: bool,
     word: str,
     outcome: str,
 ) -> None:
     """What was cut off, and what the client was told in its place, is the doing of the policy that ended it."""
-    provider.will(streams(*streamed("five six", " seven", f" {word} it", " and the end")))
+    provider.will(streams(*dialect.stream("five six", " seven", f" {word} it", " and the end")))
     replace, stern = replacing("six", "6", "response"), {"policy": f"{own}:Stern"}
     policies = [replace, stern] if is_last else [stern, replace]
     with running_gateway(record_database, provider.url, policies) as gateway:
-        call, diff = ask(gateway, path, asks("Hi", stream=True))
+        call, diff = ask(gateway, dialect.path, dialect.request("Hi", stream=True))
     assert call["outcome"] == outcome
     ops = diff["response"]["ops"]
     [error] = [op for op in ops if op["after_ptr"] == "/error"]
@@ -210,14 +191,12 @@ def test_a_stream_that_a_policy_ended(
         assert "it was Stern or replace_text" in text["reason"]
 
 
-@pytest.mark.parametrize(("path", "asks", "says", "streamed"), FORMATS)
-def test_a_stream_that_broke_off(
-    record_database: str, provider: ScriptedProvider, path: str, asks: Any, says: Any, streamed: Any
-) -> None:
+@in_dialects()
+def test_a_stream_that_broke_off(record_database: str, provider: ScriptedProvider, dialect: Dialect) -> None:
     """That the gateway told the client so is no policy's doing."""
-    provider.will(streams(*streamed("five six", " seven")[:-2], then_cut=True))
+    provider.will(streams(*dialect.stream("five six", " seven")[:-2], then_cut=True))
     with running_gateway(record_database, provider.url, [replacing("six", "6", "response")]) as gateway:
-        call, diff = ask(gateway, path, asks("Hi", stream=True))
+        call, diff = ask(gateway, dialect.path, dialect.request("Hi", stream=True))
     assert call["outcome"] == "upstream_error"
     policies = {op["after_ptr"]: op["policy"] for op in diff["response"]["ops"]}
     assert policies.pop("/error") is None

@@ -13,11 +13,10 @@ from uuid import UUID
 import httpx
 import psycopg
 
-from luthien.exchange import EventType, StageRecord
-from luthien.store.write import prepare, write_batch
+from luthien.exchange import EventType
 from tests.acceptance.commands import Command, luthien
 from tests.playbook import TOKEN, Gateway, Play, ScriptedProvider, answers, eventually, running_gateway
-from tests.records import record
+from tests.records import record, store
 from tests.wire import DONE, openai_chunk, openai_request, openai_response
 
 OPENAI = "/v1/chat/completions"
@@ -89,12 +88,6 @@ def listed(address: str, call_id: str) -> str:
 
 def page(address: str, call_id: str) -> str:
     return httpx.get(f"{address}/debug/calls/{call_id}", headers=HEADERS | HTML, timeout=20).text
-
-
-def store(dsn: str, *records: StageRecord) -> None:
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        prepare(conn)
-        write_batch(conn, records)
 
 
 def test_a_call_whose_process_was_killed_is_interrupted_until_its_end_turns_up(

@@ -22,8 +22,7 @@ from luthien.record.queue import RecordQueue
 from luthien.record.spool import Spool, SpoolLimits
 from luthien.store.call_filter import EVERY_CALL
 from luthien.store.read import RecordReader
-from luthien.store.write import prepare, write_batch
-from tests.records import call_at, record, whole_call
+from tests.records import call_at, record, store, whole_call
 
 
 @dataclass
@@ -50,12 +49,6 @@ async def lookup(record_database: str, queue: RecordQueue) -> AsyncIterator[Look
     await reader.open()
     yield Lookup(reader, queue)
     await reader.close()
-
-
-def store(dsn: str, *records: StageRecord) -> None:
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        prepare(conn)
-        write_batch(conn, records)
 
 
 async def state(lookup: Lookup, call_id: UUID) -> State:

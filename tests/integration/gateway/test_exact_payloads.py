@@ -12,11 +12,10 @@ import pytest
 
 from luthien.record.stretch import ReadBack, Stretch
 from luthien.settings import Settings
-from tests.playbook import Gateway, ScriptedProvider, answers, running_gateway, streams
+from tests.playbook import STAGES, Gateway, ScriptedProvider, answers, running_gateway, streams
 from tests.wire import DONE, openai_chunk, openai_request
 
 OPENAI = "/v1/chat/completions"
-STAGES = ("request_original", "request_final", "response_original", "response_final")
 DEEP = 200_000
 LARGEST = Settings().max_body_bytes
 

@@ -19,11 +19,20 @@ import openai
 import pytest
 
 from luthien.pipeline.passage import KEPT_BYTES
-from tests.playbook import Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway, settled, streams
+from tests.playbook import (
+    STAGES,
+    Gateway,
+    ScriptedProvider,
+    Turn,
+    answers,
+    eventually,
+    running_gateway,
+    settled,
+    streams,
+)
 
 MODELS = {"object": "list", "data": [{"id": "gpt-test", "object": "model", "created": 1, "owned_by": "me"}]}
 ANTHROPIC = {"x-api-key": "sk-ant", "anthropic-version": "2023-06-01"}
-STAGES = ("request_original", "request_final", "response_original", "response_final")
 BIG = 5_000_000
 
 

@@ -14,25 +14,17 @@ import httpx
 import psycopg
 import pytest
 
+from tests.dialects import Dialect, in_dialects
 from tests.playbook import TOKEN, Gateway, Play, ScriptedProvider, Turn, eventually, running_gateway
 from tests.serving import read_until, serving
 from tests.wire import (
-    anthropic_request,
-    anthropic_stream,
     openai_chunk,
     openai_request,
     openai_stream,
-    responses_request,
-    responses_stream,
 )
 
 OPENAI = "/v1/chat/completions"
 REPLACING = [{"policy": "replace_text", "config": {"rules": [{"find": "secret", "replace": "[hidden]"}]}}]
-FORMATS = [
-    pytest.param(OPENAI, openai_request, openai_stream, id="openai"),
-    pytest.param("/v1/responses", responses_request, responses_stream, id="responses"),
-    pytest.param("/v1/messages", anthropic_request, anthropic_stream, id="anthropic"),
-]
 
 Row = tuple[str, int, bytes | None, bytes, int, dict[str, Any]]
 
@@ -73,19 +65,17 @@ def holding(*frames: bytes) -> Play:
 
 
 @pytest.mark.parametrize("policies", [[], REPLACING], ids=["unchanged", "replacing"])
-@pytest.mark.parametrize(("path", "request_of", "stream_of"), FORMATS)
+@in_dialects()
 def test_a_slow_stream_leaves_checkpoints_whose_payloads_go_when_it_ends(
     record_database: str,
     provider: ScriptedProvider,
-    path: str,
-    request_of: Any,
-    stream_of: Any,
+    dialect: Dialect,
     policies: list[dict[str, Any]],
 ) -> None:
-    frames = stream_of("a ", "secret ", "b ", "c ")
+    frames = dialect.stream("a ", "secret ", "b ", "c ")
     provider.will(pausing(record_database, *frames))
     with running_gateway(record_database, provider.url, policies, checkpoint_s=0.02) as gateway:
-        response = gateway.post(path, request_of(stream=True))
+        response = gateway.post(dialect.path, dialect.request(stream=True))
         call = gateway.call(response)
     assert call["outcome"] == "completed"
     assert [stage["state"] for stage in call["stages"].values()] == ["recorded"] * 4

@@ -19,14 +19,17 @@ import pytest
 from luthien.formats.sse import Chunk
 from luthien.policies.policy import Policy, Request, Response, Verdict
 from luthien.policies.registry import BUILTIN
+from tests.dialects import Dialect, in_dialects
 from tests.playbook import (
     Gateway,
     Play,
     ScriptedProvider,
     Turn,
     answers,
+    ended,
     eventually,
     running_gateway,
+    states,
     streams,
 )
 from tests.validity import assert_valid
@@ -40,8 +43,6 @@ from tests.wire import (
     openai_request,
     openai_response,
     openai_stream,
-    responses_request,
-    responses_response,
     responses_stream,
     sse,
 )
@@ -49,13 +50,6 @@ from tests.wire import (
 OPENAI = "/v1/chat/completions"
 RESPONSES = "/v1/responses"
 ANTHROPIC = "/v1/messages"
-STAGES = ("request_original", "request_final", "response_original", "response_final")
-
-FORMATS = [
-    pytest.param(OPENAI, openai_request, openai_response, openai_stream, id="openai"),
-    pytest.param(RESPONSES, responses_request, responses_response, responses_stream, id="responses"),
-    pytest.param(ANTHROPIC, anthropic_request, anthropic_response, anthropic_stream, id="anthropic"),
-]
 
 
 class Stern(Policy):
@@ -86,20 +80,13 @@ def stern(record_database: str, provider: ScriptedProvider, monkeypatch: pytest.
         yield gateway
 
 
-def states(call: dict[str, Any]) -> list[str]:
-    return [call["stages"][stage]["state"] for stage in STAGES]
-
-
-def ended(call: dict[str, Any]) -> tuple[str, str | None]:
-    return call["outcome"], call["error"] and call["error"]["type"]
-
-
-@pytest.mark.parametrize(("path", "request_of", "response_of", "stream_of"), FORMATS)
-def test_completed(
-    stern: Gateway, provider: ScriptedProvider, path: str, request_of: Any, response_of: Any, stream_of: Any
-) -> None:
-    provider.will(answers(response_of()), streams(*stream_of("a", "b")))
-    for response in (stern.post(path, request_of()), stern.post(path, request_of(stream=True))):
+@in_dialects()
+def test_completed(stern: Gateway, provider: ScriptedProvider, dialect: Dialect) -> None:
+    provider.will(answers(dialect.response()), streams(*dialect.stream("a", "b")))
+    for response in (
+        stern.post(dialect.path, dialect.request()),
+        stern.post(dialect.path, dialect.request(stream=True)),
+    ):
         call = stern.call(response)
         assert ended(call) == ("completed", None)
         assert states(call) == ["recorded"] * 4
@@ -107,18 +94,12 @@ def test_completed(
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize(("path", "request_of", "response_of", "stream_of"), FORMATS)
+@in_dialects()
 def test_blocked_on_the_request(
-    stern: Gateway,
-    provider: ScriptedProvider,
-    path: str,
-    request_of: Any,
-    response_of: Any,
-    stream_of: Any,
-    streaming: bool,
+    stern: Gateway, provider: ScriptedProvider, dialect: Dialect, streaming: bool
 ) -> None:
     """The provider never hears of it, and the client gets a 403 in its own format."""
-    response = stern.post(path, request_of("block request", stream=streaming))
+    response = stern.post(dialect.path, dialect.request("block request", stream=streaming))
     assert response.status_code == 403
     assert "not here" in response.json()["error"]["message"]
     assert provider.turns == []
@@ -128,12 +109,10 @@ def test_blocked_on_the_request(
     assert [each["action"] for each in call["decisions"]] == ["block"]
 
 
-@pytest.mark.parametrize(("path", "request_of", "response_of", "stream_of"), FORMATS)
-def test_blocked_on_a_plain_response(
-    stern: Gateway, provider: ScriptedProvider, path: str, request_of: Any, response_of: Any, stream_of: Any
-) -> None:
-    provider.will(answers(response_of("block response")))
-    response = stern.post(path, request_of())
+@in_dialects()
+def test_blocked_on_a_plain_response(stern: Gateway, provider: ScriptedProvider, dialect: Dialect) -> None:
+    provider.will(answers(dialect.response("block response")))
+    response = stern.post(dialect.path, dialect.request())
     assert response.status_code == 403
     call = stern.call(response)
     assert ended(call) == ("blocked", "policy_blocked")
@@ -141,21 +120,19 @@ def test_blocked_on_a_plain_response(
     assert "block response" not in response.text
 
 
-@pytest.mark.parametrize(("path", "request_of", "response_of", "stream_of"), FORMATS)
-def test_blocked_in_a_stream_that_has_begun(
-    stern: Gateway, provider: ScriptedProvider, path: str, request_of: Any, response_of: Any, stream_of: Any
-) -> None:
+@in_dialects()
+def test_blocked_in_a_stream_that_has_begun(stern: Gateway, provider: ScriptedProvider, dialect: Dialect) -> None:
     """The client gets what was released, then the format's error event, and never a success marker."""
-    frames = stream_of("fine", "block response", "never seen")
+    frames = dialect.stream("fine", "block response", "never seen")
     provider.will(streams(*frames))
-    response = stern.post(path, request_of(stream=True))
+    response = stern.post(dialect.path, dialect.request(stream=True))
     assert response.status_code == 200
     assert "fine" in response.text
     assert "block response" not in response.text
     assert "never seen" not in response.text
     assert frames[-1] not in response.content
     assert "policy_blocked" in response.text
-    assert_valid(path, response.content)
+    assert_valid(dialect.path, response.content)
     call = stern.call(response)
     assert ended(call) == ("blocked", "policy_blocked")
     assert states(call) == ["recorded"] * 4
@@ -171,14 +148,11 @@ def test_blocked_in_a_stream_that_has_begun(
     ],
 )
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize(("path", "request_of", "response_of", "stream_of"), FORMATS)
+@in_dialects()
 def test_a_policy_that_breaks_fails_closed(
     stern: Gateway,
     provider: ScriptedProvider,
-    path: str,
-    request_of: Any,
-    response_of: Any,
-    stream_of: Any,
+    dialect: Dialect,
     streaming: bool,
     text: str,
     frames: list[str],
@@ -186,14 +160,14 @@ def test_a_policy_that_breaks_fails_closed(
 ) -> None:
     said = "".join(frames)
     # Streamed, the very first text frame breaks it, but frames before it have no text and were released.
-    provider.will(streams(*stream_of(said)) if streaming else answers(response_of(said)))
-    response = stern.post(path, request_of(text, stream=streaming))
+    provider.will(streams(*dialect.stream(said)) if streaming else answers(dialect.response(said)))
+    response = stern.post(dialect.path, dialect.request(text, stream=streaming))
     assert "policy_error" in response.text
     assert "the secret of the policy" not in response.text
     call = stern.call(response)
     assert ended(call) == ("policy_error", "policy_error")
     if streaming and frames:
-        assert_valid(path, response.content)
+        assert_valid(dialect.path, response.content)
         assert states(call) == ["recorded"] * 4
         assert "break response" not in response.text
     else:
@@ -205,19 +179,16 @@ def test_a_policy_that_breaks_fails_closed(
 
 
 @pytest.mark.parametrize("cut", [False, True])
-@pytest.mark.parametrize(("path", "request_of", "response_of", "stream_of"), FORMATS)
+@in_dialects()
 def test_a_stream_without_a_single_frame_is_an_upstream_error(
     stern: Gateway,
     provider: ScriptedProvider,
-    path: str,
-    request_of: Any,
-    response_of: Any,
-    stream_of: Any,
+    dialect: Dialect,
     cut: bool,
 ) -> None:
     """Whether the provider closed it politely or dropped it: never a clean end."""
     provider.will(streams(then_cut=cut, pause_s=0.02))
-    response = stern.post(path, request_of(stream=True))
+    response = stern.post(dialect.path, dialect.request(stream=True))
     assert response.status_code == 502
     call = stern.call(response)
     assert call["outcome"] == "upstream_error"
@@ -346,19 +317,16 @@ def holding(provider: ScriptedProvider, *frames: bytes) -> tuple[Play, asyncio.E
 
 
 @pytest.mark.parametrize("rudely", [False, True])
-@pytest.mark.parametrize(("path", "request_of", "response_of", "stream_of"), FORMATS)
+@in_dialects()
 def test_a_client_that_hangs_up_before_a_stream_says_anything(
     stern: Gateway,
     provider: ScriptedProvider,
-    path: str,
-    request_of: Any,
-    response_of: Any,
-    stream_of: Any,
+    dialect: Dialect,
     rudely: bool,
 ) -> None:
     play, closed = holding(provider)
     provider.will(play)
-    with connection(stern, path, request_of(stream=True)) as client:
+    with connection(stern, dialect.path, dialect.request(stream=True)) as client:
         eventually(lambda: provider.turns, bool)
         hang_up(client, rudely=rudely)
     assert eventually(closed.is_set, bool)

@@ -14,31 +14,30 @@ import psutil
 import psycopg
 import pytest
 
-from tests.playbook import Gate, Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway, streams
+from tests.dialects import CHAT, DIALECTS, Dialect
+from tests.playbook import (
+    Gate,
+    Gateway,
+    ScriptedProvider,
+    Turn,
+    answers,
+    ended,
+    eventually,
+    running_gateway,
+    states,
+    streams,
+)
 from tests.serving import Serving, read_response, read_until, serving
 from tests.tcp_proxy import TcpProxy
 from tests.validity import assert_valid
 from tests.wire import (
     DONE,
-    anthropic_request,
-    anthropic_response,
-    anthropic_stream,
     openai_chunk,
     openai_request,
-    openai_response,
     openai_stream,
-    responses_request,
-    responses_response,
-    responses_stream,
 )
 
 OPENAI = "/v1/chat/completions"
-FORMATS = [
-    pytest.param(OPENAI, openai_request, openai_response, openai_stream, id="openai"),
-    pytest.param("/v1/responses", responses_request, responses_response, responses_stream, id="responses"),
-    pytest.param("/v1/messages", anthropic_request, anthropic_response, anthropic_stream, id="anthropic"),
-]
-STAGES = ("request_original", "request_final", "response_original", "response_final")
 FOREVER = "3600"
 
 
@@ -75,39 +74,28 @@ def looking_back(dsn: str, provider: ScriptedProvider, data_dir: Path) -> Iterat
         yield gateway
 
 
-def ended(call: dict[str, Any]) -> tuple[str, str | None]:
-    return call["outcome"], call["error"] and call["error"]["type"]
-
-
-def states(call: dict[str, Any]) -> list[str]:
-    return [call["stages"][stage]["state"] for stage in STAGES]
-
-
-WORKERS = pytest.param(*FORMATS[0].values, ("--workers", "2"), id="workers")
-
-
 @pytest.mark.parametrize(
-    ("path", "request_of", "response_of", "stream_of", "arguments"),
-    [*(pytest.param(*each.values, (), id=each.id) for each in FORMATS), WORKERS],
+    ("dialect", "arguments"),
+    [
+        *(pytest.param(each, (), id=each.format.name) for each in DIALECTS),
+        pytest.param(CHAT, ("--workers", "2"), id="workers"),
+    ],
 )
 def test_open_calls_finish_within_the_grace_period_or_are_ended_cleanly(
     record_database: str,
     provider: ScriptedProvider,
     data_dir: Path,
-    path: str,
-    request_of: Any,
-    response_of: Any,
-    stream_of: Any,
+    dialect: Dialect,
     arguments: tuple[str, ...],
 ) -> None:
-    frames, gate = stream_of("Hello ", "there"), provider.gate()
-    provider.will(acting(frames, response_of(), gate))
+    frames, gate = dialect.stream("Hello ", "there"), provider.gate()
+    provider.will(acting(frames, dialect.response(), gate))
     with (
         ExitStack() as clients,
         serving(data_dir, record_database, provider.url, *arguments, LUTHIEN_GRACE_S="3") as gateway,
     ):
         plain, streamed, endless, endless_stream = (
-            clients.enter_context(closing(gateway.open(path, request_of(text, stream=streaming))))
+            clients.enter_context(closing(gateway.open(dialect.path, dialect.request(text, stream=streaming))))
             for text, streaming in (("x", False), ("x", True), ("for ever", False), ("for ever", True))
         )
         eventually(lambda: len(provider.turns), lambda count: count == 4)
@@ -116,7 +104,7 @@ def test_open_calls_finish_within_the_grace_period_or_are_ended_cleanly(
         assert eventually(lambda: stops_listening(gateway), bool)
         gate.open()
         response, body = read_response(plain)
-        assert (response.status, json.loads(body)) == (200, response_of())
+        assert (response.status, json.loads(body)) == (200, dialect.response())
         response, body = read_response(streamed)
         assert body == b"".join(frames)
         finished_id = response.headers["luthien-call-id"]
@@ -133,7 +121,7 @@ def test_open_calls_finish_within_the_grace_period_or_are_ended_cleanly(
         assert body.startswith(b"".join(frames[:-2]))
         assert b"gateway_stopped" in body
         assert frames[-1] not in body
-        assert_valid(path, body)
+        assert_valid(dialect.path, body)
         cut_id = response.headers["luthien-call-id"]
         assert gateway.command.wait() == 0, gateway.command.output
     with looking_back(record_database, provider, data_dir) as later:

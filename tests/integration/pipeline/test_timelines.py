@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
 
-from luthien.formats.sse import Chunk, FrameReader
+from luthien.formats.sse import Chunk
 from luthien.policies.policy import Needs, Policy, Response, Verdict
 from luthien.policies.registry import BUILTIN
+from tests.chunks import chunks_of
+from tests.dialects import CHAT, MESSAGES, Dialect, in_dialects
 from tests.playbook import DEADLINE_S, Gateway, ScriptedProvider, Turn, answers, running_gateway, streams
 from tests.wire import (
-    anthropic_request,
-    anthropic_stream,
     openai_request,
     openai_response,
     openai_stream,
-    responses_request,
-    responses_stream,
 )
 
-FORMATS = [
-    pytest.param("/v1/chat/completions", openai_request, openai_stream, id="openai"),
-    pytest.param("/v1/messages", anthropic_request, anthropic_stream, id="anthropic"),
-    pytest.param("/v1/responses", responses_request, responses_stream, id="responses"),
-]
-FORMAT = pytest.mark.parametrize(("path", "ask", "stream"), FORMATS)
 RULES = {"rules": [{"find": "secret", "replace": "[hidden]", "in": ["response"]}]}
 
 
@@ -38,22 +30,16 @@ def timeline_of(gateway: Gateway, response: httpx.Response) -> dict[str, Any]:
     return found
 
 
-def frames_in(raw: bytes) -> list[Chunk]:
-    return list(FrameReader(1 << 20).feed(raw))
-
-
-@FORMAT
+@in_dialects()
 def test_what_passes_is_there_frame_by_frame(
     gateway: Gateway,
     provider: ScriptedProvider,
-    path: str,
-    ask: Callable[..., Any],
-    stream: Callable[..., list[bytes]],
+    dialect: Dialect,
 ) -> None:
-    provider.will(streams(*stream("Hello", " there")))
-    response = gateway.post(path, ask(stream=True))
+    provider.will(streams(*dialect.stream("Hello", " there")))
+    response = gateway.post(dialect.path, dialect.request(stream=True))
     found = timeline_of(gateway, response)
-    sent = frames_in(response.content)
+    sent = chunks_of(response.content)
     assert [entry["bytes"] for entry in found["entries"]] == [len(chunk.raw) for chunk in sent]
     assert [entry["given_bytes"] for entry in found["entries"]] == [len(chunk.raw) for chunk in sent]
     arrived = [entry["arrived_ms"] for entry in found["entries"]]
@@ -67,18 +53,16 @@ def test_what_passes_is_there_frame_by_frame(
     assert call["links"]["timeline"].endswith("/timeline.json")
 
 
-@FORMAT
+@in_dialects()
 def test_what_a_policy_rewrites_and_merges_is_told(
     record_database: str,
     provider: ScriptedProvider,
-    path: str,
-    ask: Callable[..., Any],
-    stream: Callable[..., list[bytes]],
+    dialect: Dialect,
 ) -> None:
     policies: list[dict[str, Any]] = [{"policy": "noop"}, {"policy": "replace_text", "config": RULES}]
-    provider.will(streams(*stream("a se", "cret", " b")))
+    provider.will(streams(*dialect.stream("a se", "cret", " b")))
     with running_gateway(record_database, provider.url, policies) as gateway:
-        response = gateway.post(path, ask(stream=True))
+        response = gateway.post(dialect.path, dialect.request(stream=True))
         found = timeline_of(gateway, response)
     entries = found["entries"]
     assert sum(entry["given_bytes"] for entry in entries) == len(response.content)
@@ -100,18 +84,16 @@ class Drops(Policy):
         return () if b"secret" in chunk.raw else (chunk,)
 
 
-@pytest.mark.parametrize(("path", "ask", "stream"), FORMATS[:2])
+@in_dialects(CHAT, MESSAGES)
 def test_who_holds_and_who_drops_is_told(
     record_database: str,
     provider: ScriptedProvider,
-    path: str,
-    ask: Callable[..., Any],
-    stream: Callable[..., list[bytes]],
+    dialect: Dialect,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(BUILTIN, "patient", Patient)
     monkeypatch.setitem(BUILTIN, "drops", Drops)
-    frames = stream("one", "secret", "two")
+    frames = dialect.stream("one", "secret", "two")
     gate = provider.gate()
 
     async def play(turn: Turn) -> None:
@@ -126,7 +108,9 @@ def test_who_holds_and_who_drops_is_told(
         running_gateway(
             record_database, provider.url, [{"policy": "drops"}, {"policy": "patient"}], keep_alive_s=0.02
         ) as gateway,
-        httpx.stream("POST", gateway.url + path, json=ask(stream=True), timeout=DEADLINE_S) as response,
+        httpx.stream(
+            "POST", gateway.url + dialect.path, json=dialect.request(stream=True), timeout=DEADLINE_S
+        ) as response,
     ):
         for _ in response.iter_raw():
             gate.open()  # it was held until a keep-alive came
@@ -138,20 +122,18 @@ def test_who_holds_and_who_drops_is_told(
     assert [(entry["given_ms"], entry["dropped_by"]) for entry in dropped] == [(None, "drops")]
 
 
-@FORMAT
+@in_dialects()
 def test_a_stream_that_breaks_off_has_the_timeline_of_what_came(
     gateway: Gateway,
     provider: ScriptedProvider,
-    path: str,
-    ask: Callable[..., Any],
-    stream: Callable[..., list[bytes]],
+    dialect: Dialect,
 ) -> None:
-    frames = stream("Hello", " there")[:-1]
+    frames = dialect.stream("Hello", " there")[:-1]
     provider.will(streams(*frames, then_cut=True))
-    response = gateway.post(path, ask(stream=True))
+    response = gateway.post(dialect.path, dialect.request(stream=True))
     found = timeline_of(gateway, response)
     assert gateway.call(response)["outcome"] == "upstream_error"
-    assert [entry["bytes"] for entry in found["entries"]] == [len(chunk.raw) for chunk in frames_in(b"".join(frames))]
+    assert [entry["bytes"] for entry in found["entries"]] == [len(chunk.raw) for chunk in chunks_of(b"".join(frames))]
 
 
 def test_a_plain_response_has_none(gateway: Gateway, provider: ScriptedProvider) -> None:

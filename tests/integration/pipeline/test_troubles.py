@@ -20,10 +20,11 @@ import pytest
 
 from luthien.formats.format import WireFormat
 from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, OPENAI_RESPONSES
-from luthien.formats.sse import Chunk, FrameReader
+from luthien.formats.sse import Chunk
 from luthien.policies.policy import Policy, Verdict
 from luthien.policies.registry import BUILTIN
-from tests.playbook import DEADLINE_S, Gateway, Play, ScriptedProvider, Turn, running_gateway
+from tests.chunks import chunks_of
+from tests.playbook import DEADLINE_S, Gateway, Play, ScriptedProvider, Turn, running_gateway, states
 from tests.validity import assert_valid
 from tests.wire import (
     anthropic_event,
@@ -36,7 +37,6 @@ from tests.wire import (
     sse,
 )
 
-STAGES = ("request_original", "request_final", "response_original", "response_final")
 WORDS = ("one ", "two ", "three ", "four ")
 READ_TIMEOUT_S = 0.3
 
@@ -196,7 +196,7 @@ class Caller:
 
     def read_frames(self, count: int) -> None:
         """Reads until so many frames have arrived: no chain here makes more or fewer of them."""
-        while len(frames_of(self.body)) < count:
+        while len(chunks_of(self.body)) < count:
             received = self._socket.recv(65536)
             assert received, self._received
             self._received += received
@@ -245,17 +245,9 @@ def shown(gateway: Gateway, caller: Caller) -> dict[str, Any]:
     return call
 
 
-def states(call: dict[str, Any]) -> list[str]:
-    return [call["stages"][stage]["state"] for stage in STAGES]
-
-
-def frames_of(raw: bytes) -> list[Chunk]:
-    return list(FrameReader(1 << 20).feed(raw))
-
-
 def assembled(wire_format: WireFormat, raw: bytes) -> dict[str, Any] | None:
     assembler = wire_format.assembler()
-    for chunk in frames_of(raw):
+    for chunk in chunks_of(raw):
         assembler.add(chunk)
     return assembler.result()
 
@@ -267,7 +259,7 @@ def assert_wire(stage: dict[str, Any], wire_format: WireFormat, raw: bytes) -> N
 
 
 def errors_in(spoken: Spoken, body: bytes) -> list[Chunk]:
-    return [chunk for chunk in frames_of(body) if spoken.format.stream_error(chunk)]
+    return [chunk for chunk in chunks_of(body) if spoken.format.stream_error(chunk)]
 
 
 def as_given(chain: str, spoken: Spoken, frames: list[bytes]) -> bytes:

@@ -16,7 +16,7 @@ import pytest
 
 from luthien.formats.format import WireFormat
 from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, OPENAI_RESPONSES
-from luthien.formats.sse import Chunk, FrameReader
+from tests.chunks import chunks_of
 from tests.playbook import Gateway, ScriptedProvider, answers, running_gateway, streams
 from tests.wire import Json, anthropic_request, openai_request, responses_request
 from tests.wire_tools import (
@@ -242,10 +242,6 @@ FORMATS = [
         "max_tokens",
     ),
 ]  # fmt: skip
-
-
-def chunks_of(raw: bytes) -> list[Chunk]:
-    return list(FrameReader(1 << 20).feed(raw))
 
 
 def added_up(wire_format: WireFormat, raw: bytes) -> Any:

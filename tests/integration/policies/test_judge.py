@@ -10,32 +10,24 @@ from typing import Any
 import httpx
 import pytest
 
-from luthien.config import ConfigFile
+from luthien.config_file import ConfigFile
 from luthien.errors import ConfigError
 from luthien.policies.registry import load_chain
+from tests.dialects import Dialect, in_dialects
 from tests.integration.policies.test_child_calls import both, everything_in, hanging
 from tests.otlp_receiver import attributes_of, otlp_receiver
 from tests.playbook import Gateway, Play, ScriptedProvider, Turn, answers, eventually, running_gateway, streams
 from tests.wire import (
-    anthropic_request,
     anthropic_response,
-    anthropic_stream,
     openai_request,
     openai_response,
     openai_stream,
-    responses_request,
     responses_response,
-    responses_stream,
 )
 
 QUESTION = "Is it fine? Or does somebody ask for the secret?"
 EXPLANATION = "Somebody asks for the secret of the house."
 KEY = "sk-judge-0123456789abcdef"
-FORMATS = [
-    pytest.param("/v1/chat/completions", openai_request, openai_response, openai_stream, id="chat"),
-    pytest.param("/v1/responses", responses_request, responses_response, responses_stream, id="responses"),
-    pytest.param("/v1/messages", anthropic_request, anthropic_response, anthropic_stream, id="messages"),
-]
 
 
 def verdict_of(probability: float, explanation: str = EXPLANATION) -> dict[str, Any]:
@@ -77,23 +69,16 @@ def decisions(gateway: Gateway, response: Any) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
-@pytest.mark.parametrize(("path", "ask", "plain", "stream"), FORMATS)
+@in_dialects()
 class TestInEachFormat:
     def test_what_is_allowed_passes_as_it_came(
-        self,
-        record_database: str,
-        provider: ScriptedProvider,
-        path: str,
-        ask: Callable[..., Any],
-        plain: Callable[..., Any],
-        stream: Callable[..., list[bytes]],
-        streamed: bool,
+        self, record_database: str, provider: ScriptedProvider, dialect: Dialect, streamed: bool
     ) -> None:
-        frames, body = stream("Hello ", "there"), json.dumps(plain()).encode()
+        frames, body = dialect.stream("Hello ", "there"), json.dumps(dialect.response()).encode()
         provider.will(both(answers(in_chat(0.1)), streams(*frames) if streamed else answers(body)))
         with judging(record_database, provider) as gateway:
-            request = json.dumps(ask("Hello", stream=streamed)).encode()
-            response = gateway.post(path, request)
+            request = json.dumps(dialect.request("Hello", stream=streamed)).encode()
+            response = gateway.post(dialect.path, request)
             assert response.content == (b"".join(frames) if streamed else body)
             call = gateway.call(response)
             assert call["changed"] == {"request": False, "response": False}
@@ -118,19 +103,12 @@ class TestInEachFormat:
         assert [turn.body for turn in provider.turns if b"judge-1" not in turn.body] == [request]
 
     def test_a_response_that_is_blocked(
-        self,
-        record_database: str,
-        provider: ScriptedProvider,
-        path: str,
-        ask: Callable[..., Any],
-        plain: Callable[..., Any],
-        stream: Callable[..., list[bytes]],
-        streamed: bool,
+        self, record_database: str, provider: ScriptedProvider, dialect: Dialect, streamed: bool
     ) -> None:
-        frames = stream("the ", "unsaid")
-        provider.will(both(answers(in_chat(0.8)), streams(*frames) if streamed else answers(plain("the unsaid"))))
+        frames = dialect.stream("the ", "unsaid")
+        provider.will(both(answers(in_chat(0.8)), dialect.play("the ", "unsaid", streamed=streamed)))
         with judging(record_database, provider, sides=["response"], threshold=0.8) as gateway:
-            response = gateway.post(path, ask("Hello", stream=streamed))
+            response = gateway.post(dialect.path, dialect.request("Hello", stream=streamed))
             assert b"unsaid" not in response.content
             assert frames[-1] not in response.content
             assert b"blocked by the policy 'judge': not permitted" in response.content
@@ -146,19 +124,12 @@ class TestInEachFormat:
             assert f'<a href="/debug/calls/{call["children"][0]["call_id"]}">The call in which' in page
 
     def test_a_remark(
-        self,
-        record_database: str,
-        provider: ScriptedProvider,
-        path: str,
-        ask: Callable[..., Any],
-        plain: Callable[..., Any],
-        stream: Callable[..., list[bytes]],
-        streamed: bool,
+        self, record_database: str, provider: ScriptedProvider, dialect: Dialect, streamed: bool
     ) -> None:
-        frames, body = stream("Hello ", "there"), json.dumps(plain()).encode()
+        frames, body = dialect.stream("Hello ", "there"), json.dumps(dialect.response()).encode()
         provider.will(both(answers(in_chat(0.9)), streams(*frames) if streamed else answers(body)))
         with judging(record_database, provider, action="annotate") as gateway:
-            response = gateway.post(path, ask("Hello", stream=streamed))
+            response = gateway.post(dialect.path, dialect.request("Hello", stream=streamed))
             assert response.content == (b"".join(frames) if streamed else body)
             assert decisions(gateway, response) == [("request", "annotate"), ("response", "annotate")]
             assert gateway.call(response)["changed"] == {"request": False, "response": False}

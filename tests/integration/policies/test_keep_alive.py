@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import anthropic
 import httpx
 import openai
 import pytest
 
-from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT
 from luthien.policies.policy import Needs, Policy, Response, Verdict
 from luthien.policies.registry import BUILTIN
+from tests.dialects import CHAT, MESSAGES, Dialect, in_dialects
 from tests.playbook import DEADLINE_S, Gateway, Play, ScriptedProvider, Turn, running_gateway
 from tests.validity import assert_valid
-from tests.wire import anthropic_request, anthropic_stream, openai_request, openai_stream
-
-FORMATS = [
-    pytest.param("/v1/chat/completions", openai_request, openai_stream, OPENAI_CHAT.keep_alive, id="openai"),
-    pytest.param("/v1/messages", anthropic_request, anthropic_stream, ANTHROPIC_MESSAGES.keep_alive, id="anthropic"),
-]
+from tests.wire import anthropic_stream, openai_request, openai_stream
 
 
 class Patient(Policy):
@@ -56,19 +50,18 @@ def hesitates(provider: ScriptedProvider, frames: list[bytes]) -> tuple[Play, Ca
     return play, gate.open
 
 
-@pytest.mark.parametrize(("path", "ask", "stream", "keep_alive"), FORMATS)
+@in_dialects(CHAT, MESSAGES)
 def test_keep_alives_are_sent_while_a_stream_is_held_and_are_no_part_of_the_record(
-    patient: Gateway,
-    provider: ScriptedProvider,
-    path: str,
-    ask: Callable[..., Any],
-    stream: Callable[..., list[bytes]],
-    keep_alive: bytes,
+    patient: Gateway, provider: ScriptedProvider, dialect: Dialect
 ) -> None:
-    frames = [frame for frame in stream("Hello", " there") if frame != keep_alive]  # the provider sends some, too
+    keep_alive = dialect.format.keep_alive
+    frames = [
+        frame for frame in dialect.stream("Hello", " there") if frame != keep_alive
+    ]  # the provider sends some, too
     play, go_on = hesitates(provider, frames)
     provider.will(play)
-    with httpx.stream("POST", patient.url + path, json=ask(stream=True), timeout=DEADLINE_S) as response:
+    url, body = patient.url + dialect.path, dialect.request(stream=True)
+    with httpx.stream("POST", url, json=body, timeout=DEADLINE_S) as response:
         assert response.status_code == 200
         received = b""
         for part in response.iter_raw():
@@ -78,7 +71,7 @@ def test_keep_alives_are_sent_while_a_stream_is_held_and_are_no_part_of_the_reco
             if received.count(keep_alive) >= 2:
                 go_on()
     assert received.replace(keep_alive, b"") == b"".join(frames)
-    assert_valid(path, received)
+    assert_valid(dialect.path, received)
     call = patient.call(response.headers["luthien-call-id"])
     assert call["outcome"] == "completed"
     for stage in ("response_original", "response_final"):
@@ -86,28 +79,24 @@ def test_keep_alives_are_sent_while_a_stream_is_held_and_are_no_part_of_the_reco
     assert call["changed"]["response"] is False
 
 
-@pytest.mark.parametrize(("path", "ask", "stream", "keep_alive"), FORMATS)
+@in_dialects(CHAT, MESSAGES)
 def test_a_block_after_keep_alives_is_an_error_event(
-    patient: Gateway,
-    provider: ScriptedProvider,
-    path: str,
-    ask: Callable[..., Any],
-    stream: Callable[..., list[bytes]],
-    keep_alive: bytes,
+    patient: Gateway, provider: ScriptedProvider, dialect: Dialect
 ) -> None:
-    frames = stream("block")
+    frames = dialect.stream("block")
     play, go_on = hesitates(provider, frames)
     provider.will(play)
-    with httpx.stream("POST", patient.url + path, json=ask(stream=True), timeout=DEADLINE_S) as response:
+    url, body = patient.url + dialect.path, dialect.request(stream=True)
+    with httpx.stream("POST", url, json=body, timeout=DEADLINE_S) as response:
         received = b""
         for part in response.iter_raw():
             received += part
             go_on()
-    rest = received.replace(keep_alive, b"")
+    rest = received.replace(dialect.format.keep_alive, b"")
     assert b"not here" in rest
     assert b'block"' not in rest
     assert frames[-1] not in rest
-    assert_valid(path, received)
+    assert_valid(dialect.path, received)
     call = patient.call(response.headers["luthien-call-id"])
     assert call["outcome"] == "blocked"
     assert call["stages"]["response_final"]["wire_sha256"] == hashlib.sha256(rest).hexdigest()

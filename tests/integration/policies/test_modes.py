@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,22 +10,11 @@ import pytest
 from luthien.formats.sse import Chunk
 from luthien.policies.policy import Policy, Request, Response, Verdict
 from luthien.policies.registry import BUILTIN
+from tests.dialects import CHAT, MESSAGES, Dialect, in_dialects
 from tests.playbook import Gateway, Play, ScriptedProvider, answers, running_gateway, streams
-from tests.wire import (
-    anthropic_request,
-    anthropic_response,
-    anthropic_stream,
-    openai_request,
-    openai_response,
-    openai_stream,
-)
 
 OPENAI, ANTHROPIC = "/v1/chat/completions", "/v1/messages"
 RULES = {"rules": [{"find": "Hello", "replace": "Bye"}]}
-FORMATS = [
-    pytest.param(OPENAI, openai_request, openai_response, openai_stream, id="openai"),
-    pytest.param(ANTHROPIC, anthropic_request, anthropic_response, anthropic_stream, id="anthropic"),
-]
 
 
 class Stern(Policy):
@@ -54,8 +43,8 @@ def stern(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BUILTIN, "stern", Stern)
 
 
-def play_of(streamed: bool, plain: Callable[..., Any], stream: Callable[..., list[bytes]], text: str) -> Play:
-    return streams(*stream(text, " there")) if streamed else answers(plain(text))
+def play_of(dialect: Dialect, streamed: bool, text: str) -> Play:
+    return streams(*dialect.stream(text, " there")) if streamed else answers(dialect.response(text))
 
 
 def told(gateway: Gateway, response: Any) -> list[tuple[str, str, bool]]:
@@ -64,29 +53,21 @@ def told(gateway: Gateway, response: Any) -> list[tuple[str, str, bool]]:
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
-@pytest.mark.parametrize(("path", "ask", "plain", "stream"), FORMATS)
-def test_shadow(
-    record_database: str,
-    provider: ScriptedProvider,
-    path: str,
-    ask: Callable[..., Any],
-    plain: Callable[..., Any],
-    stream: Callable[..., list[bytes]],
-    streamed: bool,
-) -> None:
+@in_dialects(CHAT, MESSAGES)
+def test_shadow(record_database: str, provider: ScriptedProvider, dialect: Dialect, streamed: bool) -> None:
     """The provider and the client get what the other said, byte for byte; the record has what would have been."""
-    provider.will(play_of(streamed, plain, stream, "Hello block"))
+    provider.will(play_of(dialect, streamed, "Hello block"))
     policies: list[dict[str, Any]] = [
         {"policy": "replace_text", "config": RULES, "mode": "shadow"},
         {"policy": "stern", "mode": "shadow"},
     ]
     with running_gateway(record_database, provider.url, policies) as gateway:
-        response = gateway.post(path, ask("Hello", stream=streamed))
-        assert provider.turns[0].json == ask("Hello", stream=streamed)
+        response = gateway.post(dialect.path, dialect.request("Hello", stream=streamed))
+        assert provider.turns[0].json == dialect.request("Hello", stream=streamed)
         if streamed:
-            assert response.content == b"".join(stream("Hello block", " there"))
+            assert response.content == b"".join(dialect.stream("Hello block", " there"))
         else:
-            assert response.json() == plain("Hello block")
+            assert response.json() == dialect.response("Hello block")
         call = gateway.call(response)
         assert call["outcome"] == "completed"
         assert call["changed"] == {"request": False, "response": False}
@@ -104,24 +85,18 @@ def test_shadow(
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
-@pytest.mark.parametrize(("path", "ask", "plain", "stream"), FORMATS)
+@in_dialects(CHAT, MESSAGES)
 def test_a_policy_that_breaks_and_may(
-    record_database: str,
-    provider: ScriptedProvider,
-    path: str,
-    ask: Callable[..., Any],
-    plain: Callable[..., Any],
-    stream: Callable[..., list[bytes]],
-    streamed: bool,
+    record_database: str, provider: ScriptedProvider, dialect: Dialect, streamed: bool
 ) -> None:
-    provider.will(play_of(streamed, plain, stream, "break"))
+    provider.will(play_of(dialect, streamed, "break"))
     with running_gateway(record_database, provider.url, [{"policy": "stern", "on_error": "allow"}]) as gateway:
-        response = gateway.post(path, ask("break", stream=streamed))
-        assert provider.turns[0].json == ask("break", stream=streamed)
+        response = gateway.post(dialect.path, dialect.request("break", stream=streamed))
+        assert provider.turns[0].json == dialect.request("break", stream=streamed)
         if streamed:
-            assert response.content == b"".join(stream("break", " there"))
+            assert response.content == b"".join(dialect.stream("break", " there"))
         else:
-            assert response.json() == plain("break")
+            assert response.json() == dialect.response("break")
         assert told(gateway, response) == [("request", "error", False), ("response", "error", False)]
         verdict = gateway.call(response)["verdict"]
         assert verdict == (

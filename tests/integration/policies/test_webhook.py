@@ -14,33 +14,22 @@ from typing import Any
 
 import pytest
 
-from luthien.config import ConfigFile
+from luthien.config_file import ConfigFile
 from luthien.errors import ConfigError
 from luthien.policies.builtin.webhook_client import signature, signing_key
 from luthien.policies.registry import load_chain
+from tests.dialects import Dialect, in_dialects
 from tests.integration.policies.test_child_calls import everything_in, hanging
 from tests.playbook import Gateway, Play, ScriptedProvider, Turn, answers, eventually, running_gateway, streams
 from tests.wire import (
-    anthropic_request,
-    anthropic_response,
-    anthropic_stream,
     openai_request,
     openai_response,
-    openai_stream,
-    responses_request,
-    responses_response,
-    responses_stream,
 )
 
 OPENAI = "/v1/chat/completions"
 KEY = b"a key of twenty-four bytes"
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
 TOKEN = "token-0123456789abcdef"
-FORMATS = [
-    pytest.param(OPENAI, openai_request, openai_response, openai_stream, id="chat"),
-    pytest.param("/v1/responses", responses_request, responses_response, responses_stream, id="responses"),
-    pytest.param("/v1/messages", anthropic_request, anthropic_response, anthropic_stream, id="messages"),
-]
 ALLOW = {"action": "allow"}
 
 
@@ -87,25 +76,22 @@ def saying(answer: Callable[[Turn], Any]) -> Play:
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
-@pytest.mark.parametrize(("path", "ask", "plain", "stream"), FORMATS)
+@in_dialects()
 class TestInEachFormat:
     def test_what_is_allowed_passes_as_it_came(
         self,
         record_database: str,
         provider: ScriptedProvider,
         service: ScriptedProvider,
-        path: str,
-        ask: Callable[..., Any],
-        plain: Callable[..., Any],
-        stream: Callable[..., list[bytes]],
+        dialect: Dialect,
         streamed: bool,
     ) -> None:
-        frames, body = stream("Hello ", "there"), json.dumps(plain()).encode()
+        frames, body = dialect.stream("Hello ", "there"), json.dumps(dialect.response()).encode()
         provider.will(streams(*frames) if streamed else answers(body))
         service.will(answers({"action": "annotate", "reason": "seen", "details": {"score": 0.5, "rule": "r-1"}}))
         with hooked(record_database, provider, service) as gateway:
-            request = ask("Hello", stream=streamed)
-            response = gateway.post(path, request)
+            request = dialect.request("Hello", stream=streamed)
+            response = gateway.post(dialect.path, request)
             assert response.content == (b"".join(frames) if streamed else body)
             call = gateway.call(response)
             assert [(each["side"], each["action"], each["reason"]) for each in call["decisions"]] == [
@@ -133,20 +119,17 @@ class TestInEachFormat:
         record_database: str,
         provider: ScriptedProvider,
         service: ScriptedProvider,
-        path: str,
-        ask: Callable[..., Any],
-        plain: Callable[..., Any],
-        stream: Callable[..., list[bytes]],
+        dialect: Dialect,
         streamed: bool,
     ) -> None:
-        provider.will(streams(*stream("Hello ", "there")) if streamed else answers(plain("Hello there")))
+        provider.will(dialect.play("Hello ", "there", streamed=streamed))
         service.will(saying(shouting))
         with hooked(record_database, provider, service, send="texts") as gateway:
-            response = gateway.post(path, ask("Hello", stream=streamed))
+            response = gateway.post(dialect.path, dialect.request("Hello", stream=streamed))
             assert b"HELLO THERE" in response.content
             assert b"Hello there" not in response.content
             assert told(gateway, response) == [("request", "modify", "shouted"), ("response", "modify", "shouted")]
-            assert provider.turns[0].json == ask("HELLO", stream=streamed)
+            assert provider.turns[0].json == dialect.request("HELLO", stream=streamed)
             assert gateway.call(response)["changed"] == {"request": True, "response": True}
 
     def test_a_response_is_blocked(
@@ -154,16 +137,13 @@ class TestInEachFormat:
         record_database: str,
         provider: ScriptedProvider,
         service: ScriptedProvider,
-        path: str,
-        ask: Callable[..., Any],
-        plain: Callable[..., Any],
-        stream: Callable[..., list[bytes]],
+        dialect: Dialect,
         streamed: bool,
     ) -> None:
-        provider.will(streams(*stream("the ", "unsaid")) if streamed else answers(plain("the unsaid")))
+        provider.will(dialect.play("the ", "unsaid", streamed=streamed))
         service.will(answers({"action": "block", "reason": "not today"}))
         with hooked(record_database, provider, service, sides=["response"]) as gateway:
-            response = gateway.post(path, ask("Hello", stream=streamed))
+            response = gateway.post(dialect.path, dialect.request("Hello", stream=streamed))
             assert b"unsaid" not in response.content
             assert b"blocked by the policy 'webhook': not today" in response.content
             assert gateway.call(response)["outcome"] == "blocked"

@@ -17,16 +17,10 @@ from psycopg.conninfo import make_conninfo
 
 from luthien.store.migrate import migrate
 from luthien.store.partitions import PartitionKeeper, day_range
+from tests.integration.store.rows import TABLES, insert_everywhere
 
 DAY = date(2026, 11, 22)
-TABLES = (
-    "conversation_calls",
-    "conversation_events",
-    "conversation_quarantine",
-    "conversation_search",
-    "conversation_changes",
-    "conversation_decisions",
-)
+PAYLOAD = b"\x00\xff" + b"payload " * 10_000
 
 
 @pytest.fixture
@@ -50,31 +44,6 @@ def ids(day: date, count: int = 1) -> list[UUID]:
 
 def insert_call(conn: psycopg.Connection[Any], call_id: UUID) -> None:
     conn.execute("INSERT INTO conversation_calls (call_id) VALUES (%s)", (call_id,))
-
-
-def insert_everywhere(conn: psycopg.Connection[Any], call_id: UUID) -> None:
-    insert_call(conn, call_id)
-    conn.execute(
-        "INSERT INTO conversation_events (call_id, sequence, event_type, recorded_at, payload)"
-        " VALUES (%s, 0, 'request_original', now(), %s)",
-        (call_id, b"\x00\xff" + b"payload " * 10_000),
-    )
-    conn.execute(
-        "INSERT INTO conversation_quarantine (call_id, sequence, record_sha256, reason) VALUES (%s, 0, '', 'x')",
-        (call_id,),
-    )
-    conn.execute("INSERT INTO conversation_search (call_id, document, algo) VALUES (%s, '', 1)", (call_id,))
-    conn.execute(
-        "INSERT INTO conversation_changes (call_id, number, side, op_id, action, kind, part)"
-        " VALUES (%s, 0, 'request', 'r1', 'add', 'text', 'message')",
-        (call_id,),
-    )
-    conn.execute(
-        "INSERT INTO conversation_decisions"
-        " (call_id, sequence, recorded_at, side, policy, version, action, changed, shadow)"
-        " VALUES (%s, 0, now(), 'request', 'redact', '1', 'allow', false, false)",
-        (call_id,),
-    )
 
 
 def places(conn: psycopg.Connection[Any], table: str = "conversation_calls") -> dict[UUID, str]:
@@ -106,7 +75,7 @@ class TestADay:
         first, end = day_range(DAY)
         before, last = UUID(int=first.int - 1), UUID(int=end.int - 1)
         for call_id in (before, first, last, end):
-            insert_everywhere(conn, call_id)
+            insert_everywhere(conn, call_id, PAYLOAD)
         own, default = f"{table}_20261122", f"{table}_default"
         assert places(conn, table) == {before: default, first: own, last: own, end: default}
 
@@ -156,7 +125,7 @@ class TestADay:
         create_day(conn, DAY)
         conn.execute("DROP TABLE conversation_events_20261122")
         assert create_day(conn, DAY)
-        insert_everywhere(conn, *ids(DAY))
+        insert_everywhere(conn, ids(DAY)[0], PAYLOAD)
         assert places(conn, "conversation_events") == {ids(DAY)[0]: "conversation_events_20261122"}
 
     def test_that_was_detached_is_left_alone(self, conn: psycopg.Connection[Any]) -> None:
@@ -172,7 +141,7 @@ class TestTheDefaultPartition:
     def test_gives_up_the_rows_of_a_day_that_is_made(self, conn: psycopg.Connection[Any]) -> None:
         days = {call_id: DAY + timedelta(days=n) for n in (-1, 0, 1) for call_id in ids(DAY + timedelta(days=n), 7)}
         for call_id in days:
-            insert_everywhere(conn, call_id)
+            insert_everywhere(conn, call_id, PAYLOAD)
         everything = {table: rows(conn, table) for table in TABLES}
         create_day(conn, DAY)
         for table in TABLES:
@@ -190,7 +159,7 @@ class TestTheDefaultPartition:
         call_id = ids(DAY)[0]
         with holding(record, "SELECT count(*) FROM conversation_calls"):
             assert keeper.ensure(conn, [DAY]) == {DAY}
-            insert_everywhere(conn, call_id)
+            insert_everywhere(conn, call_id, PAYLOAD)
         assert caplog.messages == ["partitions of 2026-11-22 put off: canceling statement due to lock timeout"]
         assert places(conn) == {call_id: "conversation_calls_default"}
         now = 60.0
@@ -294,7 +263,7 @@ class TestRights:
             role = sql.Identifier(mine.info.user)
             conn.execute(sql.SQL("GRANT EXECUTE ON FUNCTION luthien_create_day TO {}").format(role))
             assert PartitionKeeper().ensure(mine, [DAY]) == frozenset()
-            insert_everywhere(mine, ids(DAY)[0])
+            insert_everywhere(mine, ids(DAY)[0], PAYLOAD)
             mine.commit()
         assert places(conn) == {ids(DAY)[0]: "conversation_calls_20261122"}
 
@@ -303,7 +272,7 @@ class TestRights:
     ) -> None:
         with psycopg.connect(writer) as mine:
             assert PartitionKeeper().ensure(mine, [DAY]) == {DAY}
-            insert_everywhere(mine, ids(DAY)[0])
+            insert_everywhere(mine, ids(DAY)[0], PAYLOAD)
             mine.commit()
         assert "permission denied for function luthien_create_day" in caplog.text
         assert places(conn) == {ids(DAY)[0]: "conversation_calls_default"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from uuid import UUID
 
@@ -21,25 +20,10 @@ from luthien.store.call_filter import EVERY_CALL
 from luthien.store.migrate import migrate, migrations_folder, read_migrations
 from luthien.store.read import RecordReader
 from luthien.store.windows import NEWEST
-from luthien.store.write import prepare, write_batch
-from tests.records import call_at, record, whole_call
+from tests.records import call_at, record, store, whole_call
 from tests.tcp_proxy import proxy_to
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
-
-
-@pytest.fixture
-async def reader(record_database: str) -> AsyncIterator[RecordReader]:
-    reader = RecordReader(record_database)
-    await reader.open()
-    yield reader
-    await reader.close()
-
-
-def store(dsn: str, *records: StageRecord) -> None:
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        prepare(conn)
-        write_batch(conn, records)
 
 
 class TestAList:

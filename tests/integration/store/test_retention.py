@@ -34,18 +34,11 @@ from luthien.store.sql import query
 from luthien.store.windows import NEWEST
 from luthien.store.write import prepare, write_batch
 from tests.acceptance.commands import luthien
+from tests.integration.store.rows import TABLES, insert_everywhere
 from tests.records import call_at, whole_call
 
 TODAY = datetime.now(UTC).date()
 KEEP = timedelta(days=3)
-TABLES = (
-    "conversation_calls",
-    "conversation_events",
-    "conversation_quarantine",
-    "conversation_search",
-    "conversation_changes",
-    "conversation_decisions",
-)
 
 Conn = psycopg.Connection[Any]
 
@@ -64,31 +57,6 @@ def edges(day: date) -> list[UUID]:
     """The first and the last id of a day."""
     first, end = day_range(day)
     return [first, UUID(int=end.int - 1)]
-
-
-def insert_everywhere(conn: Conn, call_id: UUID) -> None:
-    conn.execute("INSERT INTO conversation_calls (call_id) VALUES (%s)", (call_id,))
-    conn.execute(
-        "INSERT INTO conversation_events (call_id, sequence, event_type, recorded_at, payload)"
-        " VALUES (%s, 0, 'request_original', now(), 'x')",
-        (call_id,),
-    )
-    conn.execute(
-        "INSERT INTO conversation_quarantine (call_id, sequence, record_sha256, reason) VALUES (%s, 0, '', 'x')",
-        (call_id,),
-    )
-    conn.execute("INSERT INTO conversation_search (call_id, document, algo) VALUES (%s, '', 1)", (call_id,))
-    conn.execute(
-        "INSERT INTO conversation_changes (call_id, number, side, op_id, action, kind, part)"
-        " VALUES (%s, 0, 'request', 'r1', 'add', 'text', 'message')",
-        (call_id,),
-    )
-    conn.execute(
-        "INSERT INTO conversation_decisions"
-        " (call_id, sequence, recorded_at, side, policy, version, action, changed, shadow)"
-        " VALUES (%s, 0, now(), 'request', 'redact', '1', 'allow', false, false)",
-        (call_id,),
-    )
 
 
 def make_days(conn: Conn, *days_ago: int) -> None:

@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -168,14 +168,6 @@ def index_everything(dsn: str, *, also_running: bool = True) -> IndexStats:
         while index_some(conn, Pace(1.0, time.sleep), stats):
             pass
     return stats
-
-
-@pytest.fixture
-async def reader(record_database: str) -> AsyncIterator[RecordReader]:
-    reader = RecordReader(record_database)
-    await reader.open()
-    yield reader
-    await reader.close()
 
 
 def filters(calls: list[Made]) -> list[CallFilter]:

@@ -26,7 +26,8 @@ from luthien.formats.registry import OPENAI_CHAT
 from luthien.pipeline.ledger import Instruments, Ledger
 from luthien.pipeline.sides import Delta
 from luthien.policies.chain import Chain
-from luthien.record.queue import Receipt, RecordQueue
+from luthien.record.queue import RecordQueue
+from luthien.record.sink import Receipt
 from luthien.record.spool import Spool
 from luthien.settings import Settings
 from luthien.telemetry import conventions as names

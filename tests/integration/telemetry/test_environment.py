@@ -19,7 +19,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, M
 from luthien import __version__
 from luthien.errors import ConfigError
 from luthien.exchange import EventType, StageRecord, new_call_id
-from luthien.record.queue import DiscardingSink, Receipt
+from luthien.record.sink import DiscardingSink, Receipt
 from luthien.settings import read_settings
 from luthien.telemetry import conventions as names
 from luthien.telemetry.context import enter_call, leave_call

@@ -21,7 +21,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from luthien.errors import ConfigError
-from luthien.record.queue import DiscardingSink
+from luthien.record.sink import DiscardingSink
 from luthien.settings import read_settings
 from luthien.telemetry import conventions as names
 from luthien.telemetry.exporters import otlp_logs, span_exporter

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from luthien.record.queue import DiscardingSink
+from luthien.record.sink import DiscardingSink
 from luthien.settings import Settings
 from luthien.telemetry.conventions import CONVENTIONS
 from luthien.telemetry.document import name_in_prometheus

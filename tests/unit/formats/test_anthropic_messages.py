@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 
 from luthien.formats.format import ResponseFacts
 from luthien.formats.registry import ANTHROPIC_MESSAGES as FORMAT
-from luthien.formats.sse import MAX_DEPTH, Chunk, FrameReader
+from luthien.formats.sse import MAX_DEPTH, Chunk
 from luthien.telemetry import conventions as names
+from tests.chunks import assembled as assembled_of
+from tests.chunks import chunks_of
 from tests.unit.formats.hostile import lines_run, shaped_like, use_everything
 from tests.wire import Json, anthropic_event, anthropic_request, anthropic_response, anthropic_stream
 
@@ -34,17 +36,9 @@ EVENT_TYPES = (
 )
 
 
-def chunks_of(frames: Iterable[bytes]) -> list[Chunk]:
-    return list(FrameReader(1 << 20).feed(b"".join(frames)))
-
-
 def assembled(frames: Iterable[bytes]) -> Json:
-    assembler = FORMAT.assembler()
-    for chunk in chunks_of(frames):
-        assembler.add(chunk)
-    result = assembler.result()
-    assert result is not None
-    return result
+    whole: Json = assembled_of(FORMAT, chunks_of(frames))
+    return whole
 
 
 def start(index: int, **block: Any) -> Json:

@@ -19,8 +19,10 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from luthien.formats.format import ResponseFacts
 from luthien.formats.registry import OPENAI_CHAT as FORMAT
-from luthien.formats.sse import MAX_DEPTH, Chunk, FrameReader
+from luthien.formats.sse import MAX_DEPTH, Chunk
 from luthien.telemetry import conventions as names
+from tests.chunks import assembled as assembled_of
+from tests.chunks import chunks_of
 from tests.unit.formats.hostile import lines_run, shaped_like, use_everything
 from tests.wire import DONE, Json, openai_chunk, openai_request, openai_response, openai_stream
 
@@ -31,17 +33,9 @@ NAMES = (
 )
 
 
-def chunks_of(frames: Iterable[bytes]) -> list[Chunk]:
-    return list(FrameReader(1 << 20).feed(b"".join(frames)))
-
-
 def assembled(frames: Iterable[bytes]) -> Json:
-    assembler = FORMAT.assembler()
-    for chunk in chunks_of(frames):
-        assembler.add(chunk)
-    result = assembler.result()
-    assert result is not None
-    return result
+    whole: Json = assembled_of(FORMAT, chunks_of(frames))
+    return whole
 
 
 def message_of(frames: Iterable[bytes]) -> Json:

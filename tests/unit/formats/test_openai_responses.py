@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from luthien.formats.format import ResponseFacts
 from luthien.formats.registry import OPENAI_RESPONSES as FORMAT
-from luthien.formats.sse import Chunk, FrameReader
+from luthien.formats.sse import Chunk
 from luthien.telemetry import conventions as names
+from tests.chunks import assembled as assembled_of
+from tests.chunks import chunks_of
 from tests.unit.formats.hostile import lines_run, shaped_like, use_everything
 from tests.wire import (
     Json,
@@ -52,17 +54,9 @@ EVENTS = st.builds(
 )
 
 
-def chunks_of(frames: Iterable[bytes]) -> list[Chunk]:
-    return list(FrameReader(1 << 20).feed(b"".join(frames)))
-
-
 def assembled(frames: Iterable[bytes]) -> Json:
-    assembler = FORMAT.assembler()
-    for chunk in chunks_of(frames):
-        assembler.add(chunk)
-    result = assembler.result()
-    assert result is not None
-    return result
+    whole: Json = assembled_of(FORMAT, chunks_of(frames))
+    return whole
 
 
 def output_of(*bodies: Json) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from luthien.config import ConfigFile
+from luthien.config_file import ConfigFile
 from luthien.gateway.configuration import configured
 
 DOCS = Path(__file__).parents[3] / "docs"

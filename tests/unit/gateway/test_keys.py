@@ -8,7 +8,7 @@ from textwrap import dedent
 import pytest
 from pydantic import SecretStr
 
-from luthien.config import ConfigFile
+from luthien.config_file import ConfigFile
 from luthien.errors import ConfigError
 from luthien.gateway.configuration import configured
 from luthien.gateway.keys import GatewayKey, Keyring

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from luthien.config import Config, ConfigFile
+from luthien.config import Config
+from luthien.config_file import ConfigFile
 from luthien.gateway.configuration import Configuration, configured
 from luthien.gateway.live import Live
 from luthien.policies.policy import Policy

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from luthien.formats.format import WireFormat
 from luthien.formats.registry import ANTHROPIC_MESSAGES, FORMATS, OPENAI_CHAT, OPENAI_RESPONSES
-from luthien.formats.sse import Chunk, FrameReader
+from luthien.formats.sse import Chunk
 from luthien.formats.validators import validator_of
 from luthien.formats.validity import Violation
 from luthien.pipeline import watch as watch_module
 from luthien.pipeline.watch import SidesWatch
+from tests.chunks import chunks_of
 from tests.wire import openai_chunk, responses_stream, sse
 from tests.wire_tools import anthropic_tools_stream, openai_tools_stream
 
@@ -26,10 +27,6 @@ STREAMS = {
     ANTHROPIC_MESSAGES: anthropic_tools_stream("Let me see", *CALLS),
 }
 ACTIONS = ("give", "give", "give", "hold", "drop", "copy", "break")
-
-
-def chunks_of(frames: Sequence[bytes]) -> list[Chunk]:
-    return list(FrameReader(1 << 20).feed(b"".join(frames)))
 
 
 def alone(wire_format: WireFormat, chunks: Sequence[Chunk]) -> list[Violation]:

@@ -15,7 +15,8 @@ from luthien.formats.format import WireFormat
 from luthien.formats.registry import OPENAI_RESPONSES
 from luthien.formats.sse import Chunk
 from luthien.policies.policy import Needs, Policy, Response, Verdict
-from tests.unit.policies.test_blocks import FORMATS, assembled, chunks_of, run_of, streamed
+from tests.chunks import assembled, chunks_of
+from tests.unit.policies.test_blocks import FORMATS, run_of, streamed
 from tests.wire import Json, responses_events, responses_message, responses_response
 from tests.wire_tools import responses_call, responses_item
 

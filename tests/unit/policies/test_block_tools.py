@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from luthien.config import ConfigFile
+from luthien.config_file import ConfigFile
 from luthien.errors import ConfigError, PolicyFailure
 from luthien.formats.format import WireFormat
 from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT

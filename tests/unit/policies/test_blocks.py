@@ -14,10 +14,11 @@ from luthien.errors import PolicyFailure
 from luthien.formats.blocks import Block, BlockKind
 from luthien.formats.format import WireFormat
 from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, OPENAI_RESPONSES
-from luthien.formats.sse import Chunk, FrameReader
+from luthien.formats.sse import Chunk
 from luthien.policies.chain import Chain, ChainRun, StreamRun
 from luthien.policies.policy import Action, CallContext, Needs, Policy, Response, Verdict
 from luthien.policies.registry import make_step
+from tests.chunks import assembled, chunks_of
 from tests.wire import openai_chunk, openai_response, sse
 from tests.wire_tools import (
     anthropic_tools,
@@ -38,10 +39,6 @@ Play = Callable[..., list[bytes]]
 Plain = Callable[..., Any]
 
 
-def chunks_of(frames: Sequence[bytes]) -> list[Chunk]:
-    return list(FrameReader(1 << 20).feed(b"".join(frames)))
-
-
 def run_of(wire_format: WireFormat, policy: type[Policy], max_held_bytes: int = 1 << 20, **options: Any) -> ChainRun:
     step = replace(make_step(policy.__name__, policy, None), **options)
     return Chain((step,), max_held_bytes).open(CallContext(UUID(int=0), wire_format, "m", streaming=True))
@@ -59,13 +56,6 @@ async def streamed(stream: StreamRun, chunks: Sequence[Chunk]) -> list[Chunk]:
         if stream.blocked:
             return given
     return [*given, *await stream.finish()]
-
-
-def assembled(wire_format: WireFormat, chunks: Sequence[Chunk]) -> Any:
-    assembler = wire_format.assembler()
-    for chunk in chunks:
-        assembler.add(chunk)
-    return assembler.result()
 
 
 def contents(body: Any) -> list[Any]:

@@ -6,7 +6,7 @@ from textwrap import dedent
 
 import pytest
 
-from luthien.config import ConfigFile
+from luthien.config_file import ConfigFile
 from luthien.errors import ConfigError
 from luthien.gateway.configuration import configured
 from luthien.policies.groups import DEFAULT, load_groups

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from luthien.config import ConfigFile
+from luthien.config_file import ConfigFile
 from luthien.errors import ConfigError
 from luthien.formats.registry import OPENAI_CHAT
 from luthien.policies.builtin.limit import Limit, LimitConfig

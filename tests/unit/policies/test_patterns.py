@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthien.policies.builtin.detection import Detector
-from luthien.policies.builtin.patterns import Kind, is_secret, is_secret_name
+from luthien.policies.builtin.redaction.checks import is_secret
+from luthien.policies.builtin.redaction.detection import Detector
+from luthien.policies.builtin.redaction.patterns import Kind, is_secret_name
 from luthien.policies.builtin.substitution import TimeLimit
 
 EVERYTHING = Detector(Kind, ("US", "GB"))

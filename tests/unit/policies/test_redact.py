@@ -12,14 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthien.config import ConfigFile
+from luthien.config_file import ConfigFile
 from luthien.errors import ConfigError
 from luthien.formats.format import WireFormat
 from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, OPENAI_RESPONSES
-from luthien.formats.sse import Chunk, FrameReader
-from luthien.policies.builtin.redact import Redact, RedactConfig, WholeText
+from luthien.formats.sse import Chunk
+from luthien.policies.builtin.redact import Redact, RedactConfig
+from luthien.policies.builtin.redaction.streams import WholeText
 from luthien.policies.policy import CallContext, Request, Response, Verdict
 from luthien.policies.registry import load_chain
+from tests.chunks import assembled, chunks_of
 from tests.wire import (
     Json,
     anthropic_event,
@@ -53,10 +55,6 @@ async def responded(redact: Redact, body: Json) -> Verdict:
     return await redact.on_response(Response(redact.call, body))
 
 
-def chunks_of(frames: Iterable[bytes]) -> list[Chunk]:
-    return list(FrameReader(1 << 22).feed(b"".join(frames)))
-
-
 async def through(redact: Redact, frames: Iterable[bytes]) -> list[Chunk]:
     """What the client is given, without what marks the end."""
     given_on: list[Chunk] = []
@@ -69,13 +67,6 @@ async def through(redact: Redact, frames: Iterable[bytes]) -> list[Chunk]:
 def passed(given_on: Sequence[Chunk] | Verdict) -> Sequence[Chunk]:
     assert not isinstance(given_on, Verdict), given_on
     return given_on
-
-
-def assembled(wire_format: WireFormat, chunks: Iterable[Chunk]) -> Json:
-    assembler = wire_format.assembler()
-    for chunk in chunks:
-        assembler.add(chunk)
-    return assembler.result() or {}
 
 
 def text_of(redact: Redact, chunks: Iterable[Chunk]) -> str:

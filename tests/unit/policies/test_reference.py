@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
-from luthien.config import ConfigFile
+from luthien.config_file import ConfigFile
 from luthien.errors import ConfigError
 from luthien.formats.registry import OPENAI_CHAT
 from luthien.policies import reference
@@ -27,14 +25,7 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "writing-policies.md"
 HEAD = "from luthien.policies.policy import Policy, Verdict\nfrom pydantic import BaseModel\n"
 PLAIN = f"{HEAD}\nclass Mine(Policy):\n    pass\n"
 
-
-@pytest.fixture(autouse=True)
-def modules() -> Iterator[None]:
-    """What a test imports is gone afterwards."""
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("fresh_modules")
 
 
 def chain_of(folder: Path, policy: str, config: str = "{}") -> Chain:

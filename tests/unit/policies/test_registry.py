@@ -6,7 +6,7 @@ from textwrap import dedent
 
 import pytest
 
-from luthien.config import ConfigFile
+from luthien.config_file import ConfigFile
 from luthien.errors import ConfigError
 from luthien.policies.builtin.add_system_message import AddSystemMessage, AddSystemMessageConfig
 from luthien.policies.builtin.noop import Noop

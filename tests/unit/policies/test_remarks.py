@@ -15,13 +15,14 @@ from luthien.exchange import Side
 from luthien.formats.blocks import Block
 from luthien.formats.format import WireFormat
 from luthien.formats.registry import FORMATS
-from luthien.formats.sse import Chunk, FrameReader
+from luthien.formats.sse import Chunk
 from luthien.policies.chain import Block as Blocked
 from luthien.policies.chain import Chain, ChainRun
 from luthien.policies.details import MAX_CHARS, details_as_json
 from luthien.policies.models import ModelFailed
 from luthien.policies.policy import Action, CallContext, Needs, Policy, Request, Response, Verdict
 from luthien.policies.registry import make_step
+from tests.chunks import chunks_of
 from tests.wire import (
     anthropic_response,
     anthropic_stream,
@@ -70,10 +71,6 @@ class OfTheWhole(Policy):
 def run_of(policy: type[Policy], wire_format: WireFormat) -> ChainRun:
     call = CallContext(UUID(int=0), wire_format, "m", streaming=True)
     return Chain((make_step("p", policy, None),)).open(call)
-
-
-def chunks_of(frames: Sequence[bytes]) -> list[Chunk]:
-    return list(FrameReader(1 << 20).feed(b"".join(frames)))
 
 
 async def passed(run: ChainRun, chunks: Sequence[Chunk]) -> list[Chunk]:

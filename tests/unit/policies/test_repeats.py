@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 
 from luthien.exchange import Side
 from luthien.formats.registry import OPENAI_RESPONSES as FORMAT
-from luthien.formats.sse import Chunk, FrameReader
+from luthien.formats.sse import Chunk
 from luthien.policies.builtin.block_tools import BlockTools
 from luthien.policies.builtin.redact import Redact, RedactConfig
 from luthien.policies.builtin.replace_text import ReplaceText, ReplaceTextConfig
 from luthien.policies.chain import Chain, ChainRun
 from luthien.policies.policy import CallContext, Policy
 from luthien.policies.registry import make_step
+from tests.chunks import chunks_of
 from tests.validity import assert_valid
 from tests.wire import Json, responses_events, responses_response, responses_stream, responses_text, sse
 from tests.wire_tools import responses_tools_stream
@@ -49,10 +50,6 @@ def replacing(*rules: Json) -> Any:
 
 def plain(policy: type[Policy]) -> Any:
     return make_step(policy.__name__, policy, policy.Config())
-
-
-def chunks_of(frames: Iterable[bytes]) -> list[Chunk]:
-    return list(FrameReader(1 << 20).feed(b"".join(frames)))
 
 
 async def through(frames: Iterable[bytes], *steps: Any) -> tuple[list[Chunk], ChainRun]:

@@ -15,10 +15,11 @@ from pydantic import ValidationError
 from luthien.exchange import Side
 from luthien.formats.format import WireFormat
 from luthien.formats.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT
-from luthien.formats.sse import Chunk, FrameReader
+from luthien.formats.sse import Chunk
 from luthien.policies.builtin.replace_text import ReplaceText, ReplaceTextConfig
 from luthien.policies.builtin.substitution import MatchTimeout
 from luthien.policies.policy import Action, CallContext, Request, Response, Verdict
+from tests.chunks import assembled, chunks_of
 from tests.wire import (
     Json,
     anthropic_event,
@@ -41,10 +42,6 @@ def policy(*rules: Json, wire_format: WireFormat = OPENAI_CHAT, **config: Any) -
     return ReplaceText(ReplaceTextConfig.model_validate({"rules": rules, **config}), call)
 
 
-def chunks_of(frames: Iterable[bytes]) -> list[Chunk]:
-    return list(FrameReader(1 << 20).feed(b"".join(frames)))
-
-
 async def through(replacing: ReplaceText, chunks: Sequence[Chunk]) -> list[Chunk]:
     """What the client is given, without what marks the end."""
     given_on: list[Chunk] = []
@@ -52,13 +49,6 @@ async def through(replacing: ReplaceText, chunks: Sequence[Chunk]) -> list[Chunk
         if not replacing.call.format.is_terminal(chunk):
             given_on += await replacing.on_chunk(chunk)
     return [*given_on, *await replacing.on_stream_end()]
-
-
-def assembled(wire_format: WireFormat, chunks: Iterable[Chunk]) -> Json:
-    assembler = wire_format.assembler()
-    for chunk in chunks:
-        assembler.add(chunk)
-    return assembler.result() or {}
 
 
 def texts(wire_format: WireFormat, chunks: Iterable[Chunk]) -> list[str]:

@@ -12,8 +12,9 @@ from luthien.errors import PolicyFailure
 from luthien.formats.blocks import Block, BlockKind
 from luthien.formats.registry import OPENAI_RESPONSES as FORMAT
 from luthien.policies.policy import Needs, Policy, Verdict
+from tests.chunks import assembled, chunks_of
 from tests.unit.policies.test_block_streams import check_valid, events_of, item_of
-from tests.unit.policies.test_blocks import Blocky, assembled, chunks_of, run_of, streamed
+from tests.unit.policies.test_blocks import Blocky, run_of, streamed
 from tests.wire import Json, responses_events, responses_message, responses_response, sse
 from tests.wire_tools import responses_call, responses_item
 

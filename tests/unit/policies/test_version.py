@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from luthien.policies import version
-from luthien.policies.builtin import noop, patterns, redact
+from luthien.policies.builtin import noop, redact
+from luthien.policies.builtin.redaction import patterns
 from luthien.policies.policy import Policy
 from luthien.policies.registry import make_step
 from luthien.policies.version import modules_of
@@ -30,14 +31,7 @@ FILES = {
     "apart": "WORD = 1\n",
 }
 
-
-@pytest.fixture(autouse=True)
-def modules() -> Iterator[None]:
-    """What a test imports is gone afterwards."""
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("fresh_modules")
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from luthien.exchange import StageRecord, new_call_id
-from luthien.record.queue import DiscardingSink, Receipt, RecordQueue
+from luthien.record.queue import RecordQueue
+from luthien.record.sink import DiscardingSink, Receipt
 from tests.records import call_at, record
 
 DEADLINE_S = 20.0

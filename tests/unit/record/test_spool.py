@@ -27,7 +27,8 @@ from luthien.record import spool as module
 from luthien.record.folder import Folder
 from luthien.record.frames import encode
 from luthien.record.marks import NOT_CRASH_PROOF, REFUSED
-from luthien.record.queue import Receipt, RecordQueue, RecordSink
+from luthien.record.queue import RecordQueue
+from luthien.record.sink import Receipt, RecordSink
 from luthien.record.source import RecordSource
 from luthien.record.spool import Spool, SpoolLimits
 from luthien.telemetry import conventions

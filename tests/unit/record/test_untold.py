@@ -11,7 +11,8 @@ import pytest
 from luthien.record import untold as module
 from luthien.record.folder import Folder
 from luthien.record.frames import encode
-from luthien.record.queue import Receipt, RecordQueue
+from luthien.record.queue import RecordQueue
+from luthien.record.sink import Receipt
 from luthien.record.spool import Spool, SpoolLimits
 from luthien.record.untold import Untold
 from tests.unit.record.records import WAIT_S, record

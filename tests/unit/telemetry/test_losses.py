@@ -9,7 +9,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from luthien.record.queue import DiscardingSink
+from luthien.record.sink import DiscardingSink
 from luthien.telemetry.processor import ForkingSpanProcessor
 
 DEADLINE_S = 20.0

@@ -10,12 +10,13 @@ from uuid import UUID
 from luthien.debug.blaming.blame import ops_of
 from luthien.debug.blaming.shadows import ShadowView, shadows_of
 from luthien.debug.call.answers import Answers, cost_of, trust_of
+from luthien.debug.call.basis import Basis, Decision
 from luthien.debug.call.compared import compare_stages
 from luthien.debug.call.completeness import Completeness, Evidence, State
 from luthien.debug.call.losses import Records
 from luthien.debug.call.stages import StageView, details_of
 from luthien.debug.call.timeline import Lanes, lanes_of
-from luthien.debug.call.verdict import Basis, Bodies, Decision, verdict_sentence
+from luthien.debug.call.verdict import Bodies, verdict_sentence
 from luthien.debug.call.waterfall import Waterfall, waterfall_of
 from luthien.debug.diff import Differ, diff_payloads
 from luthien.debug.diffing.documents import Documents

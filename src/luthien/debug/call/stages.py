@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from luthien.debug.call.basis import StageState
 from luthien.debug.call.completeness import State
 from luthien.debug.call.losses import UNREADABLE, Records
 from luthien.debug.call.partial import Partial, partial_of
-from luthien.debug.call.verdict import StageState
 from luthien.debug.diffing.values import parse
 from luthien.exchange import STAGES, EventType, StageRecord
 from luthien.store.read import StoredCall

@@ -7,13 +7,13 @@ into one that says so.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from operator import itemgetter
-from typing import Literal, NamedTuple, TypeAlias
 
 from luthien.debug.blaming.steps import GATEWAY, names_of
+from luthien.debug.call import asides
+from luthien.debug.call.basis import Basis, Decision
 from luthien.debug.call.completeness import State
 from luthien.debug.call.told import set_apart, told_of_request
 from luthien.debug.call.told_response import told_of_response
@@ -22,42 +22,8 @@ from luthien.debug.diffing.values import Json
 from luthien.debug.showing.phrases import counted, listed
 from luthien.exchange import STAGES, EventType, Outcome, Side
 
-StageState: TypeAlias = Literal["recorded", "not_reached", "gateway_generated", "missing", "partial", "awaited"]
-
 _INTERRUPTED = "the process ended before the call did"
 _UNFINISHED = {State.PENDING: "the record is not all there yet", State.INTERRUPTED: _INTERRUPTED}
-
-
-class Decision(NamedTuple):
-    """What one policy decided on one side, as recorded. `action`: allow, modify, annotate, block or error.
-
-    In shadow it was not carried out. `sequence` is that of its record.
-    """
-
-    policy: str
-    side: str
-    action: str
-    changed: bool
-    shadow: bool = False
-    sequence: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Basis:
-    """What the sentence rests on. A stage that `states` does not name is missing.
-
-    `lost_records` counts what is lost besides those stages. `redacted` are the sides whose payloads
-    differed on the wire although, after redaction, they may not differ in the record; `rewritten` those of which
-    other bytes passed that add up to the same. `http_status` is what the client was answered with.
-    """
-
-    states: Mapping[EventType, StageState]
-    lost_records: int = 0
-    redacted: Collection[Side] = ()
-    record: State = State.COMPLETE
-    rewritten: Collection[Side] = ()
-    outcome: str | None = None
-    http_status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +57,11 @@ def verdict_sentence(
     return "; ".join(
         [
             sentence,
-            *_ending(basis, response),
-            *_in_vain(enforced, request, response, basis),
-            *_broken(enforced, basis),
-            *_remarks(enforced),
-            *_would_have(decision for decision in decisions if decision.shadow),
+            *asides.ending(basis, response),
+            *asides.in_vain(enforced, request, response, basis),
+            *asides.broken(enforced, basis),
+            *asides.remarks(enforced),
+            *asides.would_have(decision for decision in decisions if decision.shadow),
         ]
     )
 
@@ -126,80 +92,6 @@ def _enforced(
     return "no policy changed this call" if is_looked_at else "no policy looked at this call"
 
 
-def _ending(basis: Basis, response: Diff | None) -> list[str]:
-    """How a call ended that its provider or its client did not let end well, where some of a response is there."""
-    if not _is_recorded(basis, Side.RESPONSE):
-        return []
-    if basis.outcome == Outcome.CLIENT_DISCONNECTED:
-        return ["the client hung up before the end"]
-    if basis.outcome != Outcome.UPSTREAM_ERROR:
-        return []
-    if basis.http_status is not None and basis.http_status >= HTTPStatus.BAD_REQUEST:
-        return [f"the provider answered with an error (HTTP {basis.http_status})"]
-    is_told = response is not None and any(op.reason == GATEWAY and op.op == "add" for op in response.ops)
-    return ["the provider's answer broke off" if is_told else "the provider ended its answer with an error"]
-
-
-def _in_vain(decisions: Sequence[Decision], request: Diff | None, response: Diff | None, basis: Basis) -> list[str]:
-    """The policies that say they changed a side, and of which nothing is left on it, or never was."""
-    diffs = {Side.REQUEST: request, Side.RESPONSE: response}
-    told: list[str] = []
-    if any(diff is not None and diff.ops for diff in diffs.values()):
-        for side, diff in diffs.items():
-            names = _undone(decisions, side, diff) if diff and side not in (*basis.redacted, *basis.rewritten) else []
-            told += [f"nothing is left of what {listed(names)} changed in the {side}"] if names else []
-    for side in Side:
-        idle = [each for each in decisions if each.side == side and each.action == "modify" and not each.changed]
-        names = list(dict.fromkeys(each.policy for each in idle))
-        told += [f"{listed(names)} said it modified the {side}, but left it as it was"] if names else []
-    return told
-
-
-def _undone(decisions: Iterable[Decision], side: Side, diff: Diff) -> list[str]:
-    """The policies that had no part in any operation, where it is certain who had one."""
-    if any(op.policy is None and op.reason != GATEWAY for op in diff.ops):
-        return []
-    blamed = {each.decision for op in diff.ops for each in op.by}
-    undone = [
-        each.policy
-        for each in decisions
-        if each.side == side and each.changed and each.sequence is not None and each.sequence not in blamed
-    ]
-    return list(dict.fromkeys(undone))
-
-
-def _broken(decisions: Iterable[Decision], basis: Basis) -> list[str]:
-    """The policies that broke on a side of which the record has all that went on."""
-    finals = {Side.REQUEST: EventType.REQUEST_FINAL, Side.RESPONSE: EventType.RESPONSE_FINAL}
-    went_on = [side.value for side, final in finals.items() if basis.states.get(final) == "recorded"]
-    if basis.outcome == Outcome.POLICY_ERROR and Side.RESPONSE in went_on:
-        went_on.remove(Side.RESPONSE)
-    return [
-        f"{decision.policy} broke on the {decision.side}, and the call went on without it"
-        for decision in decisions
-        if decision.action == "error" and decision.side in went_on
-    ]
-
-
-def _remarks(decisions: Iterable[Decision]) -> list[str]:
-    """Which policies left a remark, each on the sides that it was left on."""
-    sides: dict[str, dict[str, None]] = {}
-    for decision in decisions:
-        if decision.action == "annotate":
-            sides.setdefault(decision.policy, {})[f"the {decision.side}"] = None
-    return [f"{policy} left a remark on {listed([*where])}" for policy, where in sides.items()]
-
-
-def _would_have(decisions: Iterable[Decision]) -> list[str]:
-    """What each policy in shadow would have done to each side, if anything."""
-    told: dict[tuple[str, str], dict[str, None]] = {}
-    for policy, side, action, changed, *_ in decisions:
-        verb = {"block": "blocked", "error": "broken on"}.get(action, "changed" if changed else "")
-        if verb:
-            told.setdefault((policy, verb), {})[f"the {side}"] = None
-    return [f"in shadow, {policy} would have {verb} {listed([*sides])}" for (policy, verb), sides in told.items()]
-
-
 def _problems(basis: Basis, request: Diff | None, response: Diff | None) -> list[str]:
     missing = [stage for stage in STAGES if basis.states.get(stage, "missing") == "missing"]
     awaited = [stage for stage in STAGES if basis.states.get(stage) == "awaited"]
@@ -218,15 +110,11 @@ def _problems(basis: Basis, request: Diff | None, response: Diff | None) -> list
     if basis.lost_records:
         problems.append(f"{counted(basis.lost_records, 'record')} of this call got lost")
     for diff, side in ((request, Side.REQUEST), (response, Side.RESPONSE)):
-        if diff is None and not missing and not awaited and _is_recorded(basis, side):
+        if diff is None and not missing and not awaited and basis.is_recorded(side):
             problems.append(f"the {side} was not compared")
     if basis.record is not State.COMPLETE and not problems:
         problems.append(_UNFINISHED.get(basis.record, f"the record is {basis.record}"))
     return problems
-
-
-def _is_recorded(basis: Basis, side: Side) -> bool:
-    return all(basis.states.get(stage) == "recorded" for stage in STAGES if stage.value.startswith(side.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +138,7 @@ class _Teller:
         if self.ends_with_request:
             answered = self.basis.states.get(EventType.RESPONSE_FINAL) == "gateway_generated"
             return f"the request was not sent to the provider{': the gateway rejected it' if answered else ''}"
-        if diff is None or not _is_recorded(self.basis, Side.REQUEST):
+        if diff is None or not self.basis.is_recorded(Side.REQUEST):
             return None
         if not diff.ops:
             return "request: changed, content redacted" if Side.REQUEST in self.basis.redacted else None
@@ -276,14 +164,13 @@ class _Teller:
             return "response: the gateway answered in the provider's place"
         if final == "not_reached":
             return "response: none reached the client"
-        if diff is None or not _is_recorded(self.basis, Side.RESPONSE):
+        if diff is None or not self.basis.is_recorded(Side.RESPONSE):
             return None
         if not diff.ops:
             hidden = Side.RESPONSE in self.basis.redacted
             return "response: changed, content redacted" if hidden else None
         ops = [op for op in diff.ops if op.touches_value and "encoding_only" not in op.flags]
-        claim = _names(self.decisions, {Side.RESPONSE}) or "an unrecorded step"
-        makers = _by_subject(ops or diff.ops, claim)
+        makers = _by_subject(ops or diff.ops, self._claim(Side.RESPONSE))
         if not ops:
             return f"response: {makers[0][0]} changed only how it is written"
         told = [f"{who} {told_of_response(theirs, bodies.came, bodies.given)}" for who, theirs in makers]

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from luthien.debug.align import Alignment
 from luthien.debug.blaming.blame import blame
 from luthien.debug.blaming.steps import GATEWAY, Steps, Stretch
+from luthien.debug.call.basis import Basis, Decision, StageState
 from luthien.debug.call.completeness import State
-from luthien.debug.call.verdict import Basis, Bodies, Decision, StageState, verdict_sentence
+from luthien.debug.call.verdict import Bodies, verdict_sentence
 from luthien.debug.diff import diff_payloads
 from luthien.debug.diffing.ops import Blame, Diff
 from luthien.exchange import STAGES, EventType, Side

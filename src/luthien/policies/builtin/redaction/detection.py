@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import regex
 
-from luthien.policies.builtin.patterns import Compiled, Kind, patterns
+from luthien.policies.builtin.redaction.patterns import Compiled, Kind, patterns
 from luthien.policies.builtin.substitution import TimeLimit
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthien.formats.sse import Chunk, parse_frame
-from luthien.policies.link import Pending
+from luthien.policies.readers import Pending
 
 SEVERAL = 20
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import regex
 
 from luthien.policies.builtin.open_pattern import OpenPattern
-from luthien.policies.builtin.patterns import Kind
+from luthien.policies.builtin.redaction.patterns import Kind
 from luthien.policies.builtin.substitution import TimeLimit
 
 _PLACEHOLDER = rf"\[(?:{'|'.join(Kind)})-[1-9][0-9]{{0,8}}\]"

@@ -1,22 +1,18 @@
 """What personal data and secrets look like.
 
-A pattern finds candidates; what can be checked (checksums, numbering plans, entropy) is. Every pattern is bounded,
-so that a search is linear in the text.
+A pattern finds candidates, of which `checks` tells the real ones. Every pattern is bounded, so that a search is
+linear in the text.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache, partial
-from types import ModuleType
 
-import phonenumbers
 import regex
-from stdnum import iban, luhn
+from stdnum import iban
 from stdnum.ch import ssn as ch_ssn
 from stdnum.de import idnr
 from stdnum.es import dni, nie
@@ -30,6 +26,7 @@ from stdnum.us import ssn
 from stdnum.br import cpf  # isort: skip
 
 from luthien.policies.builtin.open_pattern import OpenPattern
+from luthien.policies.builtin.redaction.checks import Check, card, checked, email, longest, phone, secret, whole
 
 
 class Kind(StrEnum):
@@ -44,11 +41,6 @@ class Kind(StrEnum):
     NATIONAL_ID = "national_id"
     PHONE = "phone"
     SECRET = "secret"  # noqa: S105 - the name of a kind
-
-
-Span = tuple[int, int]
-Check = Callable[["regex.Match[str]"], "Span | None"]
-"""Where in the text the value of a candidate stands; None when it is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,27 +87,9 @@ def _compiled(pattern: Pattern) -> Compiled:
     return pattern.compile()
 
 
-def is_secret(value: str) -> bool:
-    """Whether a value in the place of a secret looks like one: letters and digits, and hard to guess."""
-    if len(value) < _SECRET_CHARS or value[0] in "$%/~" or "://" in value:
-        return False
-    has_both = any(char.isdigit() for char in value) and any(char.isalpha() for char in value)
-    return has_both and _entropy_bits(value) >= _SECRET_BITS
-
-
 def is_secret_name(name: str) -> bool:
     """Whether a field of this name holds secrets."""
     return _KEY_NAME.search(name) is not None
-
-
-_SECRET_CHARS = 12
-# Of each character, as Shannon counts them: words of a language have fewer in texts this short.
-_SECRET_BITS = 3.0
-
-
-def _entropy_bits(text: str) -> float:
-    shares = [count / len(text) for count in Counter(text).values()]
-    return -sum(share * math.log2(share) for share in shares)
 
 
 # Not inside a word; but after an escape such as \n, of a text that quotes another, a word begins.
@@ -125,91 +99,10 @@ _NUMBER_START = r"(?:(?<![\w\\.+#-])|(?<=\\[nrt])|(?<=[^\d\s]\.))"
 _NUMBER_END = r"(?!\w|[-.]\w)"
 
 
-def _whole(match: regex.Match[str]) -> Span:
-    start, end = match.span()
-    return start, end
-
-
-def _value(match: regex.Match[str]) -> Span | None:
-    return match.span("value") if is_secret(match["value"]) else None
-
-
-# Endings of file names that read like a domain: `logo@2x.png`.
-_NO_DOMAINS = frozenset({"png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js", "ts", "py", "html"})
-
-
-def _email(match: regex.Match[str]) -> Span | None:
-    local, _, domain = match.group().rpartition("@")
-    is_address = domain.rpartition(".")[2].lower() not in _NO_DOMAINS and ".." not in local
-    # `git@github.com:team/project` is where a repository is.
-    return match.span() if is_address and local != "git" else None
-
-
-# First digits from and to, and how many digits there are in all.
-# https://en.wikipedia.org/wiki/Payment_card_number#Issuer_identification_number_(IIN)
-_ISSUERS = (
-    ("4", "4", {13, 16, 19}),
-    ("51", "55", {16}),
-    ("2221", "2720", {16}),
-    ("34", "34", {15}),
-    ("37", "37", {15}),
-    ("300", "305", range(14, 20)),
-    ("36", "36", range(14, 20)),
-    ("38", "39", range(14, 20)),
-    ("3528", "3589", range(16, 20)),
-    ("60", "65", range(16, 20)),
-    ("50", "50", range(16, 20)),
-    ("56", "58", range(16, 20)),
-    ("67", "67", range(16, 20)),
-    ("81", "82", range(16, 20)),
-)
-
-
-def _card(match: regex.Match[str]) -> Span | None:
-    return _longest(match, _is_card)
-
-
-def _is_card(text: str) -> bool:
-    digits = text.replace(" ", "").replace("-", "")
-    is_issued = any(
-        first <= digits[: len(first)] <= last and len(digits) in lengths for first, last, lengths in _ISSUERS
-    )
-    return is_issued and luhn.is_valid(digits)
-
-
-def _longest(match: regex.Match[str], is_valid: Callable[[str], bool]) -> Span | None:
-    """A candidate may run on into the number behind it: the longest beginning that is valid is meant."""
-    text = match.group()
-    ends = [len(text), *(at for at in range(len(text) - 1, 0, -1) if text[at] in " -" and text[at - 1].isalnum())]
-    end = next((end for end in ends if is_valid(text[:end])), None)
-    return None if end is None else (match.start(), match.start() + end)
-
-
-def _checked(*modules: ModuleType) -> Check:
-    def check(match: regex.Match[str]) -> Span | None:
-        return match.span() if any(module.is_valid(match.group()) for module in modules) else None
-
-    return check
-
-
-@cache
-def _phone(regions: tuple[str | None, ...]) -> Check:
-    return lambda match: _longest(match, lambda text: any(_is_phone(text, region) for region in regions))
-
-
-def _is_phone(text: str, region: str | None) -> bool:
-    if region and sum(char.isdigit() for char in text) < _NATIONAL_DIGITS:
-        return False
-    try:
-        return phonenumbers.is_valid_number(phonenumbers.parse(text, region))
-    except phonenumbers.NumberParseException:
-        return False
-
-
 def _phones(regions: tuple[str, ...]) -> list[Pattern]:
     return [
-        Pattern(Kind.PHONE, _INTERNATIONAL, _phone((None,)), needle="+"),
-        *([Pattern(Kind.PHONE, _NATIONAL, _phone(regions))] if regions else []),
+        Pattern(Kind.PHONE, _INTERNATIONAL, phone((None,)), needle="+"),
+        *([Pattern(Kind.PHONE, _NATIONAL, phone(regions))] if regions else []),
     ]
 
 
@@ -221,7 +114,7 @@ _NATIONAL = (
     r"(?:\(\d{2,5}\)[ .-]?|\d{2,5}[ .\-/])\d{2,8}(?:[ .-]\d{2,5}){0,3}"
     rf"(?!:\d){_NUMBER_END}"
 )
-_NATIONAL_DIGITS = 9
+
 
 # What providers begin their keys with.
 _API_KEYS = (
@@ -273,45 +166,45 @@ _SECRET = (
 )
 
 _PATTERNS = (
-    Pattern(Kind.PRIVATE_KEY, _PRIVATE_KEY, _whole, needle="-----BEGIN "),
-    Pattern(Kind.JWT, _JWT, _whole, needle="eyJ"),
-    Pattern(Kind.API_KEY, _API_KEY, _whole),
+    Pattern(Kind.PRIVATE_KEY, _PRIVATE_KEY, whole, needle="-----BEGIN "),
+    Pattern(Kind.JWT, _JWT, whole, needle="eyJ"),
+    Pattern(Kind.API_KEY, _API_KEY, whole),
     Pattern(
         Kind.EMAIL,
         r"(?:(?<![\w.+\-\\])|(?<=\\[nrt]))[\w.+\-]{1,64}@"
         r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9_])",
-        _email,
+        email,
         needle="@",
     ),
     Pattern(
         Kind.IBAN,
         rf"(?=[A-Z]){_START}[A-Z]{{2}}\d{{2}}(?: ?[A-Z0-9]{{4}}){{2,7}}(?: ?[A-Z0-9]{{1,3}})?(?![A-Za-z0-9])",
-        lambda match: _longest(match, iban.is_valid),
+        lambda match: longest(match, iban.is_valid),
     ),
-    Pattern(Kind.CARD, rf"(?=\d){_NUMBER_START}\d(?:[ -]?\d){{12,18}}{_NUMBER_END}", _card),
-    Pattern(Kind.NATIONAL_ID, rf"(?=\d){_NUMBER_START}\d{{3}}-\d{{2}}-\d{{4}}{_NUMBER_END}", _checked(ssn)),
+    Pattern(Kind.CARD, rf"(?=\d){_NUMBER_START}\d(?:[ -]?\d){{12,18}}{_NUMBER_END}", card),
+    Pattern(Kind.NATIONAL_ID, rf"(?=\d){_NUMBER_START}\d{{3}}-\d{{2}}-\d{{4}}{_NUMBER_END}", checked(ssn)),
     Pattern(
         Kind.NATIONAL_ID,
         rf"(?=[A-Z]){_START}(?![DFIQUV]|[A-Z][DFIOQUV]|BG|GB|KN|NK|NT|TN|ZZ)[A-Z]{{2}}"
         r"(?:\d{6}| \d{2} \d{2} \d{2} ?)[A-D](?!\w)",
-        _whole,
+        whole,
     ),
-    Pattern(Kind.NATIONAL_ID, rf"(?=\d){_NUMBER_START}\d{{3}} \d{{3}} \d{{4}}{_NUMBER_END}", _checked(nhs)),
-    Pattern(Kind.NATIONAL_ID, rf"(?=[XYZ0-9]){_START}[XYZ0-9]\d{{7}}-?[A-Z](?!\w)", _checked(dni, nie)),
+    Pattern(Kind.NATIONAL_ID, rf"(?=\d){_NUMBER_START}\d{{3}} \d{{3}} \d{{4}}{_NUMBER_END}", checked(nhs)),
+    Pattern(Kind.NATIONAL_ID, rf"(?=[XYZ0-9]){_START}[XYZ0-9]\d{{7}}-?[A-Z](?!\w)", checked(dni, nie)),
     Pattern(
         Kind.NATIONAL_ID,
         rf"(?=[12]){_NUMBER_START}[12] ?\d{{2}} ?\d{{2}} ?(?:\d{{2}}|2[AB]) ?\d{{3}} ?\d{{3}} ?\d{{2}}{_NUMBER_END}",
-        _checked(nir),
+        checked(nir),
     ),
     Pattern(
         Kind.NATIONAL_ID,
         rf"(?=[A-Z]){_START}[A-Z]{{6}}\d{{2}}[A-EHLMPRST]\d{{2}}[A-Z]\d{{3}}[A-Z](?!\w)",
-        _checked(codicefiscale),
+        checked(codicefiscale),
     ),
-    Pattern(Kind.NATIONAL_ID, rf"(?=\d){_NUMBER_START}\d{{3}}\.\d{{3}}\.\d{{3}}-\d{{2}}{_NUMBER_END}", _checked(cpf)),
-    Pattern(Kind.NATIONAL_ID, rf"(?=\d){_NUMBER_START}\d{{2}} \d{{3}} \d{{3}} \d{{3}}{_NUMBER_END}", _checked(idnr)),
-    Pattern(Kind.NATIONAL_ID, rf"(?=\d){_NUMBER_START}\d{{4}} \d{{4}} \d{{4}}{_NUMBER_END}", _checked(aadhaar)),
-    Pattern(Kind.NATIONAL_ID, rf"(?=7){_NUMBER_START}756\.\d{{4}}\.\d{{4}}\.\d{{2}}{_NUMBER_END}", _checked(ch_ssn)),
-    Pattern(Kind.NATIONAL_ID, rf"(?=\d){_NUMBER_START}\d{{6}}[-+]\d{{4}}{_NUMBER_END}", _checked(personnummer)),
-    Pattern(Kind.SECRET, _SECRET, _value),
+    Pattern(Kind.NATIONAL_ID, rf"(?=\d){_NUMBER_START}\d{{3}}\.\d{{3}}\.\d{{3}}-\d{{2}}{_NUMBER_END}", checked(cpf)),
+    Pattern(Kind.NATIONAL_ID, rf"(?=\d){_NUMBER_START}\d{{2}} \d{{3}} \d{{3}} \d{{3}}{_NUMBER_END}", checked(idnr)),
+    Pattern(Kind.NATIONAL_ID, rf"(?=\d){_NUMBER_START}\d{{4}} \d{{4}} \d{{4}}{_NUMBER_END}", checked(aadhaar)),
+    Pattern(Kind.NATIONAL_ID, rf"(?=7){_NUMBER_START}756\.\d{{4}}\.\d{{4}}\.\d{{2}}{_NUMBER_END}", checked(ch_ssn)),
+    Pattern(Kind.NATIONAL_ID, rf"(?=\d){_NUMBER_START}\d{{6}}[-+]\d{{4}}{_NUMBER_END}", checked(personnummer)),
+    Pattern(Kind.SECRET, _SECRET, secret),
 )
