@@ -23,6 +23,8 @@ Compression = Literal["gzip", "deflate", "none"]
 
 _PROTOCOLS: Final = ("http/protobuf", "grpc")
 _COMPRESSIONS: Final = ("gzip", "deflate", "none")
+_TEMPORALITIES: Final = ("cumulative", "delta", "lowmemory")
+_HISTOGRAMS: Final = ("explicit_bucket_histogram", "base2_exponential_bucket_histogram")
 
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -90,6 +92,23 @@ class OtlpSettings(BaseSettings):
     otlp_traces_insecure: bool | None = None
     otlp_metrics_insecure: bool | None = None
     otlp_logs_insecure: bool | None = None
+
+    otlp_metrics_temporality_preference: str = "cumulative"
+    otlp_metrics_default_histogram_aggregation: str = "explicit_bucket_histogram"
+
+    @field_validator("otlp_metrics_temporality_preference")
+    @classmethod
+    def _is_a_temporality(cls, value: str) -> str:
+        if value.lower() not in _TEMPORALITIES:
+            raise ValueError("must be cumulative, delta or lowmemory")
+        return value.lower()
+
+    @field_validator("otlp_metrics_default_histogram_aggregation")
+    @classmethod
+    def _is_an_aggregation(cls, value: str) -> str:
+        if value.lower() not in _HISTOGRAMS:
+            raise ValueError("must be explicit_bucket_histogram or base2_exponential_bucket_histogram")
+        return value.lower()
 
     @field_validator("otlp_protocol", "otlp_traces_protocol", "otlp_metrics_protocol", "otlp_logs_protocol")
     @classmethod

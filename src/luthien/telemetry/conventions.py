@@ -264,7 +264,7 @@ CALL_DURATION: Final = _metric(
     "histogram",
     "From a call's first byte in to its record's end, just before its last byte out",
     unit="s",
-    attributes=(OUTCOME, WIRE_FORMAT, *_MODEL, STREAMING, CHILD),
+    attributes=(OUTCOME, *_MODEL, STREAMING, CHILD),
 )
 CALL_PART_DURATION: Final = _metric(
     "luthien.call.part.duration",

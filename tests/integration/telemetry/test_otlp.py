@@ -24,6 +24,7 @@ from luthien.errors import ConfigError
 from luthien.record.queue import DiscardingSink
 from luthien.settings import read_settings
 from luthien.telemetry import conventions as names
+from luthien.telemetry.answers import Answers
 from luthien.telemetry.exporters import otlp_logs, span_exporter
 from luthien.telemetry.setup import start_telemetry
 from tests import certificates
@@ -210,7 +211,7 @@ def test_logs_go_the_same_way(protocol: str, environment: pytest.MonkeyPatch) ->
         for name, value in variables.items():
             environment.setenv(PREFIX + name, value)
         provider = LoggerProvider(Resource({"service.instance.id": "one"}), shutdown_on_exit=False)
-        exporter = otlp_logs(read_settings().otlp("logs"))
+        exporter = otlp_logs(read_settings().otlp("logs"), Answers("logs"))
         provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
         provider.get_logger("a-logger").emit(LogRecord(body="a line"))
         provider.shutdown()
@@ -295,7 +296,7 @@ def exported_spans(endpoint: str, timeout_s: str = "3") -> SpanExportResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(f"{PREFIX}ENDPOINT", endpoint)
         patch.setenv(f"{PREFIX}TIMEOUT", timeout_s)
-        exporter = span_exporter(read_settings())
+        exporter = span_exporter(read_settings(), Answers("traces"))
     assert exporter is not None
     try:
         return exporter.export([])
