@@ -340,7 +340,7 @@ RECORD_BATCH_DURATION: Final = _metric(
 EXPORT_DROPPED: Final = _metric(
     "luthien.export.dropped",
     "counter",
-    "Spans and log lines that did not reach their backend: the queue was full, or an export failed",
+    "Spans, log lines and points of metrics that were lost: the queue was full, an export failed, or they were rejected",
     unit="{item}",
     attributes=(SIGNAL, ERROR_TYPE),
 )
