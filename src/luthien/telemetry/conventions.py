@@ -340,7 +340,7 @@ RECORD_BATCH_DURATION: Final = _metric(
 EXPORT_DROPPED: Final = _metric(
     "luthien.export.dropped",
     "counter",
-    "Spans, log lines and points of metrics that were lost: the queue was full, an export failed, or they were rejected",
+    "Spans, log lines and points of metrics lost on the way out: no room, a failed export, or rejected",
     unit="{item}",
     attributes=(SIGNAL, ERROR_TYPE),
 )
