@@ -57,10 +57,29 @@ class Refusal:
     """Answers only then."""
 
 
+@dataclass(frozen=True)
+class Reservation:
+    """How a receiver answers that takes what it is sent, and says something of it."""
+
+    rejected: int = 0
+    words: str = ""
+    body: bytes | None = None
+    """Over HTTP: instead of such an answer."""
+    content_type: str = "application/x-protobuf"
+
+
+_Answer = Refusal | Reservation | None
+_REJECTED = {
+    "/v1/traces": "rejected_spans",
+    "/v1/metrics": "rejected_data_points",
+    "/v1/logs": "rejected_log_records",
+}
+
+
 class OtlpReceiver:
     """What has arrived so far. `refusal` decides, for each request, whether it is taken."""
 
-    def __init__(self, refusal: Callable[[], Refusal | None] = lambda: None) -> None:
+    def __init__(self, refusal: Callable[[], _Answer] = lambda: None) -> None:
         self.refusal = refusal
         self.requests = 0
         """Those that were refused among them."""
@@ -131,9 +150,14 @@ def attributes_of(attributes: Iterable[KeyValue]) -> dict[str, AttributeValue]:
     return found
 
 
+def _response(path: str, said: Reservation) -> Any:
+    partial = {_REJECTED[path]: said.rejected, "error_message": said.words}
+    return _SERVICES[path][2](partial_success=partial)
+
+
 @contextmanager
 def otlp_receiver(
-    refusal: Callable[[], Refusal | None] = lambda: None, *, tls: Certificates | None = None
+    refusal: Callable[[], _Answer] = lambda: None, *, tls: Certificates | None = None
 ) -> Iterator[OtlpReceiver]:
     """Over HTTP; with TLS it wants a certificate of the client."""
     receiver = OtlpReceiver(refusal)
@@ -142,11 +166,16 @@ def otlp_receiver(
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             receiver.requests += 1
-            if (refused := receiver.refusal()) is not None:
-                self._refuse(refused)
+            answer = receiver.refusal()
+            if isinstance(answer, Refusal):
+                self._refuse(answer)
                 return
             receiver.receive(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
-            self._answer(200, {})
+            if not isinstance(answer, Reservation):
+                self._answer(200, {})
+                return
+            said = _response(self.path, answer).SerializeToString() if answer.body is None else answer.body
+            self._answer(200, {"content-type": answer.content_type}, said)
 
         def _refuse(self, refused: Refusal) -> None:
             if refused.waits_for is not None:
@@ -156,12 +185,13 @@ def otlp_receiver(
                 return
             self._answer(refused.status, refused.headers)
 
-        def _answer(self, status: int, headers: Mapping[str, str]) -> None:
+        def _answer(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
-            self.send_header("content-length", "0")
+            self.send_header("content-length", str(len(body)))
             self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, *args: object) -> None:
             pass
@@ -192,7 +222,7 @@ def otlp_receiver(
 
 @contextmanager
 def otlp_grpc_receiver(
-    refusal: Callable[[], Refusal | None] = lambda: None,
+    refusal: Callable[[], _Answer] = lambda: None,
     *,
     tls: Certificates | None = None,
     takes_compressed: bool = True,
@@ -203,13 +233,14 @@ def otlp_grpc_receiver(
     def handler(path: str, request: Any, response: Any) -> Any:
         def export(message: Any, context: Any) -> Any:
             receiver.requests += 1
-            if (refused := receiver.refusal()) is not None:
-                if refused.waits_for is not None:
-                    refused.waits_for.wait()
-                context.abort(refused.code, "not now")
+            answer = receiver.refusal()
+            if isinstance(answer, Refusal):
+                if answer.waits_for is not None:
+                    answer.waits_for.wait()
+                context.abort(answer.code, "not now")
             receiver.clients |= {name.decode() for name in context.auth_context().get("x509_common_name", ())}
             receiver.take(path, dict(context.invocation_metadata()), message, message.SerializeToString())
-            return response()
+            return _response(path, answer) if isinstance(answer, Reservation) else response()
 
         return grpc.unary_unary_rpc_method_handler(export, request.FromString, response.SerializeToString)
 

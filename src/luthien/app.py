@@ -60,6 +60,7 @@ from luthien.telemetry.metrics import (
     observe_record,
     reload_counter,
 )
+from luthien.telemetry.propagation import ensure_propagator
 from luthien.telemetry.setup import Telemetry, start_telemetry
 from luthien.upstream.client import UpstreamClient
 
@@ -133,6 +134,7 @@ class App:
             )
         )
         answer_mistakes(self.api)
+        ensure_propagator()
         self.asgi: ASGIApp = Boundary(
             self.api, settings.trusted_networks, lambda headers: self._now.live.current.keyring.trusts(headers)
         )
@@ -315,7 +317,10 @@ def _instruments(telemetry: Telemetry, settings: Settings, source: RecordSource)
 
 
 def _observe_losses(telemetry: Telemetry, logs: LogExport | None) -> None:
-    losses: dict[Signal, Callable[[], dict[str, int]]] = {"traces": telemetry.processor.lost_on_the_way}
+    losses: dict[Signal, Callable[[], dict[str, int]]] = {
+        "traces": telemetry.processor.lost_on_the_way,
+        "metrics": telemetry.lost_points,
+    }
     if logs is not None:
         losses["logs"] = logs.lost_on_the_way
     observe_losses(telemetry.meter, losses)

@@ -6,9 +6,10 @@ those of all.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, AliasGenerator, Field, FilePath, SecretStr, field_validator
@@ -23,8 +24,13 @@ Compression = Literal["gzip", "deflate", "none"]
 
 _PROTOCOLS: Final = ("http/protobuf", "grpc")
 _COMPRESSIONS: Final = ("gzip", "deflate", "none")
+_TEMPORALITIES: Final = ("cumulative", "delta", "lowmemory")
+_HISTOGRAMS: Final = ("explicit_bucket_histogram", "base2_exponential_bucket_histogram")
 
-_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+_SET_BY_THE_PROTOCOL: Final = frozenset(
+    {"connection", "content-encoding", "content-length", "content-type", "te", "transfer-encoding"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,23 @@ class OtlpSettings(BaseSettings):
     otlp_metrics_insecure: bool | None = None
     otlp_logs_insecure: bool | None = None
 
+    otlp_metrics_temporality_preference: str = "cumulative"
+    otlp_metrics_default_histogram_aggregation: str = "explicit_bucket_histogram"
+
+    @field_validator("otlp_metrics_temporality_preference")
+    @classmethod
+    def _is_a_temporality(cls, value: str) -> str:
+        if value.lower() not in _TEMPORALITIES:
+            raise ValueError("must be cumulative, delta or lowmemory")
+        return value.lower()
+
+    @field_validator("otlp_metrics_default_histogram_aggregation")
+    @classmethod
+    def _is_an_aggregation(cls, value: str) -> str:
+        if value.lower() not in _HISTOGRAMS:
+            raise ValueError("must be explicit_bucket_histogram or base2_exponential_bucket_histogram")
+        return value.lower()
+
     @field_validator("otlp_protocol", "otlp_traces_protocol", "otlp_metrics_protocol", "otlp_logs_protocol")
     @classmethod
     def _is_spoken(cls, value: str | None) -> str | None:
@@ -112,7 +135,9 @@ class OtlpSettings(BaseSettings):
     def _are_headers(cls, value: SecretStr | None) -> SecretStr | None:
         # The exporters would write what they do not understand into the log.
         if value is not None:
-            read_headers(value.get_secret_value())
+            for name in read_headers(value.get_secret_value()):
+                if name in _SET_BY_THE_PROTOCOL or name.startswith("grpc-"):
+                    raise ValueError(f"must not have {name}, which belongs to the protocol")
         return value
 
     def has_endpoint(self, signal: Signal) -> bool:
@@ -122,7 +147,7 @@ class OtlpSettings(BaseSettings):
         """What the variables say of one signal.
 
         Raises:
-            ConfigError: its endpoint is no address that its protocol could use.
+            ConfigError: its endpoint is no address that its protocol could use, or a file no certificate.
         """
         own = {name: getattr(self, f"otlp_{signal}_{name}") for name in _OPTIONS}
         said = {name: getattr(self, f"otlp_{name}") if own[name] is None else own[name] for name in _OPTIONS}
@@ -131,6 +156,7 @@ class OtlpSettings(BaseSettings):
         endpoint = _address(said["endpoint"] or "", variable, protocol)
         if protocol != "grpc" and own["endpoint"] is None:
             endpoint = f"{endpoint.rstrip('/')}/v1/{signal}"
+        self._check_certificates(signal, said)
         return Otlp(
             endpoint=endpoint,
             protocol=protocol,
@@ -142,6 +168,30 @@ class OtlpSettings(BaseSettings):
             client_certificate=_text(said["client_certificate"]),
             insecure=said["insecure"],
         )
+
+    def _check_certificates(self, signal: Signal, said: Mapping[str, Any]) -> None:
+        """gRPC would end the whole process over some of them."""
+
+        def variable(name: str) -> str:
+            own = getattr(self, f"otlp_{signal}_{name}") is not None
+            return f"OTEL_EXPORTER_OTLP_{f'{signal}_' if own else ''}{name}".upper()
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if said["certificate"] is not None:
+            try:
+                context.load_verify_locations(said["certificate"])
+            except (OSError, ValueError):
+                raise _wrong(variable("certificate"), "must be a file with certificates in PEM") from None
+        if said["client_certificate"] is None:
+            if said["client_key"] is not None:
+                raise _wrong(variable("client_key"), "has no certificate: set that in CLIENT_CERTIFICATE, too")
+            return
+        try:
+            context.load_cert_chain(said["client_certificate"], said["client_key"], password="")
+        except (OSError, ValueError):
+            key = "its key, if CLIENT_KEY is not set" if said["client_key"] is None else "CLIENT_KEY that of it"
+            must = f"must be a file with a certificate in PEM, and {key}; the key without a password"
+            raise _wrong(variable("client_certificate"), must) from None
 
 
 _OPTIONS: Final = (
@@ -163,11 +213,14 @@ def _address(endpoint: str, variable: str, protocol: str) -> str:
         is_web = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_web = False
-    if not endpoint or (not is_web and (protocol != "grpc" or "://" in endpoint)):
-        raise ConfigError(
-            f"these settings are wrong:\n  {variable}: must be an address that begins with http:// or https://"
-        )
+    is_one_word = endpoint.isprintable() and " " not in endpoint
+    if not endpoint or not is_one_word or (not is_web and (protocol != "grpc" or "://" in endpoint)):
+        raise _wrong(variable, "must be an address that begins with http:// or https://")
     return endpoint
+
+
+def _wrong(variable: str, must: str) -> ConfigError:
+    return ConfigError(f"these settings are wrong:\n  {variable}: {must}")
 
 
 def _text(path: object) -> str | None:

@@ -219,6 +219,15 @@ def read_settings() -> Settings:
     return settings
 
 
+_PROPAGATOR_PACKAGES = {
+    "b3": "opentelemetry-propagator-b3",
+    "b3multi": "opentelemetry-propagator-b3",
+    "jaeger": "opentelemetry-propagator-jaeger",
+    "ottrace": "opentelemetry-propagator-ot-trace",
+    "xray": "opentelemetry-propagator-aws-xray",
+}
+
+
 def check_propagators() -> None:
     """To be called before OpenTelemetry is imported, which would end the import over it.
 
@@ -232,7 +241,11 @@ def check_propagators() -> None:
             return
         if name not in installed:
             known = ", ".join(sorted(installed))
-            raise ConfigError(f"these settings are wrong:\n  OTEL_PROPAGATORS: {name!r} is none of {known}, none")
+            package = _PROPAGATOR_PACKAGES.get(name)
+            todo = f"; install {package}" if package else ""
+            raise ConfigError(
+                f"these settings are wrong:\n  OTEL_PROPAGATORS: {name!r} is none of {known}, none{todo}"
+            )
 
 
 def from_environment(name: str) -> str | None:

@@ -335,6 +335,21 @@ class TestPropagators:
         assert "Traceback" not in ended.stderr
         assert ended.returncode == 1
 
+    @pytest.mark.parametrize(
+        ("said", "package"),
+        [
+            ("b3", "opentelemetry-propagator-b3"),
+            ("tracecontext,b3multi", "opentelemetry-propagator-b3"),
+            ("jaeger", "opentelemetry-propagator-jaeger"),
+        ],
+    )
+    def test_what_would_have_to_be_installed_is_said(
+        self, environment: pytest.MonkeyPatch, said: str, package: str
+    ) -> None:
+        environment.setenv("OTEL_PROPAGATORS", said)
+        with pytest.raises(ConfigError, match=f"none; install {package}$"):
+            check_propagators()
+
     @pytest.mark.parametrize("said", ["", "none", "tracecontext, baggage", "tracecontext , NONE,b3odd"])
     def test_what_is_installed_is_taken(self, environment: pytest.MonkeyPatch, said: str) -> None:
         environment.setenv("OTEL_PROPAGATORS", said)

@@ -8,9 +8,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 import httpx2 as httpx
 
@@ -19,16 +17,13 @@ from luthien.doctor.network import TIMEOUT_S, origin, words
 from luthien.errors import ConfigError
 from luthien.otlp import Otlp, Signal
 from luthien.settings import Settings
+from luthien.telemetry.answers import is_a_page, partial_success
 from luthien.upstream.client import proxy_for
 
 if TYPE_CHECKING:
     import grpc
 
-_SERVICES: Final[dict[Signal, str]] = {
-    "traces": "opentelemetry.proto.collector.trace.v1.TraceService",
-    "metrics": "opentelemetry.proto.collector.metrics.v1.MetricsService",
-    "logs": "opentelemetry.proto.collector.logs.v1.LogsService",
-}
+_MOST_BYTES: Final = 64 * 1024
 _MEANWHILE = "Calls are served and recorded all the same; what could not be exported is lost"
 _UNKNOWN = "OTEL_EXPORTER_OTLP_HEADERS must have the key that it wants"
 
@@ -60,7 +55,7 @@ def _examined(check: str, signal: Signal, otlp: Otlp) -> Finding:
     try:
         if otlp.protocol == "grpc":
             return _over_grpc(check, signal, otlp, where)
-        return _over_http(check, otlp, where)
+        return _over_http(check, signal, otlp, where)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         return problem(check, f"{where} cannot be reached: {words(error)}", f"{_port(otlp.protocol)} {_MEANWHILE}")
 
@@ -73,7 +68,7 @@ def _port(protocol: str) -> str:
     return f"Is it running, is that its port for {mostly}, and is it encrypted as its address says?"
 
 
-def _over_http(check: str, otlp: Otlp, where: str) -> Finding:
+def _over_http(check: str, signal: Signal, otlp: Otlp, where: str) -> Finding:
     url = httpx.URL(otlp.endpoint).copy_with(username=None, password=None)
     # No bytes at all are an empty request in Protocol Buffers.
     headers = {**otlp.headers, "content-type": "application/x-protobuf"}
@@ -82,15 +77,40 @@ def _over_http(check: str, otlp: Otlp, where: str) -> Finding:
     began = time.perf_counter()
     with httpx.HTTPTransport(proxy=proxy_for(url), verify=_tls(otlp)) as transport:
         response = transport.handle_request(request)
-        response.close()
+        body = _body(response, began + TIMEOUT_S)
     status, took_ms = response.status_code, (time.perf_counter() - began) * 1000
     if 200 <= status < 300:
-        return ok(check, f"{where} takes them, in {took_ms:.0f} ms")
+        if is_a_page(response.headers.get("content-type")):
+            said = f"{where} answers {status} with a web page: no receiver of OTLP does"
+            return problem(check, said, f"A proxy or a sign-in is in its place. {_MEANWHILE}")
+        return _taken(check, signal, body, f"{where} takes them", f"in {took_ms:.0f} ms")
     if status in (401, 403):
         return problem(check, f"{where} does not let them in ({status})", f"{_UNKNOWN}. {_MEANWHILE}")
     if status == 429 or status >= 500:
         return warning(check, f"{where} is there, and takes nothing now ({status})", "See its own log")
     return problem(check, f"{where} answers {status} to an export", f"Is {url.path} the path of a receiver?")
+
+
+def _body(response: httpx.Response, until: float) -> bytes:
+    """As much of it as an answer to an export may have, and as comes in time."""
+    body = b""
+    for part in response.iter_raw():
+        body += part
+        if len(body) > _MOST_BYTES or time.perf_counter() > until:
+            break
+    response.close()
+    return body
+
+
+def _taken(check: str, signal: Signal, body: bytes, takes: str, took: str) -> Finding:
+    try:
+        said = partial_success(signal, body)
+    except ValueError:
+        return warning(check, f"{takes}, and answers what is no answer to an export", "Is it a receiver of OTLP?")
+    if said is None:
+        return ok(check, f"{takes}, {took}")
+    rejects = f", and rejects {said.rejected}" if said.rejected else ""
+    return warning(check, f"{takes}{rejects}, but says: {said.words or 'nothing more'}", "See its own log")
 
 
 def _tls(otlp: Otlp) -> ssl.SSLContext:
@@ -103,29 +123,17 @@ def _tls(otlp: Otlp) -> ssl.SSLContext:
 def _over_grpc(check: str, signal: Signal, otlp: Otlp, where: str) -> Finding:
     import grpc
 
+    from luthien.telemetry.grpc_export import SERVICES, channel
+
     began = time.perf_counter()
-    with _channel(otlp) as channel:
-        export = channel.unary_unary(f"/{_SERVICES[signal]}/Export")
+    with channel(otlp) as way:
+        export = way.unary_unary(f"/{SERVICES[signal]}/Export")
         try:
-            export(b"", timeout=TIMEOUT_S, metadata=[*otlp.headers.items()])
+            body = export(b"", timeout=TIMEOUT_S, metadata=[*otlp.headers.items()])
         except grpc.RpcError as error:
             return _refused(check, error.code(), where)
-    return ok(check, f"{where} takes them (gRPC), in {(time.perf_counter() - began) * 1000:.0f} ms")
-
-
-def _channel(otlp: Otlp) -> grpc.Channel:
-    import grpc
-
-    parts = urlsplit(otlp.endpoint if "://" in otlp.endpoint else f"//{otlp.endpoint}")
-    target = parts.netloc.rpartition("@")[2]
-    is_open = parts.scheme == "http" or (not parts.scheme and otlp.insecure)
-    if is_open:
-        return grpc.insecure_channel(target)
-    key = otlp.client_key or otlp.client_certificate
-    files = (
-        None if path is None else Path(path).read_bytes() for path in (otlp.certificate, key, otlp.client_certificate)
-    )
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(*files))
+    took_ms = (time.perf_counter() - began) * 1000
+    return _taken(check, signal, body, f"{where} takes them (gRPC)", f"in {took_ms:.0f} ms")
 
 
 def _refused(check: str, code: grpc.StatusCode, where: str) -> Finding:

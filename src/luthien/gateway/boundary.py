@@ -21,6 +21,8 @@ CALL_ID_HEADER = b"luthien-call-id"
 CALL_PATHS = "/v1/"
 SCOPE_CALL_ID = "luthien.call_id"
 _SCOPE_LINK = "luthien.link"
+_BAGGAGE = (b"baggage", b"uberctx-", b"ot-baggage-", b"jaeger-baggage")
+"""What a caller's words about itself begin with, in the forms that there are of them."""
 
 
 class Boundary:
@@ -36,6 +38,7 @@ class Boundary:
         self._app = app
         self._trusted = tuple(trusted)
         self._has_trusted_key = has_trusted_key
+        self._context_headers = context_headers()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -62,15 +65,16 @@ class Boundary:
 
     def _marked(self, scope: Scope) -> MutableMapping[str, Any]:
         headers: Headers = scope["headers"]
-        context_headers = {field.lower().encode() for field in propagate.get_global_textmap().fields}
-        if not any(name in context_headers for name, _ in headers):
+        told = [pair for pair in headers if pair[0] in self._context_headers]
+        if not told and not any(name.startswith(_BAGGAGE) for name, _ in headers):
             return {**scope}
-        kept = [pair for pair in headers if pair[0] not in context_headers and pair[0] != b"baggage"]
-        if sum(name == b"traceparent" for name, _ in headers) > 1:  # W3C: then there is none
+        without_baggage = [pair for pair in headers if not pair[0].startswith(_BAGGAGE)]
+        kept = [pair for pair in without_baggage if pair[0] not in self._context_headers]
+        if sum(name == b"traceparent" for name, _ in told) > 1:  # W3C: then there is none
             return {**scope, "headers": kept}
         if self._is_trusted(scope):
-            return {**scope, "headers": [pair for pair in headers if pair[0] != b"baggage"]}
-        return {**scope, "headers": kept, _SCOPE_LINK: _caller(headers)}
+            return {**scope, "headers": without_baggage}
+        return {**scope, "headers": kept, _SCOPE_LINK: _caller(without_baggage)}
 
     def _is_trusted(self, scope: Scope) -> bool:
         client = scope.get("client")
@@ -82,6 +86,30 @@ class Boundary:
             address in network for network in self._trusted if network.version == address.version
         )
         return is_near or self._has_trusted_key(scope["headers"])
+
+
+def context_headers() -> frozenset[bytes]:
+    """The headers in which a caller can tell of a trace, in the forms that `OTEL_PROPAGATORS` says.
+
+    A propagator may read more than the `fields` that it writes (either form of B3 reads both), so it is watched.
+    """
+    getter, propagator = _WatchedGetter(), propagate.get_global_textmap()
+    propagator.extract([], getter=getter)
+    return frozenset(name.lower().encode() for name in propagator.fields | getter.asked)
+
+
+class _WatchedGetter(Getter[Headers]):
+    """Finds nothing, so that a propagator that may find it elsewhere asks for that, too."""
+
+    def __init__(self) -> None:
+        self.asked: set[str] = set()
+
+    def get(self, carrier: Headers, key: str) -> list[str] | None:
+        self.asked.add(key)
+        return None
+
+    def keys(self, carrier: Headers) -> list[str]:
+        return []
 
 
 class _HeaderGetter(Getter[Headers]):

@@ -67,6 +67,7 @@ class Measured:
         self._model = {names.PROVIDER: provider}
         self._child: dict[str, Any] = {names.CHILD: True} if is_child else {}
         self._streaming: dict[str, bool] = {}
+        self._asked_model: str | None = None
         self._is_under_way = False
         self._owed: list[Callable[[], None]] = []
 
@@ -76,8 +77,13 @@ class Measured:
         if model is None or not self._metrics.are_read:
             return
         self._count_open(-1)
-        self._model = {**self._model, names.REQUEST_MODEL: self._metrics.request_models.of(model)}
+        self._asked_model = model
+        self._name_model()
         self._count_open(1)
+
+    def _name_model(self) -> None:
+        if self._asked_model is not None:
+            self._model = {**self._model, names.REQUEST_MODEL: self._metrics.request_models.of(self._asked_model)}
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
@@ -158,6 +164,9 @@ class Measured:
         self, facts: ResponseFacts, endpoint: Mapping[str, Any], error: str | None, timings: Timings, context: Context
     ) -> None:
         metrics = self._metrics
+        if error is None and self._asked_model is not None:
+            metrics.request_models.prove(self._asked_model)
+            self._name_model()
         common: dict[str, Any] = {names.OPERATION: "chat", **self._model, **endpoint}
         if facts.model is not None:
             common[names.RESPONSE_MODEL] = metrics.response_models.of(facts.model)
@@ -200,7 +209,8 @@ class Measured:
         metrics = self._metrics
         model: dict[str, Any] = {**self._model, **self._child}
         kind: dict[str, Any] = {names.OUTCOME: outcome.value, **self._format, **model}
-        metrics.call_duration.record(sum(parts_s.values()), {**kind, **self._streaming}, context)
+        whole = {names.OUTCOME: outcome.value, **model, **self._streaming}
+        metrics.call_duration.record(sum(parts_s.values()), whole, context)
         for part, duration_s in parts_s.items():
             metrics.call_part_duration.record(duration_s, {names.PART: part, **model}, context)
         if first_chunk_s is not None:

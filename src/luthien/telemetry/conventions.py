@@ -264,7 +264,7 @@ CALL_DURATION: Final = _metric(
     "histogram",
     "From a call's first byte in to its record's end, just before its last byte out",
     unit="s",
-    attributes=(OUTCOME, WIRE_FORMAT, *_MODEL, STREAMING, CHILD),
+    attributes=(OUTCOME, *_MODEL, STREAMING, CHILD),
 )
 CALL_PART_DURATION: Final = _metric(
     "luthien.call.part.duration",
@@ -340,7 +340,7 @@ RECORD_BATCH_DURATION: Final = _metric(
 EXPORT_DROPPED: Final = _metric(
     "luthien.export.dropped",
     "counter",
-    "Spans and log lines that did not reach their backend: the queue was full, or an export failed",
+    "Spans, log lines and points of metrics lost on the way out: no room, a failed export, or rejected",
     unit="{item}",
     attributes=(SIGNAL, ERROR_TYPE),
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter, LogRecordExporter
@@ -19,35 +18,43 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, Sp
 
 from luthien.otlp import Otlp
 from luthien.settings import Settings
+from luthien.telemetry.answers import Answers
+from luthien.telemetry.preferences import preferences
 
 
-def span_exporter(settings: Settings) -> SpanExporter | None:
-    """What spans are given to; None keeps them here."""
+def span_exporter(settings: Settings, answers: Answers) -> SpanExporter | None:
+    """What spans are given to; None keeps them here.
+
+    Args:
+        answers: what is told what the receiver says of that which it takes.
+    """
     exporters: list[SpanExporter] = []
     if settings.exports_traces:
-        exporters.append(_otlp_spans(settings.otlp("traces")))
+        exporters.append(_otlp_spans(settings.otlp("traces"), answers))
     if "console" in settings.traces_exporters:
         exporters.append(ConsoleSpanExporter(out=sys.stdout))
     return SpanExporters(exporters) if len(exporters) > 1 else next(iter(exporters), None)
 
 
-def metric_readers(settings: Settings) -> list[MetricReader]:
+def metric_readers(settings: Settings, answers: Answers) -> list[MetricReader]:
     """What asks for metrics from time to time and sends them on; Prometheus, which asks itself, is not among them."""
     exporters: list[MetricExporter] = []
     if settings.exports_metrics:
-        exporters.append(_otlp_metrics(settings.otlp("metrics")))
+        exporters.append(_otlp_metrics(settings.otlp("metrics"), answers, preferences(settings)))
     if "console" in settings.metrics_exporters:
         exporters.append(ConsoleMetricExporter(out=sys.stdout))
     return [PeriodicExportingMetricReader(exporter) for exporter in exporters]
 
 
-def log_exporters(settings: Settings) -> list[LogRecordExporter]:
-    """What log lines are given to."""
-    exporters: list[LogRecordExporter] = []
+def log_exporters(settings: Settings) -> list[tuple[LogRecordExporter, Answers]]:
+    """What log lines are given to, and what is told what is said of those that were taken."""
+    exporters: list[tuple[LogRecordExporter, Answers]] = []
     if settings.exports_logs:
-        exporters.append(otlp_logs(settings.otlp("logs")))
+        answers = Answers("logs")
+        exporters.append((otlp_logs(settings.otlp("logs"), answers), answers))
     if "console" in settings.logs_exporters:
-        exporters.append(ConsoleLogRecordExporter(sys.stdout, lambda record: record.to_json(indent=None) + "\n"))
+        lines = ConsoleLogRecordExporter(sys.stdout, lambda record: record.to_json(indent=None) + "\n")
+        exporters.append((lines, Answers("logs")))
     return exporters
 
 
@@ -66,37 +73,37 @@ class SpanExporters(SpanExporter):
             exporter.shutdown()
 
 
-def _otlp_spans(otlp: Otlp) -> SpanExporter:
+def _otlp_spans(otlp: Otlp, answers: Answers) -> SpanExporter:
     if otlp.protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
+        from luthien.telemetry.grpc_export import GrpcSpans
 
-        return GrpcExporter(**_grpc(otlp))
+        return GrpcSpans(otlp, answers)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    return OTLPSpanExporter(**_http(otlp))
+    return OTLPSpanExporter(**_http(otlp, answers))
 
 
-def _otlp_metrics(otlp: Otlp) -> MetricExporter:
+def _otlp_metrics(otlp: Otlp, answers: Answers, preferred: dict[str, Any]) -> MetricExporter:
     if otlp.protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
+        from luthien.telemetry.grpc_export import GrpcMetrics
 
-        return GrpcExporter(**_grpc(otlp))
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+        return GrpcMetrics(otlp, answers, **preferred)
+    from luthien.telemetry.http_session import HttpMetrics
 
-    return OTLPMetricExporter(**_http(otlp))
+    return HttpMetrics(answers, **_http(otlp, answers), **preferred)
 
 
-def otlp_logs(otlp: Otlp) -> LogRecordExporter:
+def otlp_logs(otlp: Otlp, answers: Answers) -> LogRecordExporter:
     if otlp.protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcExporter
+        from luthien.telemetry.grpc_export import GrpcLogs
 
-        return GrpcExporter(**_grpc(otlp))
+        return GrpcLogs(otlp, answers)
     from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 
-    return OTLPLogExporter(**_http(otlp))
+    return OTLPLogExporter(**_http(otlp, answers))
 
 
-def _http(otlp: Otlp) -> dict[str, Any]:
+def _http(otlp: Otlp, answers: Answers) -> dict[str, Any]:
     """What every exporter over HTTP takes."""
     from opentelemetry.exporter.otlp.proto.http import Compression
 
@@ -110,27 +117,5 @@ def _http(otlp: Otlp) -> dict[str, Any]:
         "certificate_file": otlp.certificate,
         "client_key_file": otlp.client_key,
         "client_certificate_file": otlp.client_certificate,
-        "session": ExportSession(),
+        "session": ExportSession(answers),
     }
-
-
-def _grpc(otlp: Otlp) -> dict[str, Any]:
-    """What every exporter over gRPC takes: the same, where its own reading of the environment knows less."""
-    from grpc import Compression, ssl_channel_credentials
-
-    compressions = {"gzip": Compression.Gzip, "deflate": Compression.Deflate, "none": Compression.NoCompression}
-    key = otlp.client_key or otlp.client_certificate
-    return {
-        "endpoint": otlp.endpoint,
-        "headers": dict(otlp.headers),
-        "timeout": otlp.timeout_s,
-        "compression": compressions[otlp.compression],
-        "insecure": otlp.insecure,
-        "credentials": ssl_channel_credentials(
-            _bytes(otlp.certificate), _bytes(key), _bytes(otlp.client_certificate)
-        ),
-    }
-
-
-def _bytes(path: str | None) -> bytes | None:
-    return None if path is None else Path(path).read_bytes()

@@ -23,6 +23,7 @@ from opentelemetry.sdk._logs.export import (
 from luthien.errors import ConfigError
 from luthien.settings import Settings
 from luthien.telemetry import conventions as names
+from luthien.telemetry.answers import Answers
 from luthien.telemetry.exporters import log_exporters
 from luthien.telemetry.logs import CallContextFilter, exception_of, message_of
 from luthien.telemetry.losses import OnTheWay
@@ -90,7 +91,7 @@ def start_log_export(settings: Settings, process_id: UUID | None = None) -> LogE
         return None
     try:
         provider = LoggerProvider(resource_of(settings, process_id), shutdown_on_exit=False)
-        processors = [CountingProcessor(exporter, settings.max_queued_logs) for exporter in exporters]
+        processors = [CountingProcessor(*each, max_queue_size=settings.max_queued_logs) for each in exporters]
     except ValueError as error:  # what the SDK read from OTEL_BLRP_* or OTEL_*_LIMIT itself
         raise ConfigError(f"logs cannot be exported: {error}") from error
     for processor in processors:
@@ -139,8 +140,8 @@ def _severity(level: int) -> SeverityNumber:
 class CountingProcessor(BatchLogRecordProcessor):
     """Takes lines to an exporter; those that find its queue full are lost, and counted."""
 
-    def __init__(self, exporter: LogRecordExporter, max_queue_size: int) -> None:
-        self.on_the_way = OnTheWay(max_queue_size)
+    def __init__(self, exporter: LogRecordExporter, answers: Answers | None = None, *, max_queue_size: int) -> None:
+        self.on_the_way = OnTheWay(max_queue_size, answers)
         super().__init__(_QuietExporter(exporter, self.on_the_way), max_queue_size=max_queue_size)
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:

@@ -24,8 +24,8 @@ NOTES: Final[dict[str, str]] = {
     "shadow change nothing",
     names.RECORD_BATCH_BYTES: "What the records of a batch took, each with 1,024 bytes beside its payload, as "
     "`LUTHIEN_BATCH_MAX_BYTES` counts them",
-    names.EXPORT_DROPPED: "Spans and log lines that did not reach their backend (`queue_full`, `export_failed`). "
-    "Their calls are recorded all the same",
+    names.EXPORT_DROPPED: "Spans and log lines that did not reach their backend (`queue_full`, `export_failed`), and "
+    "with points of metrics those that it took and `rejected`. Their calls are recorded all the same",
     names.POLICY_DECISIONS: "Decisions; with `luthien.policy.shadow` if it was one",
     names.POLICY_DURATION: "Time in a policy; with `luthien.policy.shadow` if the decision was one",
     names.CONFIG_RELOADS: "Changes of the configuration that were taken (`applied`), or kept out for their mistakes "

@@ -18,6 +18,7 @@ from opentelemetry.util.types import AnyValue, Attributes
 from luthien.exchange import StageRecord
 from luthien.record.sink import Receipt, RecordSink
 from luthien.telemetry import conventions as names
+from luthien.telemetry.answers import Answers
 from luthien.telemetry.context import call_id_in
 from luthien.telemetry.losses import CountingExporter
 
@@ -65,6 +66,7 @@ class ForkingSpanProcessor(BatchSpanProcessor):
         exporter: where spans go on to; None keeps them here.
         sink: where records go.
         max_queue_size: how many spans may wait for the exporter; what comes then is counted as lost.
+        answers: what the exporter's receiver says of what it took.
     """
 
     def __init__(
@@ -76,8 +78,9 @@ class ForkingSpanProcessor(BatchSpanProcessor):
         schedule_delay_millis: float | None = None,
         max_export_batch_size: int | None = None,
         export_timeout_millis: float | None = None,
+        answers: Answers | None = None,
     ) -> None:
-        self._exporter = CountingExporter(exporter or NoExporter(), max_queue_size)
+        self._exporter = CountingExporter(exporter or NoExporter(), max_queue_size, answers)
         super().__init__(
             self._exporter,
             max_queue_size=max_queue_size,

@@ -12,6 +12,14 @@ from urllib.parse import urlsplit
 
 from opentelemetry import baggage, propagate
 from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import (
+    CarrierT,
+    Getter,
+    Setter,
+    TextMapPropagator,
+    default_getter,
+    default_setter,
+)
 
 from luthien.hosts import HostPattern
 
@@ -43,3 +51,27 @@ def trace_headers(context: Context) -> dict[str, str]:
     headers: dict[str, str] = {}
     propagate.inject(headers, baggage.clear(context))
     return headers
+
+
+class NoPropagation(TextMapPropagator):
+    """Neither in nor out."""
+
+    def extract(
+        self, carrier: CarrierT, context: Context | None = None, getter: Getter[CarrierT] = default_getter
+    ) -> Context:
+        return Context() if context is None else context
+
+    def inject(
+        self, carrier: CarrierT, context: Context | None = None, setter: Setter[CarrierT] = default_setter
+    ) -> None:
+        pass
+
+    @property
+    def fields(self) -> set[str]:
+        return set()
+
+
+def ensure_propagator() -> None:
+    """With `OTEL_PROPAGATORS=none`, OpenTelemetry's own extracts None, on which every look at a context fails."""
+    if propagate.extract({}) is None:
+        propagate.set_global_textmap(NoPropagation())

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -28,6 +28,7 @@ from luthien.errors import ConfigError
 from luthien.record.sink import RecordSink
 from luthien.settings import Settings
 from luthien.telemetry import conventions as names
+from luthien.telemetry.answers import Answers
 from luthien.telemetry.exporters import metric_readers, span_exporter
 from luthien.telemetry.processor import ForkingSpanProcessor
 from luthien.telemetry.sampler import RecordEverything, sampler_named
@@ -53,6 +54,11 @@ class Telemetry:
     tracer: Tracer
     meter: Meter
     scraping: Scraping | None = None
+    metric_answers: Answers = field(default_factory=lambda: Answers("metrics"))
+
+    def lost_points(self) -> dict[str, int]:
+        """How many points of metrics the receiver took and rejected; of others, the next export makes up for them."""
+        return {"rejected": self.metric_answers.all_rejected}
 
     def shutdown(self, deadline_s: float) -> bool:
         """Exports what is left; False when the deadline came first. The SDK's own limits do not hold."""
@@ -89,9 +95,12 @@ def start_telemetry(
     tracer = tracer_provider.get_tracer("luthien", __version__)
     _probe(tracer)
     scraping = _scraping(settings, processes)
+    answers, metric_answers = Answers("traces"), Answers("metrics")
     try:
-        processor = ForkingSpanProcessor(span_exporter(settings), sink, max_queue_size=settings.max_queued_spans)
-        readers = [*metric_readers(settings), *([scraping.reader] if scraping else [])]
+        processor = ForkingSpanProcessor(
+            span_exporter(settings, answers), sink, max_queue_size=settings.max_queued_spans, answers=answers
+        )
+        readers = [*metric_readers(settings, metric_answers), *([scraping.reader] if scraping else [])]
     except ValueError as error:
         raise ConfigError(f"OpenTelemetry refuses a setting: {error}") from error
     tracer_provider.add_span_processor(processor)
@@ -99,7 +108,7 @@ def start_telemetry(
     if scraping is not None:
         scraping.start()
     meter = meter_provider.get_meter("luthien", __version__)
-    return Telemetry(tracer_provider, meter_provider, processor, tracer, meter, scraping)
+    return Telemetry(tracer_provider, meter_provider, processor, tracer, meter, scraping, metric_answers)
 
 
 def resource_of(settings: Settings, process_id: UUID | None) -> Resource:

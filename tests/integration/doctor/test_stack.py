@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from luthien.doctor import otlp, tracing
 from luthien.doctor.finding import Finding, Level
 from luthien.settings import Settings
-from tests.otlp_receiver import Refusal, otlp_grpc_receiver, otlp_receiver
+from tests.otlp_receiver import Refusal, Reservation, otlp_grpc_receiver, otlp_receiver
 from tests.playbook import ScriptedProvider, answers
 from tests.tempo_server import grafana_proxy, tempo_server
 
@@ -90,10 +90,31 @@ class TestReceivers:
         assert {each.level for each in found.values()} == {level}
         assert word in found["OTLP traces"].todo
 
+    def test_one_that_takes_it_with_a_warning(self, protocol: str) -> None:
+        with RECEIVERS[protocol](lambda: Reservation(3, "a quota\nis used up")) as receiver:
+            found = receivers(receiver.endpoint, otlp_protocol=protocol)
+        assert {each.level for each in found.values()} == {Level.WARNING}
+        assert "rejects 3, but says: a quota is used up" in found["OTLP metrics"].found
+
     def test_something_else_is_there(self, protocol: str, provider: ScriptedProvider) -> None:
         provider.will(answers(b"", status=404))
         found = receivers(provider.url, otlp_protocol=protocol)
         assert {each.level for each in found.values()} == {Level.PROBLEM}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "level", "said"),
+    [
+        ("text/html", Level.PROBLEM, "with a web page: no receiver of OTLP does"),
+        ("application/json", Level.WARNING, "what is no answer to an export"),
+    ],
+)
+def test_a_page_that_says_all_is_well_is_no_receiver(content_type: str, level: Level, said: str) -> None:
+    answer = Reservation(body=b"<html>Sign in", content_type=content_type)
+    with otlp_receiver(lambda: answer) as receiver:
+        found = receivers(receiver.endpoint)
+    assert {each.level for each in found.values()} == {level}
+    assert said in found["OTLP traces"].found
 
 
 def test_what_is_not_exported_is_not_asked() -> None:

@@ -351,22 +351,22 @@ def test_hostile_models_are_measured_under_names_that_can_be_exported(
     assert both == {(name, name): 1 for name in cleaned}
 
 
-def test_models_without_end_make_no_series_without_end(
+def test_models_without_end_make_no_series_without_end_and_hide_no_real_one(
     start: StartGateway,
     provider: ScriptedProvider,
     receiver: OtlpReceiver,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("luthien.telemetry.metrics.Vocabulary.__init__.__defaults__", (3,))
-    provider.will(answers(openai_response()))
+    """Whom the provider does not answer has a few names; whom it answers has one of its own."""
+    monkeypatch.setattr("luthien.telemetry.metrics.ModelNames.__init__.__defaults__", (2, 1))
+    provider.will(*[answers({"error": {"message": "no such model"}}, status=404)] * 3, answers(openai_response()))
     with start() as gateway:
-        for number in range(6):
-            gateway.call(gateway.post(OPENAI, openai_request() | {"model": f"m{number}"}))
-    counted = {("m0",): 1, ("m1",): 1, ("m2",): 1, (names.OTHER,): 3}
+        for name in ("x0", "x1", "x2", "m0", "m1", "m2", "m0"):
+            gateway.call(gateway.post(OPENAI, openai_request() | {"model": name}))
+    counted = {("x0",): 1, (names.OTHER,): 3, ("m0",): 2, ("m1",): 1}
     assert values(receiver, names.CALLS, names.REQUEST_MODEL) == counted
     assert measured(receiver, names.OPERATION_DURATION, names.REQUEST_MODEL) == counted
-    still_open = values(receiver, names.CALLS_OPEN, names.REQUEST_MODEL)
-    assert still_open == dict.fromkeys([*counted, (None,)], 0)
+    assert {*values(receiver, names.CALLS_OPEN, names.REQUEST_MODEL).values()} == {0}
 
 
 class TestExemplars:
@@ -478,7 +478,10 @@ def test_spans_that_do_not_reach_the_trace_backend_are_counted(
         expected = {
             ("traces", "export_failed"): 6,
             ("traces", "queue_full"): 0,
+            ("traces", "rejected"): 0,
+            ("metrics", "rejected"): 0,
             ("logs", "export_failed"): 0,
             ("logs", "queue_full"): 0,
+            ("logs", "rejected"): 0,
         }
         assert eventually(lost, lambda found: found == expected) == expected

@@ -24,6 +24,7 @@ from luthien.errors import ConfigError
 from luthien.record.sink import DiscardingSink
 from luthien.settings import read_settings
 from luthien.telemetry import conventions as names
+from luthien.telemetry.answers import Answers
 from luthien.telemetry.exporters import otlp_logs, span_exporter
 from luthien.telemetry.setup import start_telemetry
 from tests import certificates
@@ -210,7 +211,7 @@ def test_logs_go_the_same_way(protocol: str, environment: pytest.MonkeyPatch) ->
         for name, value in variables.items():
             environment.setenv(PREFIX + name, value)
         provider = LoggerProvider(Resource({"service.instance.id": "one"}), shutdown_on_exit=False)
-        exporter = otlp_logs(read_settings().otlp("logs"))
+        exporter = otlp_logs(read_settings().otlp("logs"), Answers("logs"))
         provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
         provider.get_logger("a-logger").emit(LogRecord(body="a line"))
         provider.shutdown()
@@ -295,7 +296,7 @@ def exported_spans(endpoint: str, timeout_s: str = "3") -> SpanExportResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(f"{PREFIX}ENDPOINT", endpoint)
         patch.setenv(f"{PREFIX}TIMEOUT", timeout_s)
-        exporter = span_exporter(read_settings())
+        exporter = span_exporter(read_settings(), Answers("traces"))
     assert exporter is not None
     try:
         return exporter.export([])
@@ -353,6 +354,11 @@ def test_a_receiver_that_takes_nothing_costs_its_spans_and_nothing_else(
         ("METRICS_HEADERS", "a=sk-sécret", "must be name=value"),
         ("CERTIFICATE", "/nonexistent/sk-secret", "does not point to a file"),
         ("INSECURE", "perhaps", "valid boolean"),
+        ("TIMEOUT", "1e12", "less than or equal to 3600"),
+        ("HEADERS", "x=sk-secret,Content-Length=5", "must not have content-length, which belongs to the protocol"),
+        ("LOGS_HEADERS", "grpc-timeout=1S", "must not have grpc-timeout"),
+        ("METRICS_TEMPORALITY_PREFERENCE", "sometimes", "must be cumulative, delta or lowmemory"),
+        ("METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "none", "must be explicit_bucket_histogram or base2_exp"),
     ],
 )
 def test_a_wrong_value_is_refused_at_the_start_and_not_repeated(
@@ -373,6 +379,8 @@ def test_a_wrong_value_is_refused_at_the_start_and_not_repeated(
         ({"TRACES_ENDPOINT": "ftp://c"}, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: must be an address"),
         ({"ENDPOINT": "http://[c"}, "OTEL_EXPORTER_OTLP_ENDPOINT: must be an address"),
         ({"ENDPOINT": "ftp://c:1", "PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_ENDPOINT: must be an address"),
+        ({"ENDPOINT": "http://a b"}, "OTEL_EXPORTER_OTLP_ENDPOINT: must be an address"),
+        ({"LOGS_ENDPOINT": "http://c\n"}, "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT: must be an address"),
     ],
 )
 def test_an_endpoint_that_is_no_address_is_refused_at_the_start(
@@ -381,4 +389,41 @@ def test_an_endpoint_that_is_no_address_is_refused_at_the_start(
     for name, value in variables.items():
         environment.setenv(PREFIX + name, value)
     with pytest.raises(ConfigError, match=re.escape(said)):
+        read_settings()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"CERTIFICATE": "empty"}, "CERTIFICATE: must be a file with certificates in PEM"),
+        ({"LOGS_CERTIFICATE": "key"}, "LOGS_CERTIFICATE: must be a file with certificates in PEM"),
+        ({"CLIENT_KEY": "key"}, "CLIENT_KEY: has no certificate: set that in CLIENT_CERTIFICATE, too"),
+        (
+            {"CLIENT_CERTIFICATE": "client"},
+            "CLIENT_CERTIFICATE: must be a file with a certificate in PEM, and its key",
+        ),
+        (
+            {"TRACES_CLIENT_CERTIFICATE": "client", "CLIENT_KEY": "empty"},
+            "TRACES_CLIENT_CERTIFICATE: must be a file with a certificate in PEM, and CLIENT_KEY that of it",
+        ),
+    ],
+)
+def test_files_that_are_no_certificates_are_refused_at_the_start(
+    environment: pytest.MonkeyPatch,
+    tls: Certificates,
+    tmp_path: Path,
+    protocol: str,
+    files: dict[str, str],
+    said: str,
+) -> None:
+    """A key without a certificate would end the process, over gRPC, and the others each export."""
+    empty = tmp_path / "empty.pem"
+    empty.touch()
+    found = {"empty": empty, "key": tls.client_key, "client": tls.client}
+    environment.setenv(PREFIX + "ENDPOINT", "https://127.0.0.1:9")
+    environment.setenv(PREFIX + "PROTOCOL", protocol)
+    for name, which in files.items():
+        environment.setenv(PREFIX + name, str(found[which]))
+    with pytest.raises(ConfigError, match=re.escape(f"{PREFIX}{said}")):
         read_settings()

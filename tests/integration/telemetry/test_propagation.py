@@ -9,7 +9,19 @@ from typing import Any
 
 import httpx
 import pytest
+from opentelemetry import propagate
+from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import (
+    CarrierT,
+    Getter,
+    Setter,
+    TextMapPropagator,
+    default_getter,
+    default_setter,
+)
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, get_current_span, set_span_in_context
 
 from luthien.hosts import HostPattern
 from tests.integration.conftest import StartGateway
@@ -194,3 +206,78 @@ def test_several_trace_contexts_are_none(start: StartGateway, provider: Scripted
         call = gateway.call(httpx.post(url, content=json.dumps(openai_request()), headers=headers, timeout=30))
     assert call["outcome"] == "completed"
     assert call["trace_id"] not in {TRACE_ID, TRACE_ID.replace("0af7", "1af7")}
+
+
+class TwoForms(TextMapPropagator):
+    """As those of B3 do, it writes one form and reads two: in one header, which goes first, and in several."""
+
+    def extract(
+        self, carrier: CarrierT, context: Context | None = None, getter: Getter[CarrierT] = default_getter
+    ) -> Context:
+        context = context or Context()
+        whole = (getter.get(carrier, "b3") or [""])[0]
+        found = whole.split("-") if whole else [(getter.get(carrier, name) or [""])[0] for name in MANY]
+        if len(found) < 2 or len(found[0]) != 32:
+            return context
+        told = SpanContext(int(found[0], 16), int(found[1], 16), is_remote=True, trace_flags=TraceFlags(1))
+        return set_span_in_context(NonRecordingSpan(told), context)
+
+    def inject(
+        self, carrier: CarrierT, context: Context | None = None, setter: Setter[CarrierT] = default_setter
+    ) -> None:
+        span = get_current_span(context).get_span_context()
+        setter.set(carrier, "b3", f"{span.trace_id:032x}-{span.span_id:016x}")
+
+    @property
+    def fields(self) -> set[str]:
+        return {"b3"}
+
+
+MANY = ("x-b3-traceid", "x-b3-spanid")
+FORMS = [
+    {"b3": f"{TRACE_ID}-{PARENT_ID}"},
+    {"x-b3-traceid": TRACE_ID, "x-b3-spanid": PARENT_ID},
+    {"b3": "", "x-b3-traceid": TRACE_ID, "x-b3-spanid": PARENT_ID},
+]
+
+
+@pytest.fixture
+def propagator() -> Iterator[None]:
+    """Whatever a test sets is unset again."""
+    before = propagate.get_global_textmap()
+    yield
+    propagate.set_global_textmap(before)
+
+
+@pytest.mark.usefixtures("propagator")
+def test_another_form_of_context_is_trusted_no_more_than_the_usual_one(
+    start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor one that the propagator reads without saying so: a stranger's is a link, and forces no export."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
+    propagate.set_global_textmap(CompositePropagator([TwoForms()]))
+    provider.will(answers(openai_response()))
+    with start(propagate_to=HERE) as gateway:
+        trusted = [gateway.call(gateway.post(OPENAI, openai_request(), headers=form)) for form in FORMS]
+    assert {call["trace_id"] for call in trusted} == {TRACE_ID}
+    assert {turn.headers["b3"].partition("-")[0] for turn in provider.turns} == {TRACE_ID}
+    exported = len(receiver.spans)
+    assert exported
+    with start(propagate_to=HERE, trusted_networks=STRANGERS) as gateway:
+        strange = [gateway.call(gateway.post(OPENAI, openai_request(), headers=form)) for form in FORMS]
+    assert TRACE_ID not in {call["trace_id"] for call in strange}
+    assert {turn.headers["b3"].partition("-")[0] for turn in provider.turns[len(FORMS) :]}.isdisjoint({TRACE_ID})
+    assert len(receiver.spans) == exported
+
+
+@pytest.mark.usefixtures("propagator")
+def test_with_no_propagator_calls_are_served_and_nobody_is_told(
+    start: StartGateway, provider: ScriptedProvider
+) -> None:
+    """`OTEL_PROPAGATORS=none`."""
+    propagate.set_global_textmap(CompositePropagator([]))
+    provider.will(answers(openai_response()))
+    with start(propagate_to=HERE) as gateway:
+        call = gateway.call(gateway.post(OPENAI, openai_request(), headers={"traceparent": TRACEPARENT}))
+    assert (call["outcome"], call["trace_id"] == TRACE_ID) == ("completed", False)
+    assert "traceparent" not in provider.turns[0].headers

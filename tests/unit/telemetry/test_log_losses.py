@@ -71,7 +71,7 @@ def test_what_finds_the_queue_full_is_lost_and_all_else_is_exported(
     say(25)
     held.may_go_on.set()
     assert export.stop(DEADLINE_S)
-    assert export.lost_on_the_way() == {"queue_full": 29 - len(held.exported), "export_failed": 0}
+    assert export.lost_on_the_way() == {"queue_full": 29 - len(held.exported), "export_failed": 0, "rejected": 0}
     assert held.exported[:5] == ["line 0", "line 1", "line 2", "line 3", "line 0"], "the oldest are kept"
     assert len(held.exported) < 15
     assert {record.name for record in caplog.records} == {"luthien.test"}, "the SDK had nothing to drop"
@@ -85,4 +85,4 @@ def test_lines_whose_export_fails_are_lost(
     held.may_go_on.set()
     say(3)
     assert export.stop(DEADLINE_S)
-    assert export.lost_on_the_way() == {"queue_full": 0, "export_failed": 3}
+    assert export.lost_on_the_way() == {"queue_full": 0, "export_failed": 3, "rejected": 0}

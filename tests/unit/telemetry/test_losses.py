@@ -64,7 +64,7 @@ def test_what_finds_the_queue_full_is_lost_and_all_else_is_exported(
     exporter.may_go_on.set()
     processor.force_flush()
     lost = processor.lost_on_the_way()
-    assert lost == {"queue_full": 29 - exporter.exported, "export_failed": 0}
+    assert lost == {"queue_full": 29 - exporter.exported, "export_failed": 0, "rejected": 0}
     assert exporter.exported < 15
 
 
@@ -74,7 +74,7 @@ def test_there_is_room_again_when_the_queue_was_exported(processor: ForkingSpanP
         end_spans(processor, 5)
         processor.force_flush()
     assert exporter.exported == 50
-    assert processor.lost_on_the_way() == {"queue_full": 0, "export_failed": 0}
+    assert processor.lost_on_the_way() == {"queue_full": 0, "export_failed": 0, "rejected": 0}
 
 
 @pytest.mark.parametrize("result", [SpanExportResult.FAILURE, ConnectionError()])
@@ -85,4 +85,4 @@ def test_a_batch_whose_export_fails_is_lost(
     exporter.may_go_on.set()
     end_spans(processor, 3)
     processor.force_flush()
-    assert processor.lost_on_the_way() == {"queue_full": 0, "export_failed": 3}
+    assert processor.lost_on_the_way() == {"queue_full": 0, "export_failed": 3, "rejected": 0}
