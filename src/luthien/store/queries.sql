@@ -33,7 +33,7 @@ AND (%(format)s::text IS NULL OR calls.wire_format = %(format)s)
 AND (%(key)s::text IS NULL OR calls.gateway_key = %(key)s)
 AND (%(policy)s::text IS NULL
     OR calls.policies @> jsonb_build_array(jsonb_build_object('name', %(policy)s::text)))
-AND (%(outcome)s::text IS NULL OR COALESCE(calls.outcome, 'running') = %(outcome)s)
+AND (%(outcome)s::text[] IS NULL OR COALESCE(calls.outcome, 'running') = ANY(%(outcome)s))
 AND (%(changed)s::text IS NULL OR CASE %(changed)s
     WHEN 'request' THEN calls.request_changed
     WHEN 'response' THEN calls.response_changed
