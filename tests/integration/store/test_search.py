@@ -21,6 +21,7 @@ from luthien.debug.search.indexer import IndexStats, Pace, connected, index_some
 from luthien.errors import StoreError
 from luthien.exchange import EventType, Side, StageRecord, call_time_ms
 from luthien.store.call_filter import EVERY_CALL, CallFilter, Decided, Mode, Part
+from luthien.store.facets import tsquery
 from luthien.store.migrate import migrate, migrations_folder
 from luthien.store.partitions import day_of
 from luthien.store.read import RecordReader
@@ -341,24 +342,42 @@ class TestAFilter:
                 await reader.calls(CallFilter(text="word"), None, 9)
 
     def test_is_planned_without_a_payload_or_a_day_that_is_read_whole(self, record_database: str) -> None:
-        """Of a search that the statistics promise to be everywhere, too."""
-        store(record_database, *made_calls(200))
-        index_everything(record_database)
+        """Of a search that the statistics promise to be everywhere, too; and so is what the feed asks."""
+        for name in ("found_before", "found_after", "list_calls", "feed_next"):
+            assert "payload" not in query(name)
+        calls = made_calls(200)
         with psycopg.connect(record_database, autocommit=True) as conn:
+            plans = _plans_on(conn)
+            conn.execute("SELECT luthien_changed_after('1', gen_random_uuid(), 200)")
+            store(record_database, *calls)
+            index_everything(record_database)
             conn.execute("ANALYZE")
-            for name in ("found_before", "found_after", "list_calls"):
-                assert "payload" not in query(name)
-            conn.execute("LOAD 'auto_explain'")
-            conn.execute("SET auto_explain.log_min_duration = 0")
-            conn.execute("SET auto_explain.log_nested_statements = on")
-            conn.execute("SET client_min_messages = log")
-            plans: list[str] = []
-            conn.add_notice_handler(lambda notice: plans.append(notice.message_primary or ""))
             whole = (UUID(int=0), UUID(int=2**128 - 1))
-            conn.execute("SELECT luthien_found('''common'''::tsquery, %s, %s, true, 50)", whole)
-        [plan] = [plan for plan in plans if "Limit" in plan and "conversation_search" in plan]
-        assert "Bitmap Index Scan" in plan
-        assert "Seq Scan" not in plan
+            for wanted in (
+                CallFilter(text="common"),
+                CallFilter(policy="redact", version="3f2a91c04d5e", side=Side.RESPONSE),
+                CallFilter(outcome=("completed", "running")),
+            ):
+                conn.execute("SELECT luthien_found(%s::tsquery, %s, %s, true, 50)", (tsquery(wanted), *whole))
+            conn.execute("SELECT luthien_changed_after('1', gen_random_uuid(), 200)")
+        found = [plan for plan in plans if "Limit" in plan and "conversation_search" in plan]
+        feed = [plan for plan in plans if "Limit" in plan and "conversation_calls" in plan]
+        assert len(found) == 3
+        assert len(feed) == 2
+        assert not [plan for plan in found + feed if "Seq Scan" in plan]
+        assert all("Bitmap Index Scan" in plan for plan in found)
+        assert all("Sort" not in plan for plan in feed)
+
+
+def _plans_on(conn: psycopg.Connection[Any]) -> list[str]:
+    """The plans of what is asked on this connection from now on."""
+    plans: list[str] = []
+    conn.add_notice_handler(lambda notice: plans.append(notice.message_primary or ""))
+    conn.execute("LOAD 'auto_explain'")
+    conn.execute("SET auto_explain.log_min_duration = 0")
+    conn.execute("SET auto_explain.log_nested_statements = on")
+    conn.execute("SET client_min_messages = log")
+    return plans
 
 
 class TestWhatIsNotIndexed:
