@@ -11,7 +11,7 @@ from luthien.debug.search.texts import Breathe, words_in
 from luthien.store.calls import as_text
 from luthien.store.facets import change_facets, decision_facets, facet, time_facets
 from luthien.store.index import Decision, Entry, ReadCall
-from luthien.store.read import CallRow
+from luthien.store.stored import CallRow
 
 ALGO = 2
 """The version of all this; a call that is indexed by another one is indexed anew."""

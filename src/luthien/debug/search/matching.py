@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from luthien.debug.search.filters import RUNNING
 from luthien.store.call_filter import CallFilter
-from luthien.store.read import CallRow
+from luthien.store.stored import CallRow
 
 
 def matches(wanted: CallFilter, row: CallRow) -> bool:
