@@ -23,7 +23,7 @@ def list_values(base: str, wanted: CallFilter, items: Iterable[tuple[str, str]])
         "wanted": wanted,
         "query": query_of(wanted),
         "conditions": conditions(base, wanted),
-        "given": {name: value for name, value in together(items).items() if name in NAMES},
+        "given": {name: value for name, value in together(items).items() if value and name in NAMES},
         "choices": CHOICES,
         "choice_words": CHOICE_WORDS,
         "needs_index": NEEDS_INDEX,
