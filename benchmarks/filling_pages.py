@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 from luthien.debug.search.indexed import ALGO
-from luthien.store.lexemes import SLOT_MS, SPAN
+from luthien.store.facets import SLOT_MS, SPAN
 from luthien.store.partitions import PartitionKeeper, day_range
 
 RECORDS_A_CALL = 10
@@ -154,17 +154,28 @@ _SEARCH = """
                 CASE WHEN decoded %% 3333333 = 5 THEN 'needle' END
             ] AS facets,
             ARRAY(
-                SELECT DISTINCT '=part:' || part FROM conversation_changes AS changes
+                SELECT DISTINCT '=change:' || side || ' ' || place || ' ' || who
+                FROM conversation_changes AS changes
+                CROSS JOIN LATERAL (
+                    VALUES ('* *'), (part || ' *'), (part || ' /messages/*/content')
+                ) AS places (place)
+                CROSS JOIN LATERAL (VALUES ('* *'), ('* ' || policy), (version || ' ' || policy)) AS authors (who)
                 WHERE changes.call_id = calls.call_id
                     AND changes.call_id >= %(first)s AND changes.call_id < %(end)s
+                    AND NOT (place = '* *' AND who = '* *')
                 UNION ALL
-                SELECT DISTINCT '=changed_by:' || policy FROM conversation_changes AS changes
-                WHERE changes.call_id = calls.call_id
-                    AND changes.call_id >= %(first)s AND changes.call_id < %(end)s
-                UNION ALL
-                SELECT DISTINCT '=change:' || part || ' ' || policy FROM conversation_changes AS changes
-                WHERE changes.call_id = calls.call_id
-                    AND changes.call_id >= %(first)s AND changes.call_id < %(end)s
+                SELECT '=decision:' || side || ' ' || decided || ' enforce ' || version || ' redact'
+                FROM (VALUES ('request'), ('response')) AS sides (side)
+                CROSS JOIN LATERAL (
+                    SELECT CASE side WHEN 'request' THEN request_changed ELSE response_changed END
+                ) AS said (is_changed)
+                CROSS JOIN LATERAL (
+                    VALUES (CASE WHEN is_changed THEN 'modify' ELSE 'allow' END),
+                        (CASE WHEN is_changed THEN 'change' END),
+                        (CASE WHEN calls.outcome = 'policy_error' THEN 'error' END)
+                ) AS actions (decided)
+                CROSS JOIN (VALUES ('*'), ('3f2a91c0')) AS versions (version)
+                WHERE calls.outcome IS NOT NULL
             ) || trace_id || ARRAY(
                 SELECT 'word' || floor(power(30000.0, random()))::int FROM generate_series(1, %(words)s)
                 WHERE calls.call_id IS NOT NULL

@@ -37,7 +37,7 @@ from benchmarks.filling_pages import RECORDS_A_CALL, fill_pages
 from benchmarks.gateways import TOKEN, luthien, running
 from luthien.debug.search.filters import read_filter
 from luthien.store.embedded import embedded_postgres
-from luthien.store.lexemes import tsquery
+from luthien.store.facets import tsquery
 from luthien.store.migrate import migrate
 from luthien.store.windows import NEWEST, id_range, search_windows
 
@@ -62,6 +62,17 @@ _FILTERS = (
     "changed=none",
     "changed=request",
     "changed=response",
+    "outcome=upstream_error,policy_error",
+    "outcome=rejected,running",
+    "policy=redact&side=request",
+    "policy=redact&version=3f2a91c0",
+    "policy=redact&version=nowhere",
+    "policy=redact&version=3f2a91c0&side=response&decided=change",
+    "policy=redact&decided=error",
+    "policy=redact&decided=block&mode=shadow",
+    "changed_by=redact&side=request&version=3f2a91c0",
+    "path=/messages/*/content",
+    "changed_by=judge&path=/messages/*/content&side=response",
     "changed_by=redact",
     "changed_by=judge",
     "changed_by=nobody",
@@ -104,6 +115,8 @@ _PLANNED = (
     "text=absentword",
     "model=gpt-rare",
     "changed_by=judge",
+    "policy=redact&version=3f2a91c0&side=response",
+    "policy=redact&decided=error",
     "model=gpt-4o&provider=anthropic",
 )
 
@@ -208,13 +221,7 @@ def plans(dsn: str) -> Iterator[str]:
         for name in ("enable_seqscan", "enable_indexscan", "jit"):
             conn.execute(sql.SQL("SET {} = off").format(sql.Identifier(name)))
         conn.execute("SET cpu_operator_cost = 0.1")
-        for each in (
-            "text=word1",
-            "text=absentword",
-            "model=gpt-rare",
-            "changed_by=judge",
-            "model=gpt-4o&provider=anthropic",
-        ):
+        for each in _PLANNED:
             wanted = read_filter(parse_qsl(each))
             first, behind = id_range(wanted)
             windows = list(search_windows(first, min(behind, NEWEST), newest_first=True))

@@ -32,7 +32,7 @@ from luthien.errors import ConfigError, StoreError
 from luthien.exchange import STAGES
 from luthien.settings import Settings, read_settings
 from luthien.store.call_filter import CallFilter
-from luthien.store.read import Unindexed
+from luthien.store.stored import Unindexed
 
 _NDJSON = "ndjson"
 _EVERYTHING = 10**9

@@ -19,13 +19,18 @@ HELP: Mapping[str, str] = {
     "format": "The wire format, as openai.chat_completions.",
     "key": "The name of a gateway key.",
     "policy": "A policy that looked at the call.",
-    "outcome": "How it ended, or running.",
+    "version": "With --policy or --changed-by: that version of it.",
+    "side": "With --policy, --changed-by, --part or --path: on this side.",
+    "decided": "With --policy: what it decided.",
+    "mode": "With --policy: enforced, or in shadow.",
+    "outcome": "How it ended, or running; several with commas.",
     "changed": "What policies changed.",
     "since": "Not before this: 2026-11-22, 2026-11-22T15:00Z, or 1h, 30m, 7d ago.",
     "until": "Before this.",
     "text": "Words that all stand in what was sent or answered.",
     "changed_by": "A policy that changed something.",
     "part": "What was changed.",
+    "path": "Where, as reports have it: /messages/*/content.",
 }
 _PANEL = "Which calls"
 

@@ -63,6 +63,7 @@ class Feed:
         self._changed = asyncio.Event()
         self._is_ending = False
         self._processes: dict[UUID, str] = {}
+        self._nothing_at: Position | None = None
         self._held: Held | None = None
         self._looked_at = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -172,17 +173,25 @@ class Feed:
 
     async def _read(self) -> bool:
         """Reads what has changed; returns whether there may be more."""
+        tip = await self.lookup.tip()
         if self.kept.tip is None:
-            tip = await self.lookup.tip()
             self.kept.begin(tip.position)
             self._tell()
-        changes = await self.changes(self.kept.tip or tip.position)
+        changes = await self._changes_up_to(tip.position)
         self.kept.add(changes, int(time.time()), KEPT)
         held = None if changes else await self._held_since()
         if changes or self.kept.trouble or self.kept.held != held:
             self.kept.trouble, self.kept.held = None, held
             self._tell()
         return len(changes) == PAGE
+
+    async def _changes_up_to(self, tip: Position) -> list[Change]:
+        """What came since the last look. Where nothing has ended since one that found nothing, there is nothing."""
+        if tip == self._nothing_at:
+            return []
+        changes = await self.changes(self.kept.tip or tip)
+        self._nothing_at = None if changes else tip
+        return changes
 
     async def _held_since(self) -> str | None:
         """Since when one and the same transaction keeps something back, looked up now and then."""

@@ -7,6 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
+from luthien.exchange import Side
+
 Changed: TypeAlias = Literal["request", "response", "any", "none"]
 
 
@@ -27,11 +29,35 @@ class Part(StrEnum):
     OTHER = "other"
 
 
+class Decided(StrEnum):
+    """What a policy decided, as its records have it; `change` if it changed something, or would have."""
+
+    ALLOW = "allow"
+    MODIFY = "modify"
+    ANNOTATE = "annotate"
+    BLOCK = "block"
+    ERROR = "error"
+    CHANGE = "change"
+
+
+class Mode(StrEnum):
+    """Whether a policy's decision was carried out, or only recorded."""
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
+
+
+NEEDS_INDEX = ("version", "side", "decided", "mode", "text", "changed_by", "part", "path")
+"""What only the index knows."""
+
+
 @dataclass(frozen=True, slots=True)
 class CallFilter:
     """What a call must be to be listed; all of it, and None asks for nothing.
 
-    `text`, `changed_by` and `part` know only calls that are indexed; all else is known of every stored call.
+    What `NEEDS_INDEX` names is known of calls that are indexed; all else of every stored call. `version`, `side`,
+    `decided` and `mode` say more of `policy`: all of it is true of one decision. `version` and `side` say more of the
+    change that `changed_by`, `part` and `path` ask for, too.
     """
 
     id: str | None = None
@@ -44,9 +70,13 @@ class CallFilter:
     key: str | None = None
     """The name of a gateway key."""
     policy: str | None = None
-    """A policy that looked at the call."""
-    outcome: str | None = None
-    """One of `Outcome`, or `running`: none yet."""
+    """A policy that looked at the call; with one of the next four, that decided so."""
+    version: str | None = None
+    side: Side | None = None
+    decided: Decided | None = None
+    mode: Mode | None = None
+    outcome: tuple[str, ...] | None = None
+    """Some of `Outcome`, or `running`: none yet."""
     changed: Changed | None = None
     since: datetime | None = None
     """The earliest start, with a time zone."""
@@ -55,13 +85,25 @@ class CallFilter:
     text: str | None = None
     """Words that all stand in what was sent or answered."""
     changed_by: str | None = None
-    """A policy that changed something: with `part`, that part."""
+    """A policy that changed something: with `part` and `path`, that."""
     part: Part | None = None
+    path: str | None = None
+    """Where something was changed, as `conversation_changes` has it for counting."""
 
     @property
     def needs_index(self) -> bool:
         """Whether calls that are not yet indexed may be missing from the list."""
-        return bool(self.text or self.changed_by or self.part)
+        return any(getattr(self, name) is not None for name in NEEDS_INDEX)
+
+    @property
+    def asks_decision(self) -> bool:
+        """Whether more is asked of the policy than that it looked at the call."""
+        said = (self.version, self.side, self.decided, self.mode)
+        return self.policy is not None and any(each is not None for each in said)
+
+    @property
+    def asks_change(self) -> bool:
+        return any(each is not None for each in (self.changed_by, self.part, self.path))
 
 
 EVERY_CALL = CallFilter()

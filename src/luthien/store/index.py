@@ -16,8 +16,8 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import dict_row
 
-from luthien.store.read import CallRow, StoredCall, record_of
 from luthien.store.sql import query
+from luthien.store.stored import CallRow, StoredCall, record_of
 from luthien.store.windows import NEWEST
 
 Connection = psycopg.Connection[Any]

@@ -2,27 +2,18 @@
 
 Words are runs of letters, digits and underscores, without regard to case, in one Unicode normal form; what stands
 between underscores is a word, too. Scripts that are written without spaces are cut into single characters and pairs.
-A long word counts by its beginning. Facets, which no text can spell, begin with "=".
+A long word counts by its beginning.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator
-from uuid import UUID
-
-from luthien.exchange import call_time_ms
-from luthien.store.call_filter import CallFilter
 
 MAX_WORD_CHARS = 64
-_MAX_FACET_BYTES = 512
 MAX_ASKED = 64
 """How many words may be searched for at once; in scripts without spaces, nearly as many characters."""
-SLOT_MS = 1 << 20
-"""A call's time is a facet of this grain, about 17 minutes, and one of `SPAN` of them."""
-SPAN = 16
 
 # Marks belong to their letters. What \w has not: combining marks, and vowel signs of the scripts of India.
 _WORD = re.compile(
@@ -48,74 +39,14 @@ def asked_words(text: str) -> list[str]:
     return list(dict.fromkeys(word for run in _runs(text) for word in _asked(run)))
 
 
-def facet(name: str, value: str) -> str:
-    """The lexeme that says so of a call."""
-    whole = f"={name}:{_plain(value)}"
-    if len(whole.encode()) <= _MAX_FACET_BYTES:
-        return whole
-    return f"={name}#{hashlib.sha256(whole.encode()).hexdigest()}"
-
-
-def time_facets(call_id: UUID) -> tuple[str, str]:
-    """When a call began, finely and roughly."""
-    slot = call_time_ms(call_id) // SLOT_MS
-    return f"=slot:{slot:x}", f"=span:{slot // SPAN:x}"
-
-
-def _asked_times(slots: range) -> list[str]:
-    """Facets of which each call of these slots has one; so may some that are later.
-
-    Few, since each is looked at for each call that has all the rest.
-    """
-    if len(slots) <= SPAN:
-        return [f"=slot:{slot:x}" for slot in slots]
-    aligned = -(-slots.start // SPAN) * SPAN
-    spans = range(aligned // SPAN, (slots.stop - 1) // SPAN + 1)
-    return [*(f"=slot:{slot:x}" for slot in range(slots.start, aligned)), *(f"=span:{span:x}" for span in spans)]
-
-
-def asked_facets(wanted: CallFilter) -> list[str]:
-    """What a call's document must have, beside words, to be let through by a filter."""
-    names = ("session", "model", "provider", "format", "key", "policy", "outcome", "changed", "changed_by", "part")
-    asked = [facet(name, str(value)) for name in names if (value := getattr(wanted, name)) is not None]
-    if wanted.changed_by is not None and wanted.part is not None:
-        asked.append(change_facet(wanted.changed_by, wanted.part))
-    return asked
-
-
-def change_facet(policy: str, part: str) -> str:
-    """That a policy changed such a part."""
-    return facet("change", f"{part} {policy}")
-
-
-def tsquery(wanted: CallFilter, slots: range = range(0)) -> str:
-    """What `luthien_found` is asked for: all of a filter's words and facets, and one of the slots, if there are any.
-
-    Empty, which matches nothing, when nothing is asked for.
-    """
-    words = asked_words(wanted.text) if wanted.text else []
-    if wanted.text and not words:
-        return ""
-    asked = [_quoted(lexeme) for lexeme in [*words, *asked_facets(wanted)]]
-    either = " | ".join(map(_quoted, _asked_times(slots)))
-    if either:
-        asked.append(f"({either})")
-    return " & ".join(asked)
-
-
-def _quoted(lexeme: str) -> str:
-    doubled = lexeme.replace("\\", "\\\\").replace("'", "''")
-    return f"'{doubled}'"
-
-
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """What Postgres can hold and compare: NFC, no NUL, no lone surrogate."""
     return unicodedata.normalize("NFC", text.replace("\0", "\ufffd").encode("utf-8", "replace").decode())
 
 
 def _runs(text: str) -> list[str]:
     # Case first: it may undo the normal form.
-    found: list[str] = _WORD.findall(_plain(text.casefold()))
+    found: list[str] = _WORD.findall(plain(text.casefold()))
     return found
 
 

@@ -33,7 +33,7 @@ AND (%(format)s::text IS NULL OR calls.wire_format = %(format)s)
 AND (%(key)s::text IS NULL OR calls.gateway_key = %(key)s)
 AND (%(policy)s::text IS NULL
     OR calls.policies @> jsonb_build_array(jsonb_build_object('name', %(policy)s::text)))
-AND (%(outcome)s::text IS NULL OR COALESCE(calls.outcome, 'running') = %(outcome)s)
+AND (%(outcome)s::text[] IS NULL OR COALESCE(calls.outcome, 'running') = ANY(%(outcome)s))
 AND (%(changed)s::text IS NULL OR CASE %(changed)s
     WHEN 'request' THEN calls.request_changed
     WHEN 'response' THEN calls.response_changed
@@ -535,14 +535,10 @@ FROM (
 ) AS changed
 
 -- name: feed_next
--- In the order in which they were written, and only those before which nothing can come any more. Of all days: a spool
--- that is adopted late brings old calls.
+-- In the order in which they were written, and only those before which nothing can come any more.
 SELECT stored_xid, call_id
-FROM conversation_calls
-WHERE (stored_xid, call_id) > (%(xid)s::text::xid8, %(call_id)s)
-    AND stored_xid < pg_snapshot_xmin(pg_current_snapshot())
+FROM luthien_changed_after(%(xid)s::text::xid8, %(call_id)s, %(limit)s)
 ORDER BY stored_xid, call_id
-LIMIT %(limit)s
 
 -- name: feed_changes
 -- Those that feed_next has found, unless they have changed since: then they come later. Bounded like a list, so that not

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -15,57 +14,21 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from luthien.errors import StoreError
-from luthien.exchange import StageRecord, call_time_ms
+from luthien.exchange import call_time_ms
 from luthien.store import search, sessions
 from luthien.store.call_filter import EVERY_CALL, CallFilter
 from luthien.store.deadline import AsyncWatchedConnection, WatchedConnection
 from luthien.store.feed import Held, Position, Tip
 from luthien.store.migrate import pending
 from luthien.store.sql import query
+from luthien.store.stored import CallRow, StoredCall, Unindexed, record_of, set_aside_of
 from luthien.store.windows import NEWEST, id_range, windows
 
-CallRow = dict[str, Any]
-"""One row of `conversation_calls`, by column, and what the database knows of the call's process, if it matters."""
-
 _MAX_COUNTED = 1_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _SILENCE_S = 10.0
 # How far the clock that ids are made with may be ahead of the one that times are taken from.
 _SKEW_MS = 60_000
 _NOT_MIGRATED = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedFunction)
-
-
-@dataclass(frozen=True, slots=True)
-class SetAside:
-    """A record in quarantine, or one that was refused and of which the database was told; without its payload."""
-
-    sequence: int
-    event_type: str
-    reason: str
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoredCall:
-    """What the database has of one call: its row, its records in order, and those that were set aside."""
-
-    row: CallRow
-    records: list[StageRecord]
-    set_aside: list[SetAside] = field(default_factory=list)
-    children: list[CallRow] = field(default_factory=list)
-    """The calls in which its policies asked models: `call_id`, models, `outcome` and `duration_ms`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unindexed:
-    """So many calls, which a filter may let through, are not indexed as they are stored now.
-
-    `or_more`: it was not counted further.
-    """
-
-    calls: int
-    or_more: bool = False
 
 
 class _Connection(AsyncWatchedConnection):
@@ -166,7 +129,7 @@ class RecordReader:
         aside = await self._rows("get_set_aside", {"call_id": call_id})
         children = await self._rows("get_children", {"call_id": call_id, "until": _last_child(rows[0])})
         return StoredCall(
-            rows[0], [record_of(event) for event in events], [_set_aside(row) for row in aside], children
+            rows[0], [record_of(event) for event in events], [set_aside_of(row) for row in aside], children
         )
 
     async def session_calls(
@@ -294,26 +257,3 @@ def _pending_migrations(dsn: str) -> list[str]:
             return pending(conn)
     except psycopg.Error as error:
         raise StoreError("the database is away") from error
-
-
-def _set_aside(row: CallRow) -> SetAside:
-    return SetAside(row["sequence"], row["event_type"] or "", row["reason"], row["error"] or "")
-
-
-def record_of(event: CallRow) -> StageRecord:
-    """The record that a row of `conversation_events` is."""
-    return StageRecord(
-        call_id=event["call_id"],
-        sequence=event["sequence"],
-        event_type=event["event_type"],
-        recorded_at_ns=(event["recorded_at"] - _EPOCH) // _MICROSECOND * 1000,
-        trace_id=event["trace_id"] or "",
-        span_id=event["span_id"] or "",
-        payload=event["payload"],
-        payload_sha256=event["payload_sha256"],
-        payload_bytes=event["payload_bytes"],
-        wire_sha256=event["wire_sha256"],
-        wire_bytes=event["wire_bytes"],
-        payload_ref=event["payload_ref"],
-        attributes=event["attributes"],
-    )

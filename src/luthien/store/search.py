@@ -1,6 +1,6 @@
 """Calls that a filter lets through, page by page. No payload is ever read.
 
-What is equal to something is a facet in the index (`lexemes`), so that any combination is one search in it, in
+What is equal to something is a facet in the index (`facets`), so that any combination is one search in it, in
 windows of time. It may be older than what is stored, so the rows that it finds are looked at once more; calls that
 are not indexed as they are stored now are looked at themselves.
 """
@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from luthien.store.call_filter import CallFilter
-from luthien.store.lexemes import tsquery
+from luthien.store.facets import tsquery
 from luthien.store.sql import query
 from luthien.store.windows import NEWEST, Window, clipped, id_range, search_windows, windows
 
@@ -117,7 +117,10 @@ def _bounds(window: Window) -> dict[str, UUID]:
 
 
 def _conditions(wanted: CallFilter) -> dict[str, Any]:
-    return {name: getattr(wanted, name) for name in _STORED}
+    asked = {name: getattr(wanted, name) for name in _STORED}
+    # Whether it decided so is known before the call's row has it, and of calls whose row never will.
+    policy = None if wanted.asks_decision else wanted.policy
+    return asked | {"policy": policy, "outcome": None if wanted.outcome is None else [*wanted.outcome]}
 
 
 def _is_searched(wanted: CallFilter) -> bool:

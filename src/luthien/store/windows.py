@@ -13,7 +13,7 @@ from uuid import UUID
 
 from luthien.exchange import call_time_ms
 from luthien.store.call_filter import CallFilter
-from luthien.store.lexemes import SLOT_MS
+from luthien.store.facets import SLOT_MS
 
 NEWEST = UUID(int=2**128 - 1)
 

@@ -9,14 +9,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import parse_qsl
 from uuid import uuid4
 
 import psycopg
 import pytest
 from playwright.sync_api import Page, expect
 
-from luthien.debug.search.filters import CHOICES, NAMES, read_filter
-from luthien.debug.search.listing import conditions, narrowed
+from luthien.debug.search.filters import CHOICES, NAMES, NEEDS, SEVERAL, read_filter
+from luthien.debug.search.in_words import conditions
+from luthien.debug.search.listing import narrowed
 from luthien.debug.search.matching import matches
 from luthien.exchange import StageRecord
 from luthien.store.call_filter import EVERY_CALL
@@ -93,8 +95,11 @@ class TestTheFilter:
         for name in NAMES:
             assert f'name="{name}"' in form
         for name, values in CHOICES.items():
-            select = form[form.index(f'<select id="f-{name}"') :].partition("</select>")[0]
-            assert re.findall(r'<option value="(\w+)"', select) == [*values]
+            offered = re.findall(rf'name="{name}" value="(\w+)"', form)
+            if name not in SEVERAL:
+                select = form[form.index(f'<select id="f-{name}"') :].partition("</select>")[0]
+                offered = re.findall(r'<option value="(\w+)"', select)
+            assert offered == [*values]
 
     def test_is_told_in_words_and_each_condition_can_be_taken_away(
         self, gateway: Gateway, provider: ScriptedProvider
@@ -111,13 +116,41 @@ class TestTheFilter:
         assert '<a href="/debug/calls?model=gpt-4o&amp;outcome=running&amp;since=2026-11-01T00%3A00%3A00Z"' in html
         assert "No call is like that" in html
 
+    def test_says_of_a_policy_and_of_a_change_all_that_is_asked(self) -> None:
+        wanted = read_filter(
+            parse_qsl("policy=redact&version=3f2a&side=request&decided=block&mode=shadow&outcome=running,blocked")
+        )
+        found = conditions("/debug/calls", wanted)
+        assert [" ".join(filter(None, (each.words, each.value, each.rest))) for each in found] == [
+            "on which policy redact decided",
+            "to block",
+            "in version 3f2a",
+            "on the request",
+            "in shadow",
+            "with outcome blocked or running",
+        ]
+        assert found[0].href == "/debug/calls?outcome=blocked%2Crunning", "and what says more of it"
+        assert found[2].href == found[0].href.replace("?", "?policy=redact&side=request&decided=block&mode=shadow&")
+        wanted = read_filter(
+            parse_qsl("changed_by=redact&part=message&path=/messages/*/content&side=request&version=1")
+        )
+        found = conditions("/debug/calls", wanted)
+        assert [" ".join(filter(None, (each.words, each.value, each.rest))) for each in found] == [
+            "in which policy redact changed a message",
+            "at /messages/*/content",
+            "in version 1",
+            "on the request",
+        ]
+        assert found[0].href == "/debug/calls?side=request&path=%2Fmessages%2F%2A%2Fcontent"
+
     @pytest.mark.parametrize("name", NAMES)
     def test_every_condition_has_words_and_a_way_without_it(self, name: str) -> None:
         value = {"id": "01", "since": "1h", "until": "1h"}.get(name) or CHOICES.get(name, ("x",))[0]
-        wanted = read_filter([(name, value)])
-        [condition] = conditions("/debug/calls", wanted)
+        needed = [(each, CHOICES.get(each, ("x",))[0]) for each in NEEDS.get(name, ())[:1]]
+        wanted = read_filter([*needed, (name, value)])
+        condition = conditions("/debug/calls", wanted)[-1]
         assert condition.words
-        assert condition.href == "/debug/calls"
+        assert condition.href == "/debug/calls" + "".join(f"?{each}={said}" for each, said in needed)
 
     def test_that_cannot_be_read_is_shown_again_with_the_reason_at_its_field(self, gateway: Gateway) -> None:
         html = html_of(gateway, "/debug/calls?since=yesterday&model=gpt", status=400)
@@ -128,6 +161,11 @@ class TestTheFilter:
         assert "is no time" in field
         assert "there is no such filter" in html_of(gateway, "/debug/calls?nonsense=1", status=400)
         assert "use the list" in html_of(gateway, "/debug/live?text=x", status=400)
+        assert "Say policy or changed_by, too" in html_of(gateway, "/debug/calls?version=3f2a", status=400)
+        several = html_of(gateway, "/debug/calls?outcome=blocked&outcome=complete", status=400)
+        field = several[several.index('id="f-outcome"') :].partition('id="f-changed"')[0]
+        assert 'value="blocked" checked' in field
+        assert "is none of completed, blocked" in field
 
     def test_lets_through_what_it_says(self, gateway: Gateway, provider: ScriptedProvider) -> None:
         provider.will(answers(openai_response("Hi")))
@@ -151,6 +189,10 @@ class TestTheFilter:
             assert narrowed("/debug/calls", EVERY_CALL, "model", value) is None
         wanted = replace(EVERY_CALL, model="m")
         assert narrowed("/debug/calls", wanted, "model", "m") is None
+        wanted = replace(EVERY_CALL, policy="p", version="1", outcome=("blocked",))
+        assert narrowed("/debug/calls", wanted, "outcome", "blocked") is None
+        assert narrowed("/debug/calls", wanted, "policy", "q") == "/debug/calls?policy=q&outcome=blocked"
+        wanted = replace(EVERY_CALL, model="m")
         assert narrowed("/debug/calls", wanted, "session", "s") == "/debug/calls?session=s&model=m"
 
 
@@ -181,6 +223,9 @@ ROW: dict[str, Any] = {
         ("policy=redact", {"policies": None}, False),
         ("session=s", {"session_id": None}, False),
         ("outcome=running", {}, False),
+        ("outcome=blocked,completed", {}, True),
+        ("outcome=blocked,running", {}, False),
+        ("outcome=blocked,running", {"outcome": None}, True),
         ("outcome=running", {"outcome": None}, True),
         ("changed=request", {}, True),
         ("changed=response", {}, False),

@@ -13,12 +13,13 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from luthien.debug.search import indexed, indexer
+from luthien.debug.search import indexed, indexer, texts
 from luthien.debug.search.indexer import Indexer, IndexStats, Pace, connected, index_some
 from luthien.debug.search.reindex import index_queued, queue_calls
 from luthien.exchange import EventType, StageRecord, new_call_id
 from luthien.store import index
 from luthien.store.call_filter import CallFilter
+from luthien.store.facets import change_facets
 from luthien.store.index import Sweep
 from luthien.store.lexemes import words_of
 from luthien.store.read import RecordReader
@@ -198,14 +199,16 @@ class TestWhatIsIndexed:
             ("request", "change", "message", "/messages/0/content", "/messages/0/content", "redact", "1"),
             ("request", "change", "parameter", "/temperature", "/temperature", "redact", "1"),
         ]
-        assert {"=changed_by:redact", "=part:message", "=change:message redact"} <= lexemes(conn, records[0].call_id)
+        assert {*change_facets("request", "message", "/messages/*/content", "redact", "1")} <= lexemes(
+            conn, records[0].call_id
+        )
 
     def test_is_not_what_would_only_have_been_changed(self, conn: Conn) -> None:
         records = call(says("as it was"), **{"luthien.policy.shadow": True})
         store(conn, *records)
         index_all(conn)
         assert conn.execute("SELECT FROM conversation_changes").fetchall() == []
-        assert "=changed_by:redact" not in lexemes(conn, records[0].call_id)
+        assert "=change:request * * * redact" not in lexemes(conn, records[0].call_id)
 
 
 class TestACallThatIsHard:
@@ -213,11 +216,15 @@ class TestACallThatIsHard:
         self, conn: Conn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(indexed, "MAX_CHANGES", 10)
-        records = call({f"k{n}": 0 for n in range(30)}, {f"k{n}": 1 for n in range(30)})
+        monkeypatch.setattr(indexed, "MAX_PATHS", 1)
+        changed = [*(f"k{number}" for number in range(30)), "top_p"]
+        records = call(dict.fromkeys(changed, 0), dict.fromkeys(changed, 1))
         store(conn, *records)
         index_all(conn)
         assert conn.execute("SELECT count(*) FROM conversation_changes").fetchone() == (10,)
-        assert column(conn, "capped", records[0].call_id) == ["changes"]
+        assert column(conn, "capped", records[0].call_id) == ["changes", "paths"]
+        paths = [each for each in lexemes(conn, records[0].call_id) if each.startswith("=change:request parameter /")]
+        assert len({each.split()[2] for each in paths}) == 1
 
     def test_of_too_many_words_is_known_by_the_latest(self, conn: Conn) -> None:
         text = " ".join(f"w{number}" for number in range(40_000))
@@ -226,11 +233,11 @@ class TestACallThatIsHard:
         index_all(conn)
         found = lexemes(conn, records[0].call_id)
         assert "lately" in found
-        assert len(found) <= indexed.MAX_WORDS + 20
+        assert len(found) <= texts.MAX_WORDS + 20
         assert column(conn, "capped", records[0].call_id) == ["text"]
 
     def test_of_one_text_that_is_too_long_is_known_by_its_beginning(self, conn: Conn) -> None:
-        text = " ".join(["first", *["again"] * (indexed.MAX_CHARS // 5), "last"])
+        text = " ".join(["first", *["again"] * (texts.MAX_CHARS // 5), "last"])
         records = call(says(text), says("other"))
         store(conn, *records)
         index_all(conn)
@@ -266,7 +273,7 @@ class TestACallThatIsHard:
         store(conn, *records)
         index_all(conn)
         found = lexemes(conn, records[0].call_id)
-        assert {"beginning", "café", "=changed_by:redact", "=part:other"} <= found
+        assert {"beginning", "café", "=change:request * * * redact", "=change:request other * * *"} <= found
         assert column(conn, "capped", records[0].call_id)[0] == "payloads"
 
     @pytest.mark.parametrize(
@@ -316,9 +323,9 @@ class TestACallThatIsHard:
     def test_whose_document_postgres_refuses_keeps_its_facets(
         self, conn: Conn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(indexed, "_MAX_DOCUMENT_BYTES", 10**9)
-        monkeypatch.setattr(indexed, "MAX_CHARS", 10**9)
-        monkeypatch.setattr(indexed, "MAX_WORDS", 10**9)
+        monkeypatch.setattr(texts, "_MAX_WORDS_BYTES", 10**9)
+        monkeypatch.setattr(texts, "MAX_CHARS", 10**9)
+        monkeypatch.setattr(texts, "MAX_WORDS", 10**9)
         records = call(says(" ".join(f"{number:060}" for number in range(30_000))))
         store(conn, *records)
         assert index_all(conn) == IndexStats(failed=1)

@@ -134,6 +134,7 @@ class TestWhatAReaderSees:
     def test_no_function_that_tells_or_changes_anything(self, reader: Conn) -> None:
         for function in (
             "luthien_found('a', gen_random_uuid(), gen_random_uuid(), true, 10)",
+            "luthien_changed_after('1', gen_random_uuid(), 10)",
             "luthien_unindexed(ARRAY[gen_random_uuid()], ARRAY[true])",
             "luthien_create_day(current_date)",
             "luthien_drop_day(date '2020-01-01', 1)",
@@ -157,6 +158,7 @@ class TestWhatAReaderSees:
             "luthien_partitions",
             "luthien_strays",  # how many rows of which day lie in a default partition
             "luthien_found",  # with the rights of whoever asks
+            "luthien_changed_after",  # as well
         }
 
     @pytest.mark.usefixtures("filled")

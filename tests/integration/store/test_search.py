@@ -7,7 +7,7 @@ import random
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from luthien.debug.search.filters import NEEDS, without
 from luthien.debug.search.indexer import IndexStats, Pace, connected, index_some
 from luthien.errors import StoreError
-from luthien.exchange import EventType, StageRecord, call_time_ms
-from luthien.store.call_filter import EVERY_CALL, CallFilter, Part
+from luthien.exchange import EventType, Side, StageRecord, call_time_ms
+from luthien.store.call_filter import EVERY_CALL, CallFilter, Decided, Mode, Part
+from luthien.store.facets import tsquery
 from luthien.store.migrate import migrate, migrations_folder
 from luthien.store.partitions import day_of
 from luthien.store.read import RecordReader
@@ -29,6 +31,29 @@ from tests.records import call_at, record
 
 DAY_S = 86_400.0
 HOSTILE = "o'br\\ien \" & | ! ( ) <-> :* = % ;--"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a policy decided of a call."""
+
+    policy: str
+    version: str
+    side: str
+    action: str
+    shadow: bool
+    changed: bool
+
+    def passes(self, wanted: CallFilter) -> bool:
+        return all(
+            (
+                wanted.policy == self.policy,
+                wanted.version in (None, self.version),
+                wanted.side in (None, self.side),
+                wanted.decided in (None, self.action) or (wanted.decided == "change" and self.changed),
+                wanted.mode is None or self.shadow is (wanted.mode == "shadow"),
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -42,7 +67,9 @@ class Made:
     provider: str
     format: str
     key: str
-    policy: str
+    first: Judged
+    """The policy that changed the request, if any did."""
+    second: Judged
     outcome: str
     request_changed: bool
     response_changed: bool
@@ -58,6 +85,12 @@ class Made:
             "none": not changed and self.outcome != "running",
         }
         is_over = self.outcome != "running"
+        looked = {self.first.policy, self.second.policy} if is_over else set()
+        if wanted.version or wanted.side or wanted.decided or wanted.mode:
+            judged = any(each.passes(wanted) for each in (self.first, self.second))
+        else:
+            judged = wanted.policy in looked
+        asks_change = wanted.changed_by or wanted.part or wanted.path
         at = datetime.fromtimestamp(call_time_ms(self.call_id) / 1000, UTC)
         return all(
             (
@@ -67,14 +100,17 @@ class Made:
                 wanted.provider in (None, self.provider),
                 wanted.format in (None, self.format),
                 wanted.key in (None, self.key),
-                wanted.policy is None or (is_over and wanted.policy == self.policy),
-                wanted.outcome in (None, self.outcome),
+                wanted.policy is None or judged,
+                wanted.outcome is None or self.outcome in wanted.outcome,
                 wanted.changed is None or sides[wanted.changed],
                 wanted.since is None or at >= wanted.since,
                 wanted.until is None or at < wanted.until,
                 wanted.text is None or set(wanted.text.lower().split()) <= set(self.words),
-                wanted.changed_by is None or (self.request_changed and wanted.changed_by == self.policy),
-                wanted.part is None or (self.request_changed and wanted.part == Part.MESSAGE),
+                not asks_change or (self.request_changed and wanted.side in (None, "request")),
+                wanted.changed_by is None
+                or (wanted.changed_by == self.first.policy and wanted.version in (None, self.first.version)),
+                wanted.part in (None, Part.MESSAGE),
+                wanted.path in (None, "/messages/*/content"),
             )
         )
 
@@ -87,6 +123,18 @@ def made_calls(count: int) -> list[Made]:
     for number in range(count):
         age_s = some.choice((some.random() * 600, some.random() * DAY_S, some.random() * 40 * DAY_S))
         outcome = some.choice(("completed", "completed", "blocked", "upstream_error", "running"))
+        request_changed = some.random() < 0.3
+        first, second = (
+            Judged(
+                some.choice(("redact", HOSTILE)),
+                some.choice(("3f2a91c04d5e", "1.0+3f2a91c0")),
+                side,
+                some.choice(("modify", "allow", "block", "error")),
+                side == "response" and some.random() < 0.5,
+                request_changed if side == "request" else some.random() < 0.5,
+            )
+            for side in ("request", "response")
+        )
         calls.append(
             Made(
                 call_at(now - age_s),
@@ -96,9 +144,10 @@ def made_calls(count: int) -> list[Made]:
                 some.choice(("openai", "anthropic")),
                 some.choice(("openai_chat", "anthropic_messages")),
                 some.choice(("team-a", "Team-A")),
-                some.choice(("redact", HOSTILE)),
+                first,
+                second,
                 outcome,
-                some.random() < 0.3,
+                request_changed,
                 outcome != "running" and some.random() < 0.3,
                 ("common", some.choice(("apple", "pear")), f"word{number}"),
             )
@@ -111,13 +160,10 @@ def records_of(made: Made) -> Iterator[StageRecord]:
         return json.dumps({"messages": [{"role": "user", "content": " ".join([*made.words, *also])}]}).encode()
 
     original, final = body(), body(*["added"] * made.request_changed)
-    decision = {
-        "luthien.policy.name": made.policy,
-        "luthien.policy.version": "1",
-        "luthien.policy.side": "request",
-        "luthien.policy.action": "modify",
-        "luthien.policy.changed": made.request_changed,
-    }
+    first, second = (
+        {f"luthien.policy.{name}": value for name, value in {**asdict(each), "name": each.policy}.items()}
+        for each in (made.first, made.second)
+    )
     stages: list[tuple[EventType, bytes | None, dict[str, Any]]] = [
         (
             EventType.REQUEST_ORIGINAL,
@@ -129,13 +175,14 @@ def records_of(made: Made) -> Iterator[StageRecord]:
                 "luthien.gateway_key": made.key,
             },
         ),
-        (EventType.POLICY_DECISION, None, decision),
+        (EventType.POLICY_DECISION, None, first),
         (
             EventType.REQUEST_FINAL,
             final,
             {"gen_ai.provider.name": made.provider, "luthien.changed": made.request_changed},
         ),
         (EventType.RESPONSE_ORIGINAL, b"{}", {"gen_ai.response.model": made.used}),
+        (EventType.POLICY_DECISION, None, second),
     ]
     if made.outcome != "running":
         stages += [
@@ -145,8 +192,8 @@ def records_of(made: Made) -> Iterator[StageRecord]:
                 None,
                 {
                     "luthien.outcome": made.outcome,
-                    "luthien.policies": (f"{made.policy}@1",),
-                    "luthien.records.emitted": 6,
+                    "luthien.policies": tuple(f"{each.policy}@{each.version}" for each in (made.first, made.second)),
+                    "luthien.records.emitted": 7,
                 },
             ),
         ]
@@ -183,7 +230,7 @@ def filters(calls: list[Made]) -> list[CallFilter]:
         "format": ["anthropic_messages"],
         "key": ["team-a", "Team-A", "TEAM-A"],
         "policy": ["redact", HOSTILE],
-        "outcome": ["completed", "blocked", "running", "rejected"],
+        "outcome": [("completed",), ("blocked", "running"), ("upstream_error", "rejected"), ("rejected",)],
         "changed": ["request", "response", "any", "none"],
         "since": [half, half + timedelta(days=99)],
         "until": [half, half - timedelta(days=99)],
@@ -192,13 +239,27 @@ def filters(calls: list[Made]) -> list[CallFilter]:
         "text": ["common", "COMMON apple", "word7", "apple pear", "absent", "comm"],
         "changed_by": ["redact", HOSTILE, "nobody"],
         "part": [Part.MESSAGE, Part.SYSTEM],
+        "path": ["/messages/*/content", "/system"],
     }
-    alone = [CallFilter(**{name: value}) for name in values | indexed for value in (values | indexed)[name]]
+    more: dict[str, list[Any]] = {
+        "version": ["3f2a91c04d5e", "1.0+3f2a91c0", "3f2a"],
+        "side": [*Side],
+        "decided": [*Decided],
+        "mode": [*Mode],
+    }
+    every = values | indexed | more
+    alone = [CallFilter(**{name: value}) for name in values | indexed for value in every[name]]
+    said_more = [
+        CallFilter(**{needed: every[needed][0], name: value})
+        for name in more
+        for value in more[name]
+        for needed in NEEDS[name]
+    ]
     several = []
     for _ in range(60):
-        names = some.sample(sorted(values | indexed), some.randint(2, 4))
-        several.append(CallFilter(**{name: some.choice((values | indexed)[name]) for name in names}))
-    return [EVERY_CALL, *alone, *several]
+        names = {*some.sample(sorted(every), some.randint(2, 5)), *some.sample(("policy", "changed_by"), 1)}
+        several.append(without(CallFilter(**{name: some.choice(every[name]) for name in sorted(names)})))
+    return [EVERY_CALL, *alone, *said_more, *several]
 
 
 class TestAFilter:
@@ -230,7 +291,7 @@ class TestAFilter:
         store(record_database, *calls[::2])
         index_everything(record_database)
         store(record_database, *calls[1::2])
-        for wanted in (EVERY_CALL, CallFilter(model="rare"), CallFilter(outcome="blocked", provider="openai")):
+        for wanted in (EVERY_CALL, CallFilter(model="rare"), CallFilter(outcome=("blocked",), provider="openai")):
             passing = [call.call_id for call in calls if call.passes(wanted)]
             assert passing
             for newer, here, older in _triples(passing):
@@ -256,11 +317,11 @@ class TestAFilter:
         running = replace(made_calls(1)[0], outcome="running", response_changed=False)
         store(record_database, running)
         index_everything(record_database)
-        assert await reader.calls(CallFilter(outcome="running"), None, 9)
+        assert await reader.calls(CallFilter(outcome=("running",)), None, 9)
         store(record_database, replace(running, outcome="blocked"))
         for _ in range(2):
-            assert not await reader.calls(CallFilter(outcome="running"), None, 9)
-            [row] = await reader.calls(CallFilter(outcome="blocked"), None, 9)
+            assert not await reader.calls(CallFilter(outcome=("running",)), None, 9)
+            [row] = await reader.calls(CallFilter(outcome=("blocked",)), None, 9)
             assert row["call_id"] == running.call_id
             index_everything(record_database)
 
@@ -273,24 +334,42 @@ class TestAFilter:
                 await reader.calls(CallFilter(text="word"), None, 9)
 
     def test_is_planned_without_a_payload_or_a_day_that_is_read_whole(self, record_database: str) -> None:
-        """Of a search that the statistics promise to be everywhere, too."""
-        store(record_database, *made_calls(200))
-        index_everything(record_database)
+        """Of a search that the statistics promise to be everywhere, too; and so is what the feed asks."""
+        for name in ("found_before", "found_after", "list_calls", "feed_next"):
+            assert "payload" not in query(name)
+        calls = made_calls(200)
         with psycopg.connect(record_database, autocommit=True) as conn:
+            plans = _plans_on(conn)
+            conn.execute("SELECT luthien_changed_after('1', gen_random_uuid(), 200)")
+            store(record_database, *calls)
+            index_everything(record_database)
             conn.execute("ANALYZE")
-            for name in ("found_before", "found_after", "list_calls"):
-                assert "payload" not in query(name)
-            conn.execute("LOAD 'auto_explain'")
-            conn.execute("SET auto_explain.log_min_duration = 0")
-            conn.execute("SET auto_explain.log_nested_statements = on")
-            conn.execute("SET client_min_messages = log")
-            plans: list[str] = []
-            conn.add_notice_handler(lambda notice: plans.append(notice.message_primary or ""))
             whole = (UUID(int=0), UUID(int=2**128 - 1))
-            conn.execute("SELECT luthien_found('''common'''::tsquery, %s, %s, true, 50)", whole)
-        [plan] = [plan for plan in plans if "Limit" in plan and "conversation_search" in plan]
-        assert "Bitmap Index Scan" in plan
-        assert "Seq Scan" not in plan
+            for wanted in (
+                CallFilter(text="common"),
+                CallFilter(policy="redact", version="3f2a91c04d5e", side=Side.RESPONSE),
+                CallFilter(outcome=("completed", "running")),
+            ):
+                conn.execute("SELECT luthien_found(%s::tsquery, %s, %s, true, 50)", (tsquery(wanted), *whole))
+            conn.execute("SELECT luthien_changed_after('1', gen_random_uuid(), 200)")
+        found = [plan for plan in plans if "Limit" in plan and "conversation_search" in plan]
+        feed = [plan for plan in plans if "Limit" in plan and "conversation_calls" in plan]
+        assert len(found) == 3
+        assert len(feed) == 2
+        assert not [plan for plan in found + feed if "Seq Scan" in plan]
+        assert all("Bitmap Index Scan" in plan for plan in found)
+        assert all("Sort" not in plan for plan in feed)
+
+
+def _plans_on(conn: psycopg.Connection[Any]) -> list[str]:
+    """The plans of what is asked on this connection from now on."""
+    plans: list[str] = []
+    conn.add_notice_handler(lambda notice: plans.append(notice.message_primary or ""))
+    conn.execute("LOAD 'auto_explain'")
+    conn.execute("SET auto_explain.log_min_duration = 0")
+    conn.execute("SET auto_explain.log_nested_statements = on")
+    conn.execute("SET client_min_messages = log")
+    return plans
 
 
 class TestWhatIsNotIndexed:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable, Iterator
+from itertools import chain, combinations
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthien.store.call_filter import CallFilter, Part
-from luthien.store.lexemes import MAX_WORD_CHARS, asked_facets, asked_words, facet, tsquery, words_of
+from luthien.exchange import Side
+from luthien.store.call_filter import CallFilter, Decided, Mode, Part
+from luthien.store.facets import asked_facets, change_facets, decision_facets, facet, tsquery
+from luthien.store.lexemes import MAX_WORD_CHARS, asked_words, words_of
 
 
 @pytest.mark.parametrize(
@@ -68,8 +73,45 @@ def test_long_values_are_told_apart() -> None:
     assert facet("session", "s" * 1000) != facet("session", "s" * 1001)
 
 
-def test_a_policy_and_a_part_are_asked_for_together() -> None:
-    assert "=change:tool_arguments redact" in asked_facets(CallFilter(changed_by="redact", part=Part.TOOL_ARGUMENTS))
+def test_whatever_is_asked_of_a_change_is_one_of_its_facets() -> None:
+    change = set(change_facets("request", "tool_arguments", "/tools/*", "redact", "1"))
+    other = set(change_facets("response", "message", "/input/*", "judge", "2"))
+    for names in _some_of("changed_by", "version", "side", "part", "path"):
+        if set(names) & {"changed_by", "part", "path"} and ("version" not in names or "changed_by" in names):
+            [asked] = asked_facets(_wanted(names))
+            assert len(change & set(asked)) == 1, names
+            assert not other & set(asked)
+
+
+def test_whatever_is_asked_of_a_decision_is_one_of_its_facets() -> None:
+    decision = {*decision_facets("request", "block", "redact", "1", is_shadow=True, is_changing=False)}
+    other = {*decision_facets("request", "modify", "redact", "2", is_shadow=True, is_changing=True)}
+    for names in _some_of("version", "side", "decided", "mode"):
+        if names:
+            [asked] = asked_facets(_wanted(("policy", *names)))
+            assert len(decision & set(asked)) == 1, names
+            assert bool(other & set(asked)) is not bool({"version", "decided"} & set(names))
+    [asked] = asked_facets(CallFilter(policy="redact", decided=Decided.CHANGE))
+    assert len(other & set(asked)) == 1
+    assert not decision & set(asked)
+
+
+def _some_of(*names: str) -> Iterator[tuple[str, ...]]:
+    return chain.from_iterable(combinations(names, count) for count in range(len(names) + 1))
+
+
+def _wanted(names: Iterable[str]) -> CallFilter:
+    values: dict[str, Any] = {
+        "policy": "redact",
+        "changed_by": "redact",
+        "version": "1",
+        "side": Side.REQUEST,
+        "decided": Decided.BLOCK,
+        "mode": Mode.SHADOW,
+        "part": Part.TOOL_ARGUMENTS,
+        "path": "/tools/*",
+    }
+    return CallFilter(**{name: values[name] for name in names})
 
 
 def test_a_text_without_a_word_asks_for_what_is_nowhere() -> None:

@@ -11,7 +11,7 @@ from luthien.debug.call.timeline import Lanes
 from luthien.debug.diffing.ops import Diff
 from luthien.debug.showing.phrases import counted, listed
 from luthien.debug.showing.shown import duration
-from luthien.store.read import CallRow
+from luthien.store.stored import CallRow
 
 Sentences: TypeAlias = tuple[str, ...]
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from luthien.debug.call.call_view import CallView
 from luthien.debug.call.stages import StageView
 from luthien.debug.diffing.values import parse
-from luthien.store.read import CallRow
+from luthien.store.stored import CallRow
 
 _MAX_SHOWN = 5_000_000
 """Payloads of more bytes are not put into the JSON view; they can be downloaded."""

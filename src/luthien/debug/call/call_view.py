@@ -23,7 +23,7 @@ from luthien.debug.diffing.documents import Documents
 from luthien.debug.diffing.ops import Diff
 from luthien.debug.diffing.values import Json, dumps
 from luthien.exchange import EventType, Side, StageRecord
-from luthien.store.read import CallRow, StoredCall
+from luthien.store.stored import CallRow, StoredCall
 
 _ASKED = "asked_call_id"
 """The detail of a decision that names a child call."""

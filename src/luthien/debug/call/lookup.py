@@ -14,7 +14,8 @@ from luthien.exchange import call_time_ms
 from luthien.record.source import RecordSource
 from luthien.store.call_filter import CallFilter
 from luthien.store.feed import Held, Position, Tip
-from luthien.store.read import CallRow, RecordReader, StoredCall, Unindexed
+from luthien.store.read import RecordReader
+from luthien.store.stored import CallRow, StoredCall, Unindexed
 
 _GRACE_MS = 60_000
 # How far another process's clock, or the database's, may be from ours.

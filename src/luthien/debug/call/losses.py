@@ -9,7 +9,7 @@ from itertools import islice
 
 from luthien.debug.call.completeness import Completeness, Evidence, Loss, completeness_of
 from luthien.exchange import EventType, StageRecord
-from luthien.store.read import SetAside, StoredCall
+from luthien.store.stored import SetAside, StoredCall
 
 _REFUSED = "luthien.record.refused"
 _NOT_CRASH_PROOF = "luthien.record.not_crash_proof"

@@ -13,7 +13,7 @@ from luthien.debug.call.losses import UNREADABLE, Records
 from luthien.debug.call.partial import Partial, partial_of
 from luthien.debug.diffing.values import parse
 from luthien.exchange import STAGES, EventType, StageRecord
-from luthien.store.read import StoredCall
+from luthien.store.stored import StoredCall
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from luthien.debug.call.timeline import Lanes
 from luthien.exchange import EventType, Side, StageRecord, call_time_ms
-from luthien.store.read import CallRow
+from luthien.store.stored import CallRow
 
 Kind: TypeAlias = Literal["receive", "policy", "gateway", "provider", "client", "child"]
 

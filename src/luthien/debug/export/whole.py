@@ -10,7 +10,7 @@ from luthien.debug.call.call_json import call_as_dict, diffs_as_dict, timeline_a
 from luthien.debug.call.call_view import CallView
 from luthien.debug.call.stages import StageView
 from luthien.exchange import StageRecord
-from luthien.store.read import StoredCall
+from luthien.store.stored import StoredCall
 
 VERSION = 1
 """Of the form of the export: a field that changes its meaning makes another."""

@@ -28,7 +28,7 @@ from luthien.debug.views import Sought, Views
 from luthien.debug.web import json_response, not_yet, page, wants_json
 from luthien.exchange import EventType, Side
 from luthien.store.call_filter import EVERY_CALL, CallFilter
-from luthien.store.read import CallRow
+from luthien.store.stored import CallRow
 
 INLINE_BYTES = 16_384
 """Payloads of more are fetched when somebody opens them."""

@@ -14,7 +14,8 @@ from fastapi.responses import Response
 from luthien.debug.call.call_json import row_as_dict
 from luthien.debug.call.lookup import Listed, Lookup
 from luthien.debug.search.filters import FilterError, query_of, read_filter
-from luthien.debug.search.listing import address, list_values, suggestions
+from luthien.debug.search.in_words import address
+from luthien.debug.search.listing import list_values, suggestions
 from luthien.debug.web import json_response, page, wants_json
 from luthien.store.call_filter import EVERY_CALL, CallFilter
 

@@ -26,7 +26,7 @@ from luthien.debug.showing.shown_diff import DiffOptions, ShownDiff, show_diff
 from luthien.debug.web import json_response, not_yet, page, wants_json
 from luthien.errors import StoreError
 from luthien.exchange import STAGES, EventType
-from luthien.store.read import CallRow
+from luthien.store.stored import CallRow
 
 PREVIOUS = "previous"
 

@@ -17,10 +17,11 @@ from luthien.debug.call.lookup import Listed, Lookup
 from luthien.debug.kept import Change, Notice
 from luthien.debug.live import KEPT, REPLAY_S, Feed, TooManyFollowers
 from luthien.debug.search.filters import FilterError, read_filter
-from luthien.debug.search.listing import NEEDS_INDEX, address, list_values, row_as_html, suggestions
+from luthien.debug.search.in_words import address
+from luthien.debug.search.listing import list_values, row_as_html, suggestions
 from luthien.debug.search.matching import matches, may_leave
 from luthien.debug.web import json_response, not_yet, page
-from luthien.store.call_filter import EVERY_CALL, CallFilter
+from luthien.store.call_filter import EVERY_CALL, NEEDS_INDEX, CallFilter
 from luthien.store.feed import Position
 
 _BASE = "/debug/live"

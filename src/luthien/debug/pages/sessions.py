@@ -19,7 +19,7 @@ from luthien.debug.diffing.values import dumps
 from luthien.debug.sessions.session_view import NEEDED, SessionViewer, ShownCall
 from luthien.debug.showing.shown import size
 from luthien.debug.web import json_response, page, wants_json
-from luthien.store.read import CallRow
+from luthien.store.stored import CallRow
 from luthien.store.windows import NEWEST
 
 MAX_CALL_BYTES = 8 * 1024 * 1024

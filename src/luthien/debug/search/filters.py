@@ -7,23 +7,35 @@ date alone is its midnight, and without a zone they are UTC; `1h`, `30m` or `7d`
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 from urllib.parse import urlencode
 
-from luthien.exchange import Outcome
-from luthien.store.call_filter import CallFilter, Changed, Part
+from luthien.exchange import Outcome, Side
+from luthien.store.call_filter import CallFilter, Changed, Decided, Mode, Part
 from luthien.store.lexemes import MAX_ASKED, asked_words
 
 RUNNING = "running"
 CHOICES: Mapping[str, tuple[str, ...]] = {
+    "side": tuple(side.value for side in Side),
+    "decided": tuple(decided.value for decided in Decided),
+    "mode": tuple(mode.value for mode in Mode),
     "outcome": (*(outcome.value for outcome in Outcome), RUNNING),
     "changed": get_args(Changed),
     "part": tuple(part.value for part in Part),
 }
 """The values of the parameters that have only certain ones."""
+SEVERAL = ("outcome",)
+"""The parameters that take several values, one of which a call must have: with commas between them, or one by one."""
+NEEDS = {
+    "version": ("policy", "changed_by"),
+    "side": ("policy", "changed_by", "part", "path"),
+    "decided": ("policy",),
+    "mode": ("policy",),
+}
+"""The parameters that say more of what others ask for; of these there must be one."""
 NAMES = tuple(field.name for field in fields(CallFilter))
 """The parameters, in the order in which addresses have them."""
 
@@ -31,6 +43,7 @@ _MAX_CHARS = 1000
 _AGO = re.compile(r"(\d{1,6})\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _ID = re.compile(r"[0-9a-f]{1,32}")
+_READ_AS: Mapping[str, Callable[[str], object]] = {"side": Side, "decided": Decided, "mode": Mode, "part": Part}
 
 
 class FilterError(ValueError):
@@ -55,13 +68,35 @@ def read_filter(
     """
     others = frozenset(also)
     wanted: dict[str, Any] = {}
-    for name, value in items:
-        if name in others or not value.strip():
+    for name, value in together(items).items():
+        if name in others or not value:
             continue
         if name not in NAMES:
             raise FilterError(name, f"there is no such filter; there are {', '.join(NAMES)}")
-        wanted[name] = _read(name, value.strip(), now or datetime.now(UTC))
+        wanted[name] = _read(name, value, now or datetime.now(UTC))
+    for name, needed in NEEDS.items():
+        if name in wanted and not any(each in wanted for each in needed):
+            raise FilterError(name, f"of what? Say {' or '.join(needed)}, too")
     return CallFilter(**wanted)
+
+
+def together(items: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Each parameter once: the last of it, or all of it with commas."""
+    found: dict[str, str] = {}
+    for name, value in items:
+        more = name in SEVERAL and found.get(name)
+        found[name] = f"{found[name]},{value.strip()}" if more else value.strip()
+    return found
+
+
+def without(wanted: CallFilter, *names: str) -> CallFilter:
+    """The filter without some of its conditions, and without those that then say more of nothing."""
+    nothing: dict[str, Any] = dict.fromkeys(names)
+    rest = replace(wanted, **nothing)
+    loose: dict[str, Any] = {
+        name: None for name, needed in NEEDS.items() if all(getattr(rest, each) is None for each in needed)
+    }
+    return replace(rest, **loose)
 
 
 def filter_items(wanted: CallFilter) -> list[tuple[str, str]]:
@@ -77,6 +112,8 @@ def query_of(wanted: CallFilter, **others: object) -> str:
 
 
 def _written(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value)
     return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else str(value)
 
 
@@ -85,18 +122,29 @@ def _read(name: str, value: str, now: datetime) -> object:
         raise FilterError(name, f"{len(value)} characters are too many; {_MAX_CHARS} may be")
     if "\0" in value:
         raise FilterError(name, "a NUL character is in no call")
-    if name in CHOICES and value not in CHOICES[name]:
-        raise FilterError(name, f"{value!r} is none of {', '.join(CHOICES[name])}")
+    if name in SEVERAL:
+        return _read_several(name, value)
+    _check_choice(name, value)
     match name:
         case "id":
             return _read_id(value)
         case "since" | "until":
             return _read_time(name, value, now)
-        case "part":
-            return Part(value)
         case "text":
             _check_words(value)
-    return value
+    return _READ_AS[name](value) if name in _READ_AS else value
+
+
+def _read_several(name: str, text: str) -> tuple[str, ...] | None:
+    values = [each.strip() for each in text.split(",") if each.strip()]
+    for value in values:
+        _check_choice(name, value)
+    return tuple(each for each in CHOICES[name] if each in values) or None
+
+
+def _check_choice(name: str, value: str) -> None:
+    if name in CHOICES and value not in CHOICES[name]:
+        raise FilterError(name, f"{value!r} is none of {', '.join(CHOICES[name])}")
 
 
 def _check_words(text: str) -> None:

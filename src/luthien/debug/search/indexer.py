@@ -7,23 +7,21 @@ when one ends, and what was stored late is indexed late.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import psycopg
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from luthien.debug.call.compared import Compared, compare_stages
 from luthien.debug.call.completeness import State
 from luthien.debug.call.losses import Records
 from luthien.debug.search.indexed import ALGO, entry_of, failed_entry
-from luthien.store import index
-from luthien.store.deadline import GIVING_UP_S, WatchedConnection, connection_options
+from luthien.store import index, worker
+from luthien.store.deadline import WatchedConnection
 from luthien.store.index import Claim, ReadCall, Sweep
-from luthien.store.sql import query
+from luthien.store.worker import Worker
 from luthien.store.write import is_about_content
 from luthien.telemetry import conventions as names
 
@@ -34,6 +32,9 @@ Connection = psycopg.Connection[Any]
 MAX_BYTES = 8 * 1024 * 1024
 """A call with more bytes of payloads is not compared, and only the beginnings of its payloads are read."""
 
+_NAME = "luthien-indexer"
+# What is lost in a crash of the database is made again, so no commit waits for a disk.
+_NO_SYNC: Final = "SET synchronous_commit = off"
 _AT_ONCE = 8
 _POLL_S = 1.0
 _LAG_S = 10.0
@@ -102,52 +103,35 @@ class Pace:
         self._began = time.monotonic()
 
 
-class Indexer:
-    """Indexes calls until it is stopped. Owns its thread and its connection; a forked child has neither.
+class Indexer(Worker):
+    """Indexes calls until it is stopped, then to the end of the one that is being indexed.
 
     Args:
         share: of the time, how much it works at most while the process has little else to do.
     """
 
     def __init__(self, dsn: str, *, share: float = 0.25, poll_s: float = _POLL_S) -> None:
+        super().__init__(dsn, _NAME, _log, _NO_SYNC)
         self.stats = IndexStats()
-        self._dsn = dsn
         self._poll_s = poll_s
-        self._stopping = threading.Event()
-        self._giving_up = threading.Event()
         self._pace = Pace(share, self._stopping.wait)
-        self._conn: WatchedConnection | None = None
         self._sweep: Sweep | None = Sweep(ALGO)
         self._sweep_at = 0.0
         self._swept_up = 0
         self._lag_at = 0.0
-        self._trouble: str | None = None
-        self._thread = threading.Thread(target=self._run, name="luthien-indexer", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, deadline_s: float) -> None:
-        """Ends after the call that is being indexed, in at most `deadline_s`."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(max(0.0, deadline_s - GIVING_UP_S))
-            self._giving_up.set()
-            self._thread.join(GIVING_UP_S)
-
-    def _run(self) -> None:
+    def _work(self) -> None:
         backoff_s = _FIRST_BACKOFF_S
-        with suppress_instrumentation():
-            while not self._stopping.is_set():
-                try:
-                    pause_s = self._round(self._connected())
-                    self._trouble, backoff_s = None, _FIRST_BACKOFF_S
-                except Exception as error:  # noqa: BLE001 - the indexer's loop: it must outlive whatever it meets
-                    self._disconnect()
-                    self._say_trouble(error)
-                    pause_s, backoff_s = backoff_s, min(backoff_s * 2, _MAX_BACKOFF_S)
-                self._stopping.wait(pause_s)
-            self._disconnect()
+        while not self._stopping.is_set():
+            try:
+                pause_s = self._round(self._connected())
+                backoff_s = _FIRST_BACKOFF_S
+                self._troubled.clear()
+            except Exception as error:  # noqa: BLE001 - the indexer's loop: it must outlive whatever it meets
+                self._disconnect()
+                self._say_trouble(type(error).__name__, "calls are not indexed", error)
+                pause_s, backoff_s = backoff_s, min(backoff_s * 2, _MAX_BACKOFF_S)
+            self._stopping.wait(pause_s)
 
     def _round(self, conn: Connection) -> float:
         """One small step; returns how long to wait before the next, in seconds."""
@@ -176,38 +160,10 @@ class Indexer:
             self.stats.waiting, self.stats.lag_s = index.lag(conn)
             self._lag_at = now + _LAG_S
 
-    def _connected(self) -> WatchedConnection:
-        if self._conn is None or self._conn.closed:
-            conn = connected(self._dsn)
-            conn.is_given_up = self._giving_up.is_set
-            self._conn = conn
-        return self._conn
-
-    def _disconnect(self) -> None:
-        if self._conn is not None:
-            self._conn.close()
-            self._conn = None
-
-    def _say_trouble(self, error: Exception) -> None:
-        """Once for each kind of trouble in a row."""
-        kind = type(error).__name__
-        if self._trouble == kind or self._giving_up.is_set():
-            return
-        self._trouble = kind
-        is_foreign = not isinstance(error, psycopg.Error)
-        said = kind if is_foreign else str(error).partition("\n")[0]
-        _log.warning("calls are not indexed: %s", said, exc_info=is_foreign)
-
 
 def connected(dsn: str) -> WatchedConnection:
-    """A connection to index on. What is lost in a crash of the database is made again, so no commit waits for a disk.
-
-    Raises psycopg.Error.
-    """
-    conn = WatchedConnection.connect(dsn, autocommit=True, **connection_options("luthien-indexer"))
-    conn.execute(query("session"))
-    conn.execute("SET synchronous_commit = off")
-    return conn
+    """A connection to index on, in autocommit mode. Raises psycopg.Error."""
+    return worker.connected(dsn, _NAME, _NO_SYNC)
 
 
 def index_some(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from luthien.debug.search.filters import RUNNING
 from luthien.store.call_filter import CallFilter
-from luthien.store.read import CallRow
+from luthien.store.stored import CallRow
 
 
 def matches(wanted: CallFilter, row: CallRow) -> bool:
@@ -22,7 +22,7 @@ def matches(wanted: CallFilter, row: CallRow) -> bool:
             )
         )
         and (wanted.policy is None or any(each.get("name") == wanted.policy for each in row["policies"] or ()))
-        and (wanted.outcome is None or row["outcome"] == (None if wanted.outcome == RUNNING else wanted.outcome))
+        and (wanted.outcome is None or (row["outcome"] or RUNNING) in wanted.outcome)
         and _is_changed(wanted, row)
         and _is_in_time(wanted, row)
     )
@@ -30,7 +30,7 @@ def matches(wanted: CallFilter, row: CallRow) -> bool:
 
 def may_leave(wanted: CallFilter) -> bool:
     """Whether a call that the filter let through once may be one later that it does not."""
-    return wanted.outcome == RUNNING or wanted.changed == "none"
+    return (wanted.outcome is not None and RUNNING in wanted.outcome) or wanted.changed == "none"
 
 
 def _is_changed(wanted: CallFilter, row: CallRow) -> bool:

@@ -19,7 +19,7 @@ from luthien.debug.showing.phrases import listed
 from luthien.debug.showing.shown import duration
 from luthien.exchange import EventType
 from luthien.formats import jsontext
-from luthien.store.read import CallRow
+from luthien.store.stored import CallRow
 
 Manner: TypeAlias = Literal["parts", "payload"]
 """Compared by the parts that every wire format has, or as the payloads are."""

@@ -30,7 +30,7 @@ from luthien.debug.sessions.turns import Threads, Turn
 from luthien.debug.showing.phrases import counted, listed
 from luthien.exchange import EventType
 from luthien.formats.format import WireFormat
-from luthien.store.read import CallRow
+from luthien.store.stored import CallRow
 
 MAX_SHOWN = 12
 """So many parts of what was added are shown, the last ones."""

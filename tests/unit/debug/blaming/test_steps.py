@@ -11,7 +11,7 @@ import pytest
 from luthien.debug.blaming.steps import MAX_REASON_CHARS, Steps, steps_of
 from luthien.debug.call.losses import Records
 from luthien.exchange import EventType, Side, StageRecord, new_call_id
-from luthien.store.read import SetAside, StoredCall
+from luthien.store.stored import SetAside, StoredCall
 from tests.records import record
 
 CALL_ID = new_call_id()

@@ -2,34 +2,58 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthien.debug.search.filters import CHOICES, NAMES, FilterError, filter_items, query_of, read_filter
-from luthien.store.call_filter import EVERY_CALL, CallFilter, Part
+from luthien.debug.search.filters import (
+    CHOICES,
+    NAMES,
+    NEEDS,
+    FilterError,
+    filter_items,
+    query_of,
+    read_filter,
+    without,
+)
+from luthien.exchange import Side
+from luthien.policies.policy import Action
+from luthien.store.call_filter import EVERY_CALL, NEEDS_INDEX, CallFilter, Decided, Mode, Part
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 WORDS = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=50).filter(
     lambda text: text.strip() == text
 )
 TIMES = st.datetimes(datetime(1970, 1, 2), datetime(9999, 1, 1), timezones=st.just(UTC))
+
+
+def _in_order(outcomes: set[str]) -> tuple[str, ...]:
+    return tuple(each for each in CHOICES["outcome"] if each in outcomes)
+
+
 FILTERS = st.builds(
     CallFilter,
     id=st.none() | st.text("0123456789abcdef", min_size=1, max_size=32),
     session=st.none() | WORDS,
     model=st.none() | WORDS,
     policy=st.none() | WORDS,
-    outcome=st.none() | st.sampled_from(CHOICES["outcome"]),
+    outcome=st.none() | st.sets(st.sampled_from(CHOICES["outcome"]), min_size=1).map(_in_order),
     changed=st.none() | st.sampled_from(CHOICES["changed"]),
     since=st.none() | TIMES,
     until=st.none() | TIMES,
     changed_by=st.none() | WORDS,
     part=st.none() | st.sampled_from(Part),
-)
+    path=st.none() | WORDS,
+    version=st.none() | WORDS,
+    side=st.none() | st.sampled_from(Side),
+    decided=st.none() | st.sampled_from(Decided),
+    mode=st.none() | st.sampled_from(Mode),
+).map(without)
 
 
 @given(FILTERS)
@@ -74,6 +98,12 @@ def test_an_id_is_how_it_begins_whichever_way_it_is_written() -> None:
     ("parameter", "value", "said"),
     [
         ("outcome", "complete", "is none of completed, blocked"),
+        ("outcome", "blocked,,complete", "'complete' is none of completed, blocked"),
+        ("version", "3f2a91c04d5e", "Say policy or changed_by, too"),
+        ("side", "request", "Say policy or changed_by or part or path, too"),
+        ("decided", "block", "Say policy, too"),
+        ("mode", "shadow", "Say policy, too"),
+        ("mode", "dry", "is none of enforce, shadow"),
         ("changed", "yes", "is none of request, response, any, none"),
         ("part", "arguments", "is none of system, message, tool_arguments"),
         ("since", "yesterday", "is no time"),
@@ -101,8 +131,37 @@ def test_what_is_somebody_else_s_is_left_alone() -> None:
     assert read_filter([("before", "x"), ("limit", "9")], also=("before", "limit")) == EVERY_CALL
 
 
-def test_only_text_and_changes_need_the_index() -> None:
-    assert not CallFilter(session="s", model="m", policy="p", outcome="blocked", changed="any").needs_index
-    assert CallFilter(text="word").needs_index
-    assert CallFilter(changed_by="p").needs_index
-    assert CallFilter(part=Part.SYSTEM).needs_index
+def test_only_text_changes_and_decisions_need_the_index() -> None:
+    assert not CallFilter(session="s", model="m", policy="p", outcome=("blocked",), changed="any").needs_index
+    for name in NEEDS_INDEX:
+        asked: Any = {name: "x"}
+        assert CallFilter(**asked).needs_index
+
+
+def test_several_outcomes_stand_together_or_one_by_one() -> None:
+    expected = CallFilter(outcome=("blocked", "policy_error", "running"))
+    for items in (
+        [("outcome", "running, policy_error,blocked,blocked")],
+        [("outcome", ""), ("outcome", "running"), ("outcome", "blocked"), ("outcome", "policy_error")],
+    ):
+        assert read_filter(items) == expected
+    assert query_of(expected) == "outcome=blocked%2Cpolicy_error%2Crunning"
+    assert read_filter([("outcome", " , ")]) == EVERY_CALL
+
+
+def test_what_said_more_goes_with_the_last_that_it_said_more_of() -> None:
+    wanted = CallFilter(
+        policy="p", changed_by="p", version="1", side=Side.REQUEST, decided=Decided.BLOCK, mode=Mode.ENFORCE
+    )
+    assert without(wanted, "policy") == CallFilter(changed_by="p", version="1", side=Side.REQUEST)
+    assert without(wanted, "policy", "changed_by") == EVERY_CALL
+    assert without(wanted, "version") == replace(wanted, version=None)
+    for name, needed in NEEDS.items():
+        for each in needed:
+            assert getattr(
+                read_filter([(name, CHOICES.get(name, ("1",))[0]), (each, CHOICES.get(each, ("x",))[0])]), name
+            )
+
+
+def test_a_policy_decides_what_may_be_asked_for() -> None:
+    assert {action.value for action in Action} == {each.value for each in Decided} - {Decided.CHANGE.value}
