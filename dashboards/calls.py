@@ -207,7 +207,7 @@ LIMIT {MOST_ROWS}
             110,
         ),
         "changed": Shown("Changed", "string", page, 90),
-        "policies": Shown("Policies", "string", page),
+        "policies": Shown("Policies", "string", page, 150),
         "http_status": Shown("Status", "none", page, 70),
         "error_type": Shown("Error", "string", page),
         "input_tokens": Shown("Tokens in", link=page, width=90),

@@ -77,7 +77,7 @@ def _glance() -> list[AnyPanel]:
             link=parts.dashboard_link("Slow calls", "calls"),
         ),
         parts.number(
-            "p95 of the gateway itself",
+            "p95 in the gateway",
             "What Luthien adds to 19 of 20 calls besides policies; good is below 20 ms.",
             "s",
             promql(

@@ -60,7 +60,7 @@ LIMIT 50"""  # noqa: S608
         ("records_emitted", "Left"),
         ("records_stored", "Stored"),
         ("records_refused", "Refused"),
-        ("records_tombstoned", "Without payload"),
+        ("records_tombstoned", "No payload"),
     ):
         listed = parts.column_of(listed, name, shown=shown)
     return [over_time, parts.column_of(listed, "trace_id", shown="Trace", link=parts.trace_link())]
