@@ -36,7 +36,7 @@ def test_every_link_leads_to_a_file_and_a_heading() -> None:
 
 
 def test_every_picture_is_there_and_shown() -> None:
-    """In light and in dark, each with words for those who do not see it. Dashboards are drawn outside of this suite."""
+    """In light and in dark, each with words for those who do not see it. Dashboards are not drawn here."""
     shown = set()
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
@@ -58,7 +58,7 @@ def test_the_index_has_every_document() -> None:
 
 
 def test_every_dashboard_is_told_row_by_row() -> None:
-    """Pictures show the top of two of them, so a reader goes by the names of the rows, or of panels where there are none."""
+    """Pictures show little of them: a reader goes by the names of the rows, or of panels where there are none."""
     text = (ROOT / "docs" / "dashboards.md").read_text(encoding="utf-8")
     for path in sorted((ROOT / "dashboards").glob("*.json")):
         dashboard = json.loads(path.read_text(encoding="utf-8"))
