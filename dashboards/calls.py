@@ -5,32 +5,34 @@ from __future__ import annotations
 from typing import Final
 
 from grafana_foundation_sdk.builders import common, stat, table, timeseries
-from grafana_foundation_sdk.builders.dashboard import CustomVariable, Dashboard
-from grafana_foundation_sdk.models.dashboard import DynamicConfigValue, VariableOption
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+from grafana_foundation_sdk.models.dashboard import DynamicConfigValue
 
 from dashboards import parts
-from dashboards.reports import IN_TIME, Shown, chosen, figures, report_variable, rows, text_variable
+from dashboards.parts import COLORS
+from dashboards.reports import (
+    IN_TIME,
+    Shown,
+    choice_variable,
+    chosen,
+    chosen_overlap,
+    figures,
+    report_variable,
+    rows,
+    text_variable,
+    written,
+)
 
 MOST_ROWS: Final = 500
-COLORS: Final = {
-    "completed": "green",
-    "blocked": "orange",
-    "client_disconnected": "purple",
-    "upstream_error": "red",
-    "policy_error": "dark-red",
-    "rejected": "yellow",
-    "running": "blue",
-}
-"""The outcomes, and how they look."""
 
-_POLICIES: Final = "('' IN (${policy:sqlstring}) OR policies && ARRAY[${policy:sqlstring}]::text[])"
 _WANTED: Final = f"""{IN_TIME}
     AND {chosen("model", "model_requested", "model_used")}
     AND {chosen("provider", "provider")}
     AND {chosen("outcome", "outcome")}
-    AND {chosen("session", "session_id")}
-    AND {_POLICIES}"""
+    AND {written("session", "session_id")}
+    AND {chosen_overlap("policy", "policies")}"""
 _FAILED: Final = "('upstream_error', 'policy_error', 'client_disconnected')"
+_IN_LISTS: Final = "outcome=upstream_error,policy_error,client_disconnected"
 
 
 def calls() -> Dashboard:
@@ -42,8 +44,7 @@ def calls() -> Dashboard:
     for name, label, column in (("model", "Model", "model_requested"), ("provider", "Provider", "provider")):
         found = f"SELECT DISTINCT {column} FROM report_calls WHERE {IN_TIME} AND {column} <> '' ORDER BY 1 LIMIT 500"  # noqa: S608
         made = made.with_variable(report_variable(name, label, found))
-    outcomes = CustomVariable("outcome").label("Outcome").values(",".join(COLORS)).multi(True).include_all(True)
-    made = made.with_variable(outcomes.all_value("''").current(VariableOption(text=["All"], value=["$__all"])))
+    made = made.with_variable(choice_variable("outcome", "Outcome", COLORS))
     policies = f"SELECT DISTINCT policy FROM report_decisions WHERE {IN_TIME} AND policy <> '' ORDER BY 1 LIMIT 500"  # noqa: S608
     made = made.with_variable(report_variable("policy", "Policy", policies))
     made = made.with_variable(text_variable("session", "Session"))
@@ -71,7 +72,7 @@ WHERE {_WANTED}
         "calls": Shown("Calls", link=parts.calls_link("The calls of this time")),
         "changed": Shown("Changed", link=parts.calls_link("Changed calls", "changed=any")),
         "blocked": Shown("Blocked", link=parts.calls_link("Blocked calls", "outcome=blocked")),
-        "failed": Shown("Failed", link=parts.calls_link("The calls of this time")),
+        "failed": Shown("Failed", link=parts.calls_link("Failed calls", _IN_LISTS)),
         "rejected": Shown("Rejected", link=parts.calls_link("Rejected calls", "outcome=rejected")),
         "running": Shown("Running", link=parts.calls_link("Running calls", "outcome=running")),
         "incomplete": Shown("Records not complete", link=parts.dashboard_link("The record", "record")),
@@ -86,7 +87,7 @@ WHERE {_WANTED}
         "record that is not complete lacks something, or is still on its way. The links open lists of this time, of "
         "every model, provider, policy and session."
     )
-    return figures("Sums", description, statement, columns)
+    return figures("In this time", description, statement, columns)
 
 
 def _outcomes() -> timeseries.Panel:
@@ -99,14 +100,17 @@ ORDER BY 1
 """  # noqa: S608
     description = "How many calls began in each interval, by how they ended. Of the calls that are chosen above."
     made = parts.graph(
-        "Outcomes", description, "short", [parts.sql(statement, "time_series")], bars=True, width=24, height=8
+        "Outcomes",
+        description,
+        "short",
+        [parts.sql(statement, "time_series")],
+        link=parts.calls_link("The calls of this time"),
+        bars=True,
+        many=True,
+        width=24,
+        height=8,
     )
-    made = made.interval("10s").data_links([parts.calls_link("The calls of this time")])
-    for outcome, color in COLORS.items():
-        made = made.override_by_name(
-            outcome, [DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": color})]
-        )
-    return made
+    return parts.coloured_outcomes(made.interval("10s"))
 
 
 def _models() -> table.Panel:
@@ -133,22 +137,23 @@ LIMIT 100
     filters = f"model={parts.column('model')}&provider={parts.column('provider')}"
     link = parts.calls_link("Its calls", filters)
     columns = {
-        "model": Shown("Model", "string", link),
+        "model": Shown("Model", "string", link, 160),
         "provider": Shown("Provider", "string", link),
         "calls": Shown("Calls", link=link),
         "changed": Shown("Changed", link=parts.calls_link("Its changed calls", f"{filters}&changed=any")),
         "blocked": Shown("Blocked", link=parts.calls_link("Its blocked calls", f"{filters}&outcome=blocked")),
-        "failed": Shown("Failed", link=link),
-        "input_tokens": Shown("Input tokens"),
-        "output_tokens": Shown("Output tokens"),
+        "failed": Shown("Failed", link=parts.calls_link("Its failed calls", f"{filters}&{_IN_LISTS}")),
+        "input_tokens": Shown("Tokens in"),
+        "output_tokens": Shown("Tokens out"),
         "duration_ms": Shown("Mean duration", "ms"),
         "policy_ms": Shown("of it, policies", "ms"),
-        "upstream_first_chunk_ms": Shown("First chunk, provider", "ms"),
-        "client_first_chunk_ms": Shown("First chunk, client", "ms"),
+        "upstream_first_chunk_ms": Shown("Provider's first", "ms"),
+        "client_first_chunk_ms": Shown("Client's first", "ms"),
     }
     description = (
-        "The hundred that were asked for most often. A row opens its calls; first chunks are of streams, from the "
-        "start of the call."
+        "The hundred that were asked for most often. A row opens its calls; one without a provider, whose "
+        "calls reached none, all of its model. The last two columns are of streams: from the start of the call to "
+        "the provider's first chunk, and to the client's."
     )
     return rows("By model and provider", description, statement, columns)
 
@@ -158,7 +163,7 @@ def _calls() -> table.Panel:
 SELECT
     started_at,
     outcome,
-    call_id::text AS call_id,
+    COALESCE(trace_id, '') AS trace_id,
     COALESCE(model_requested, '') AS model,
     COALESCE(provider, '') AS provider,
     CASE
@@ -179,7 +184,7 @@ SELECT
     COALESCE(session_id, '') AS session,
     CASE WHEN is_complete THEN 'complete' ELSE records_stored || ' of ' || COALESCE(records_emitted::text, '?') END
         AS record,
-    COALESCE(trace_id, '') AS trace_id
+    call_id::text AS call_id
 FROM report_calls
 WHERE {_WANTED}
 ORDER BY report_calls.call_id DESC
@@ -191,8 +196,10 @@ LIMIT {MOST_ROWS}
         "outcome": Shown(
             "Outcome", "string", parts.calls_link("Calls that ended so", f"outcome={parts.column('outcome')}"), 130
         ),
-        "call_id": Shown("Call", "string", page, 300),
-        "model": Shown("Model", "string", parts.calls_link("Calls of this model", f"model={parts.column('model')}")),
+        "trace_id": Shown("Trace", "string", parts.trace_link(), 90),
+        "model": Shown(
+            "Model", "string", parts.calls_link("Calls of this model", f"model={parts.column('model')}"), 160
+        ),
         "provider": Shown(
             "Provider",
             "string",
@@ -200,20 +207,20 @@ LIMIT {MOST_ROWS}
             110,
         ),
         "changed": Shown("Changed", "string", page, 90),
-        "policies": Shown("Policies", "string", page),
+        "policies": Shown("Policies", "string", page, 150),
         "http_status": Shown("Status", "none", page, 70),
         "error_type": Shown("Error", "string", page),
-        "input_tokens": Shown("Input tokens", link=page, width=100),
-        "output_tokens": Shown("Output tokens", link=page, width=110),
+        "input_tokens": Shown("Tokens in", link=page, width=90),
+        "output_tokens": Shown("Tokens out", link=page, width=90),
         "duration_ms": Shown("Duration", "ms", page, 90),
-        "upstream_ms": Shown("Provider", "ms", page, 90),
-        "policy_ms": Shown("Policies", "ms", page, 90),
-        "gateway_ms": Shown("Gateway", "ms", page, 90),
+        "upstream_ms": Shown("Provider took", "ms", page, 110),
+        "policy_ms": Shown("Policies took", "ms", page, 110),
+        "gateway_ms": Shown("Gateway took", "ms", page, 110),
         "session": Shown(
             "Session", "string", parts.calls_link("Calls of this session", f"session={parts.column('session')}")
         ),
         "record": Shown("Record", "string", page, 100),
-        "trace_id": Shown("Trace", "string", parts.trace_link(), 120),
+        "call_id": Shown("Call", "string", page, 300),
     }
     description = (
         f"The newest {MOST_ROWS} of those that are chosen above. A row opens its page, where the payloads and the "

@@ -49,7 +49,7 @@ def _glance() -> list[AnyPanel]:
     streams = f"sum(luthien_streams_open{{{MODELS}}})"
     return [
         parts.number(
-            "Calls",
+            "Calls a second",
             "Calls of clients that end each second; good is what you expect at this time of day.",
             "reqps",
             promql(f"sum(rate({_CALLS}[$__rate_interval]))", "calls"),
@@ -65,7 +65,7 @@ def _glance() -> list[AnyPanel]:
                 "share",
             ),
             parts.steps((0.01, "orange"), (0.05, "red")),
-            link=parts.calls_link("Calls that the provider broke", "outcome=upstream_error"),
+            link=parts.calls_link("Calls that the provider or a policy broke", "outcome=upstream_error,policy_error"),
             decimals=1,
         ),
         parts.number(
@@ -77,7 +77,7 @@ def _glance() -> list[AnyPanel]:
             link=parts.dashboard_link("Slow calls", "calls"),
         ),
         parts.number(
-            "p95 of the gateway itself",
+            "p95 in the gateway",
             "What Luthien adds to 19 of 20 calls besides policies; good is below 20 ms.",
             "s",
             promql(
@@ -110,13 +110,16 @@ def _glance() -> list[AnyPanel]:
 
 def _calls() -> list[AnyPanel]:
     return [
-        parts.graph(
-            "Calls by outcome",
-            "How calls ended; good is nearly all `completed`, and `blocked` only where policies should block.",
-            "reqps",
-            [promql(f"sum by (luthien_outcome) (rate({_CALLS}[$__rate_interval]))", "{{luthien_outcome}}")],
-            link=parts.calls_link("Calls with this outcome", f"outcome={parts.series_label('luthien_outcome')}"),
-            bars=True,
+        parts.coloured_outcomes(
+            parts.graph(
+                "Calls by outcome",
+                "How calls ended; good is nearly all `completed`, and `blocked` only where policies should block.",
+                "reqps",
+                [promql(f"sum by (luthien_outcome) (rate({_CALLS}[$__rate_interval]))", "{{luthien_outcome}}")],
+                link=parts.calls_link("Calls with this outcome", f"outcome={parts.series_label('luthien_outcome')}"),
+                bars=True,
+                many=True,
+            )
         ),
         parts.graph(
             "Errors by type",
@@ -126,11 +129,12 @@ def _calls() -> list[AnyPanel]:
                 promql(
                     "sum by (luthien_outcome, error_type) (rate("
                     f'luthien_calls_total{{{MODELS}, luthien_outcome!~"completed|blocked"}}[$__rate_interval]))',
-                    "{{luthien_outcome}} {{error_type}}",
+                    "{{luthien_outcome}}: {{error_type}}",
                 )
             ],
             link=parts.calls_link("Calls with this outcome", f"outcome={parts.series_label('luthien_outcome')}"),
             bars=True,
+            many=True,
         ),
         parts.graph(
             "Calls by model",
@@ -143,6 +147,7 @@ def _calls() -> list[AnyPanel]:
                 )
             ],
             link=parts.calls_link("Calls of this model", _MODEL_FILTERS),
+            many=True,
         ),
         parts.graph(
             "Open calls and streams",
@@ -156,6 +161,7 @@ def _calls() -> list[AnyPanel]:
                 ),
             ],
             link=parts.calls_link("Calls that run", "outcome=running"),
+            many=True,
         ),
         _models(),
     ]
@@ -164,12 +170,14 @@ def _calls() -> list[AnyPanel]:
 def _models() -> AnyPanel:
     """A row for each model: calls, share of errors, p95, tokens; each leads to its calls."""
     by = f"sum by ({_BY_MODEL})"
+    calls = f"{by} (increase({_CALLS}[$__range]))"
     panel = parts.rows_of(
         "Models",
-        "Each model in this time, as clients asked for it; good is a low share of errors and a p95 that you know.",
+        "Each model in this time, as clients asked for it; good is a low share of errors and a p95 that you know. "
+        "Without a model: calls that were refused before it was read; they open all of the provider.",
         [
-            parts.promql_table(f"{by} (increase({_CALLS}[$__range]))"),
-            parts.promql_table(f"{by} (increase({_BROKEN}[$__range])) / ({by} (increase({_CALLS}[$__range])) > 0)"),
+            parts.promql_table(calls),
+            parts.promql_table(f"({by} (increase({_BROKEN}[$__range])) or {calls} * 0) / ({calls} > 0)"),
             parts.promql_table(
                 f"histogram_quantile(0.95, sum by (le, {_BY_MODEL}) "
                 f"(rate({gateway_times.DURATION}_bucket{{{MODELS}, {NO_CHILDREN}}}[$__range])))"
@@ -178,15 +186,15 @@ def _models() -> AnyPanel:
         ],
     )
     link = parts.calls_link("Calls of this model", _ROW_FILTERS)
-    for name, shown, unit in (
-        ("gen_ai_provider_name", "Provider", None),
-        ("gen_ai_request_model", "Model", None),
-        ("Value #A", "Calls", "locale"),
-        ("Value #B", "Gone wrong", "percentunit"),
-        ("Value #C", "p95", "s"),
-        ("Value #D", "Tokens", "locale"),
+    for name, shown, unit, decimals in (
+        ("gen_ai_provider_name", "Provider", None, None),
+        ("gen_ai_request_model", "Model", None, None),
+        ("Value #A", "Calls", "locale", 0),
+        ("Value #B", "Gone wrong", "percentunit", 1),
+        ("Value #C", "p95 duration", "s", None),
+        ("Value #D", "Tokens", "locale", 0),
     ):
-        panel = parts.column_of(panel, name, shown=shown, unit=unit, link=link)
+        panel = parts.column_of(panel, name, shown=shown, unit=unit, link=link, decimals=decimals)
     return panel.transformations(parts.merged(without=["Time"]))
 
 
@@ -207,6 +215,7 @@ def _tokens() -> list[AnyPanel]:
             "cps",
             [promql(f"sum by ({_BY_MODEL}) ({used})", "{{gen_ai_provider_name}} {{gen_ai_request_model}}")],
             link=parts.calls_link("Calls of this model", _MODEL_FILTERS),
+            many=True,
         ),
     ]
 
@@ -214,7 +223,7 @@ def _tokens() -> list[AnyPanel]:
 def _unusual() -> list[AnyPanel]:
     newest = parts.rows_of(
         "Calls that did not complete",
-        "The newest fifty, each with its page and its trace; good is `none`, or only what should be blocked.",
+        "The newest fifty, each with its page and its trace; good is no row, or only what should be blocked.",
         [
             parts.sql(
                 """
@@ -231,9 +240,9 @@ LIMIT 50"""
     same = parts.calls_link("All with this outcome", f"outcome={parts.column('outcome')}")
     newest = parts.column_of(newest, "call_id", shown="Call", link=link, width=320)
     newest = parts.column_of(newest, "started_at", shown="Began", width=180)
-    newest = parts.column_of(newest, "outcome", shown="Outcome", link=same)
+    newest = parts.column_of(newest, "outcome", shown="Outcome", link=same, width=150)
     newest = parts.column_of(newest, "provider", shown="Provider")
-    newest = parts.column_of(newest, "model_requested", shown="Model")
+    newest = parts.column_of(newest, "model_requested", shown="Model", width=180)
     newest = parts.column_of(newest, "error_type", shown="Error")
     newest = parts.column_of(newest, "duration_ms", shown="Took", unit="ms")
     newest = parts.column_of(newest, "trace_id", shown="Trace", link=parts.trace_link())

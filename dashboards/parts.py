@@ -58,6 +58,16 @@ LOKI: Final = DataSourceRef(type_val="loki", uid="loki")
 POSTGRES: Final = DataSourceRef(type_val="grafana-postgresql-datasource", uid="luthien-postgres")
 
 TAG: Final = "luthien"
+COLORS: Final = {
+    "completed": "green",
+    "blocked": "orange",
+    "client_disconnected": "purple",
+    "upstream_error": "red",
+    "policy_error": "dark-red",
+    "rejected": "yellow",
+    "running": "blue",
+}
+"""The outcomes, and how they look."""
 PUBLIC_URL: Final = "http://localhost:8080"
 """Where Luthien's pages are unless somebody writes another address into the dashboard's variable."""
 
@@ -74,6 +84,9 @@ TIMES: Final = "since=${__from:date:iso}&until=${__to:date:iso}"
 _NOTHING: Final = SpecialValueMap(
     DashboardSpecialValueMapOptions(SpecialValueMatch.NULL_AND_NAN, ValueMappingResult(text="none"))
 )
+
+_MIN_WIDTH: Final = 80
+"""Of a column, in pixels: with Grafana's own 150 the last columns of wide tables are out of sight."""
 
 AnyPanel: TypeAlias = Builder[Panel]
 Query: TypeAlias = Builder[Dataquery]
@@ -221,19 +234,27 @@ def graph(
     link: DashboardLink | None = None,
     bars: bool = False,
     bad_above: float | None = None,
+    many: bool = False,
     width: int = 12,
-    height: int = 8,
+    height: int = 9,
 ) -> timeseries.Panel:
-    """Series over time: lines, or stacked bars for what is counted. A line is drawn at `bad_above`."""
-    legend = common.VizLegendOptions().display_mode(LegendDisplayMode.TABLE).placement(LegendPlacement.BOTTOM)
+    """Series over time: lines, or stacked bars for what is counted. A line is drawn at `bad_above`.
+
+    Below it stand mean and highest value of each series: nine rows have room for three. Of `many`, only the names.
+    """
+    mode = LegendDisplayMode.LIST if many else LegendDisplayMode.TABLE
+    legend = common.VizLegendOptions().display_mode(mode).placement(LegendPlacement.BOTTOM)
+    calcs = [] if many else ["mean", "max"]
     tooltip = common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING)
     made = timeseries.Panel().title(title).description(description).unit(unit).span(width).height(height)
     made = made.datasource(source_of(queries)).targets(list(queries)).min(0).tooltip(tooltip)
-    made = made.legend(legend.show_legend(True).calcs(["sum"] if bars and unit == "short" else ["mean", "max"]))
+    made = made.legend(legend.show_legend(True).calcs(calcs)).no_value("none")
     made = made.show_points(VisibilityMode.NEVER).fill_opacity(80 if bars else 8)
     if bars:
         made = made.draw_style(GraphDrawStyle.BARS).line_width(0)
         made = made.stacking(common.StackingConfig().mode(StackingMode.NORMAL).group("A"))
+    if unit == "locale":
+        made = made.axis_soft_max(1)  # of a counter that is 0, not up to 100
     if bad_above is not None:
         style = common.GraphThresholdsStyleConfig()
         made = made.thresholds(steps((bad_above, "red")))
@@ -271,9 +292,12 @@ def rows_of(
     width: int = 24,
     height: int = 9,
 ) -> table.Panel:
-    """A table; its columns are named, given units and linked by `column_of`."""
+    """A table; its columns are named, given units and linked by `column_of`.
+
+    An empty cell stays empty: Grafana writes a word for it, if there is one, into the links of its row, too.
+    """
     made = table.Panel().title(title).description(description).unit(unit).span(width).height(height)
-    return made.datasource(source_of(queries)).targets(list(queries)).no_value("none").filterable(True)
+    return made.datasource(source_of(queries)).targets(list(queries)).filterable(True).min_width(_MIN_WIDTH)
 
 
 def column_of(
@@ -284,19 +308,29 @@ def column_of(
     unit: str | None = None,
     link: DashboardLink | None = None,
     width: int | None = None,
+    decimals: int | None = None,
     hidden: bool = False,
 ) -> table.Panel:
-    """What is special about the column `name` of a table."""
+    """What is special about the column `name` of a table. No two may be `shown` alike: one has the other's values."""
     given = {
         "displayName": shown,
         "unit": unit,
         "links": [link.build()] if link is not None else None,
         "custom.width": width,
+        "decimals": decimals,
         "custom.hidden": hidden or None,
         "custom.hideFrom.viz": hidden or None,  # the same since Grafana 12
     }
     properties = [DynamicConfigValue(id_val=key, value=value) for key, value in given.items() if value is not None]
     return panel.override_by_name(name, properties)
+
+
+def coloured_outcomes(panel: timeseries.Panel) -> timeseries.Panel:
+    """Each series that is named by an outcome in its colour."""
+    for outcome, color in COLORS.items():
+        fixed = DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": color})
+        panel = panel.override_by_name(outcome, [fixed])
+    return panel
 
 
 def log_lines(title: str, description: str, query: Query, *, width: int = 24, height: int = 9) -> logs.Panel:

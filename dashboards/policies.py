@@ -12,8 +12,11 @@ from dashboards.parts import AnyPanel, promql
 from dashboards.reports import IN_TIME, Shown, chosen, figures, report_variable, rows
 
 _DECIDED: Final = f"{IN_TIME}\n    AND {chosen('policy', 'policy')}"
-_OURS: Final = 'job="luthien"'
+_OURS: Final = 'job="luthien", luthien_policy_name=~"$policy"'
 _NAME: Final = "luthien_policy_name"
+_MODE: Final = "CASE WHEN shadow THEN 'shadow' ELSE 'enforce' END"
+_ROW: Final = "&".join(f"{each}={parts.column(each)}" for each in ("policy", "version", "side", "mode"))
+"""The decisions of a row, as filters of calls."""
 
 
 def policies() -> Dashboard:
@@ -63,12 +66,14 @@ CROSS JOIN (
         "are indexed, which takes some seconds after a call. Calls changed: the share of all calls of this time, "
         "whatever is chosen above."
     )
-    return figures("Sums", description, statement, columns)
+    return figures("In this time", description, statement, columns)
 
 
 def _over_time() -> tuple[AnyPanel, ...]:
     link = parts.calls_link("Calls it looked at", f"policy={parts.series_label(_NAME)}")
-    errors = parts.calls_link("Calls that it broke", f"policy={parts.series_label(_NAME)}&outcome=policy_error")
+    errors = parts.calls_link(
+        "Calls in which it broke", f"policy={parts.series_label(_NAME)}&decided=error&mode=enforce"
+    )
     changed = parts.calls_link("Calls it changed", f"changed_by={parts.series_label(_NAME)}")
     by = f"{_NAME}, luthien_policy_action"
     decisions = f"sum by ({by}) (rate(luthien_policy_decisions_total{{{_OURS}}}[$__rate_interval]))"
@@ -77,11 +82,12 @@ def _over_time() -> tuple[AnyPanel, ...]:
     duration = "luthien_policy_duration_seconds"
     return (
         parts.graph(
-            "Decisions",
-            "Decisions each second, by policy and action; of all policies, those in shadow mode included.",
+            "Decisions a second",
+            "By policy and action, those in shadow mode included.",
             "ops",
             [promql(decisions, f"{{{{{_NAME}}}}} {{{{luthien_policy_action}}}}")],
             link=link,
+            many=True,
         ),
         parts.graph(
             "Added latency",
@@ -94,10 +100,11 @@ def _over_time() -> tuple[AnyPanel, ...]:
                 for q in (0.5, 0.95)
             ],
             link=link,
+            many=True,
         ),
         parts.graph(
-            "Bytes changed",
-            "Bytes each second that policies took out of what they were given, and put in.",
+            "Bytes changed a second",
+            "What policies took out of what they were given, and what they put in.",
             "Bps",
             [
                 promql(
@@ -106,13 +113,15 @@ def _over_time() -> tuple[AnyPanel, ...]:
                 )
             ],
             link=changed,
+            many=True,
         ),
         parts.graph(
-            "Errors",
-            "Decisions each second in which a policy broke. It fails closed, unless its configuration says to go on.",
+            "Errors a second",
+            "Decisions in which a policy broke. It fails closed, unless its configuration says to go on.",
             "ops",
             [promql(f"sum by ({_NAME}) (rate({broke}[$__rate_interval]))", f"{{{{{_NAME}}}}}")],
             link=errors,
+            many=True,
         ),
     )
 
@@ -123,7 +132,7 @@ SELECT
     policy,
     version,
     side,
-    shadow,
+    {_MODE} AS mode,
     count(*) AS calls,
     count(*) FILTER (WHERE changed) AS changed,
     count(*) FILTER (WHERE changed)::float8 / count(*) AS changed_share,
@@ -139,28 +148,27 @@ GROUP BY policy, version, side, shadow
 ORDER BY calls DESC, policy, version, side, shadow
 LIMIT 200
 """  # noqa: S608
-    policy = f"policy={parts.column('policy')}"
-    link = parts.calls_link("Calls it looked at", policy)
-    changed = parts.calls_link("Calls it changed", f"changed_by={parts.column('policy')}")
+    link = parts.calls_link("Calls it looked at", _ROW)
+    changed = parts.calls_link("Calls it changed", f"{_ROW}&decided=change")
     columns = {
-        "policy": Shown("Policy", "string", link),
+        "policy": Shown("Policy", "string", link, 170),
         "version": Shown("Version", "string", link, 120),
-        "side": Shown("Side", "string", link, 90),
-        "shadow": Shown("Shadow", "bool", link, 80),
+        "side": Shown("Side", "string", link),
+        "mode": Shown("Mode", "string", link),
         "calls": Shown("Calls", link=link),
         "changed": Shown("Changed", link=changed),
-        "changed_share": Shown("Share changed", "percentunit", changed),
-        "blocked": Shown("Blocked", link=parts.calls_link("Its blocked calls", f"{policy}&outcome=blocked")),
-        "errors": Shown("Errors", link=parts.calls_link("Calls that it broke", f"{policy}&outcome=policy_error")),
-        "counted": Shown("Changes it counted", link=changed),
+        "changed_share": Shown("Share", "percentunit", changed),
+        "blocked": Shown("Blocked", link=parts.calls_link("Calls it blocked", f"{_ROW}&decided=block")),
+        "errors": Shown("Errors", link=parts.calls_link("Calls in which it broke", f"{_ROW}&decided=error")),
+        "counted": Shown("Changes", link=changed),
         "mean_ms": Shown("Mean time", "ms", link),
         "max_ms": Shown("Longest", "ms", link),
-        "last_at": Shown("Last", "dateTimeAsIso", link),
+        "last_at": Shown("Last", "dateTimeAsIso", link, 170),
     }
     description = (
         "One row for each version of a policy and each side: how many calls it looked at there, which part of them "
-        "it changed, and how long it took. What a policy in shadow mode would have changed counts in rows of its "
-        "own. The list of calls knows policies by name: it has those of every version."
+        "it changed, and how long it took. What a policy in shadow mode would have done counts in rows of its own. "
+        "A number opens its calls."
     )
     return rows("By policy and version", description, statement, columns)
 
@@ -172,46 +180,32 @@ SELECT
     action,
     version,
     side,
-    shadow,
+    {_MODE} AS mode,
     count(*) AS decisions,
     count(*) FILTER (WHERE changed) AS changing,
-    avg(duration_ms) AS mean_ms,
-    CASE
-        WHEN shadow THEN ''
-        WHEN action = 'block' THEN 'blocked'
-        WHEN action = 'error' AND bool_and((
-            SELECT outcome FROM report_calls WHERE report_calls.call_id = decided.call_id AND {IN_TIME}
-        ) = 'policy_error') FILTER (WHERE action = 'error') THEN 'policy_error'
-        ELSE ''
-    END AS list_outcome,
-    CASE WHEN action = 'modify' AND NOT shadow THEN policy ELSE '' END AS list_changed_by
-FROM report_decisions AS decided
+    avg(duration_ms) AS mean_ms
+FROM report_decisions
 WHERE {_DECIDED}
 GROUP BY policy, action, version, side, shadow
 ORDER BY decisions DESC, policy, action, version, side, shadow
 LIMIT 200
 """  # noqa: S608
-    filters = (
-        f"policy={parts.column('policy')}&outcome={parts.column('list_outcome')}"
-        f"&changed_by={parts.column('list_changed_by')}"
-    )
-    link = parts.calls_link("These calls", filters)
+    link = parts.calls_link("These calls", f"{_ROW}&decided={parts.column('action')}")
     columns = {
         "policy": Shown("Policy", "string", link),
         "action": Shown("Action", "string", link),
         "version": Shown("Version", "string", link),
         "side": Shown("Side", "string", link),
-        "shadow": Shown("Shadow", "bool", link),
+        "mode": Shown("Mode", "string", link),
         "decisions": Shown("Decisions", link=link),
-        "changing": Shown("that changed something", link=link),
+        "changing": Shown("Changing", link=link),
         "mean_ms": Shown("Mean time", "ms", link),
     }
     description = (
-        "A row opens the calls of the policy: for a block those that were blocked, for a modification those that it "
-        "changed, and for errors those that ended with one, unless the policy lets calls go on."
+        "What each version of a policy decided on each side, how many of these decisions changed something, and how "
+        "long they took. A row opens the calls in which it decided so."
     )
-    made = rows("Decisions by action", description, statement, columns, hidden=("list_outcome", "list_changed_by"))
-    return made.span(24)
+    return rows("Decisions by action", description, statement, columns)
 
 
 def _changes() -> table.Panel:
@@ -233,7 +227,8 @@ GROUP BY 1, 2, 3, 4
 ORDER BY calls DESC, 1, 2, 3, 4
 LIMIT 200
 """  # noqa: S608
-    link = parts.calls_link("Calls it changed", f"changed_by={parts.column('policy')}&part={parts.column('part')}")
+    same = (("changed_by", "policy"), ("version", "version"), ("side", "side"), ("part", "part"))
+    link = parts.calls_link("Calls it changed", "&".join(f"{name}={parts.column(of)}" for name, of in same))
     columns = {
         "policy": Shown("Policy", "string", link),
         "version": Shown("Version", "string", link),
@@ -272,7 +267,8 @@ GROUP BY 1, 2, 3, 4
 ORDER BY places DESC, 1, 2, 3, 4
 LIMIT 100
 """  # noqa: S608
-    link = parts.calls_link("Calls changed there", f"changed_by={parts.column('policy')}&part={parts.column('part')}")
+    same = (("changed_by", "policy"), ("side", "side"), ("part", "part"), ("path", "path"))
+    link = parts.calls_link("Calls changed there", "&".join(f"{name}={parts.column(of)}" for name, of in same))
     columns = {
         "path": Shown("Path", "string", link, 420),
         "side": Shown("Side", "string", link),
@@ -285,7 +281,7 @@ LIMIT 100
     }
     description = (
         "Where policies change most: * stands for any index, and … for keys that the wire format does not define, "
-        "such as a tool's arguments, which are not said here. Empty: too large to be compared. The list opens what "
-        "was changed in that part of a call, at whatever path."
+        "such as a tool's arguments, which are not said here. Empty: too large to be compared; such a row opens "
+        "what was changed in that part of a call, at whatever path."
     )
     return rows("Most changed paths", description, statement, columns)

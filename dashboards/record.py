@@ -126,14 +126,14 @@ def _flow() -> list[AnyPanel]:
     by_process = "sum by (instance)"
     return [
         parts.graph(
-            "Taken in and stored",
+            "Taken in and stored, a second",
             "Records a second; good is two lines on top of each other.",
             "short",
             [promql(rate("appended"), "taken in"), promql(rate("stored"), "stored")],
             link=parts.calls_link("Calls"),
         ),
         parts.graph(
-            "Tried again, found there, adopted",
+            "Tried again, found there, adopted, a second",
             "Batches that the database did not take at once, records that it had already, records of dead processes; "
             "good is 0 but after a restart.",
             "short",
@@ -150,6 +150,7 @@ def _flow() -> list[AnyPanel]:
             "short",
             [promql(f"{by_process} (luthien_record_unsaved{{{INSTANCES}}})", "{{instance}}")],
             link=parts.calls_link("Calls that run, or whose end is not stored", "outcome=running"),
+            many=True,
             width=8,
         ),
         parts.graph(
@@ -159,6 +160,7 @@ def _flow() -> list[AnyPanel]:
             [promql(f"max by (instance) (luthien_record_oldest_unsaved_age_seconds{{{INSTANCES}}})", "{{instance}}")],
             link=parts.calls_link("Calls that run, or whose end is not stored", "outcome=running"),
             bad_above=60,
+            many=True,
             width=8,
         ),
         parts.graph(
@@ -171,6 +173,7 @@ def _flow() -> list[AnyPanel]:
                 promql(f"min(luthien_record_spool_limit_bytes{{{INSTANCES}}})", "limit"),
             ],
             link=parts.calls_link("Calls that run, or whose end is not stored", "outcome=running"),
+            many=True,
             width=8,
         ),
     ]
@@ -211,7 +214,7 @@ def _batches() -> list[AnyPanel]:
 def _index() -> list[AnyPanel]:
     return [
         parts.graph(
-            "Indexed",
+            "Indexed, a second",
             "Calls a second that became searchable, and those of which no text could be; good is 0 failed.",
             "reqps",
             [

@@ -12,27 +12,31 @@ ENDED: Final = f"{IN_TIME} AND outcome <> 'running'"
 
 
 def incomplete() -> list[AnyPanel]:
-    over_time = parts.graph(
-        "Completeness",
-        "Share of ended calls that have every record, by when they began; good is a line at 100%.",
-        "percentunit",
-        [
-            parts.sql(
-                f"""
+    over_time = (
+        parts.graph(
+            "Completeness",
+            "Share of ended calls that have every record, by when they began; good is a line at 100%.",
+            "percentunit",
+            [
+                parts.sql(
+                    f"""
 SELECT $__timeGroupAlias(started_at, $__interval), avg(is_complete::int)::float8 AS complete
 FROM report_calls
 WHERE $__timeFilter(started_at) AND {ENDED}
 GROUP BY 1
 ORDER BY 1""",  # noqa: S608
-                "time_series",
-            )
-        ],
-        link=parts.calls_link("Calls"),
-        width=8,
-    ).max(1)
+                    "time_series",
+                )
+            ],
+            link=parts.calls_link("Calls"),
+            width=8,
+        )
+        .max(1)
+        .interval("10s")
+    )
     listed = parts.rows_of(
         "Incomplete calls",
-        "The newest fifty that lack a record or a payload; each leads to its page, which says why; good is `none`.",
+        "The newest fifty that lack a record or a payload; each leads to its page, which says why; good is no row.",
         [
             parts.sql(
                 f"""
@@ -45,18 +49,18 @@ LIMIT 50"""  # noqa: S608
             )
         ],
         width=16,
-        height=8,
+        height=9,
     )
     page = parts.page_link("Its page", f"/debug/calls/{parts.column('call_id')}")
     same = parts.calls_link("All with this outcome", f"outcome={parts.column('outcome')}")
-    listed = parts.column_of(listed, "call_id", shown="Call", link=page, width=320)
-    listed = parts.column_of(listed, "started_at", shown="Began", width=180)
+    listed = parts.column_of(listed, "call_id", shown="Call", link=page, width=300)
+    listed = parts.column_of(listed, "started_at", shown="Began", width=160)
     listed = parts.column_of(listed, "outcome", shown="Outcome", link=same)
     for name, shown in (
         ("records_emitted", "Left"),
         ("records_stored", "Stored"),
         ("records_refused", "Refused"),
-        ("records_tombstoned", "Without payload"),
+        ("records_tombstoned", "No payload"),
     ):
         listed = parts.column_of(listed, name, shown=shown)
     return [over_time, parts.column_of(listed, "trace_id", shown="Trace", link=parts.trace_link())]
@@ -104,8 +108,8 @@ ORDER BY bytes DESC"""
         ],
         width=12,
     )
+    tables = parts.column_of(tables, "table_name", shown="Table", width=220)
     for name, shown, unit in (
-        ("table_name", "Table", None),
         ("days", "Days", None),
         ("bytes", "Size", "bytes"),
         ("rows", "Rows, about", "locale"),
@@ -120,24 +124,25 @@ def processes() -> list[AnyPanel]:
         "Gateway processes",
         "Each process of this time, and whether it ended as it should; good is alive, or ended with nothing unsaved.",
         [_process_rows()],
+        unit="locale",
+        height=7,
     )
-    for name, shown in (
-        ("process_id", "Process"),
-        ("host", "Host"),
-        ("version", "Version"),
-        ("started_at", "Began"),
-        ("seen_at", "Last seen"),
-        ("saved_until", "Saved until"),
-        ("state", "State"),
-        ("appended", "Taken in"),
-        ("stored", "Stored"),
-        ("dropped", "Dropped"),
+    for name, shown, width in (
+        ("host", "Host", None),
+        ("version", "Version", None),
+        ("started_at", "Began", 190),
+        ("seen_at", "Last seen", 190),
+        ("saved_until", "Saved until", 190),
+        ("state", "State", None),
+        ("appended", "Taken in", None),
+        ("stored", "Stored", None),
+        ("dropped", "Dropped", None),
     ):
-        panel = parts.column_of(panel, name, shown=shown)
+        panel = parts.column_of(panel, name, shown=shown, width=width)
     since = parts.page_link(
         "Calls since it began", f"/debug/calls?since={parts.column('since')}&until=${{__to:date:iso}}"
     )
-    panel = parts.column_of(panel, "process_id", shown="Process", link=since, width=320)
+    panel = parts.column_of(panel, "process_id", shown="Process", link=since, width=300)
     return [parts.column_of(panel, "since", hidden=True)]
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from grafana_foundation_sdk.builders import common, stat, table
-from grafana_foundation_sdk.builders.dashboard import DashboardLink, QueryVariable, TextBoxVariable
+from grafana_foundation_sdk.builders.dashboard import CustomVariable, DashboardLink, QueryVariable, TextBoxVariable
 from grafana_foundation_sdk.models.common import BigValueColorMode, BigValueGraphMode
 from grafana_foundation_sdk.models.dashboard import DynamicConfigValue, VariableOption, VariableRefresh, VariableSort
 
@@ -16,13 +16,28 @@ from dashboards.parts import POSTGRES
 IN_TIME: Final = "call_id >= luthien_first_id($__timeFrom()) AND call_id < luthien_first_id($__timeTo())"
 """The calls that began in the dashboard's time: a range of ids, so that Postgres looks into their days only."""
 
-_EVERYTHING: Final = "''"
+_EVERYTHING: Final = "'|.*|'"
+"""What stands for all values of a variable: a text in SQL, and in PromQL an expression that everything matches."""
 
 
 def chosen(variable: str, *columns: str) -> str:
-    """A condition: one of the columns has a value that was chosen; true while all are, or nothing was written."""
-    values = f"(${{{variable}:sqlstring}})"
-    return "(" + " OR ".join(f"{each} IN {values}" for each in (_EVERYTHING, *columns)) + ")"
+    """A condition: one of the columns has a value that was chosen; true while all are."""
+    return _one_of(variable, _EVERYTHING, *columns)
+
+
+def chosen_overlap(variable: str, column: str) -> str:
+    """The same of a column that is an array."""
+    values = f"${{{variable}:sqlstring}}"
+    return f"({_EVERYTHING} IN ({values}) OR {column} && ARRAY[{values}]::text[])"
+
+
+def written(variable: str, column: str) -> str:
+    """A condition: the column has the value that was written; true while nothing is."""
+    return _one_of(variable, "''", column)
+
+
+def _one_of(variable: str, *expressions: str) -> str:
+    return "(" + " OR ".join(f"{each} IN (${{{variable}:sqlstring}})" for each in expressions) + ")"
 
 
 def report_variable(name: str, label: str, statement: str) -> QueryVariable:
@@ -31,6 +46,12 @@ def report_variable(name: str, label: str, statement: str) -> QueryVariable:
     made = made.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED).sort(VariableSort.ALPHABETICAL_ASC)
     everything = VariableOption(text=["All"], value=["$__all"])
     return made.multi(True).include_all(True).all_value(_EVERYTHING).current(everything)
+
+
+def choice_variable(name: str, label: str, values: Iterable[str]) -> CustomVariable:
+    """Some of these values, all at first."""
+    made = CustomVariable(name).label(label).values(",".join(values)).multi(True).include_all(True)
+    return made.all_value(_EVERYTHING).current(VariableOption(text=["All"], value=["$__all"]))
 
 
 def text_variable(name: str, label: str) -> TextBoxVariable:
@@ -59,16 +80,11 @@ def figures(title: str, description: str, statement: str, columns: Mapping[str, 
     return made
 
 
-def rows(
-    title: str, description: str, statement: str, columns: Mapping[str, Shown], *, hidden: tuple[str, ...] = ()
-) -> table.Panel:
-    """The rows of a statement. What is `hidden` is there for links."""
-    made = parts.rows_of(title, description, [parts.sql(statement)]).filterable(True)
+def rows(title: str, description: str, statement: str, columns: Mapping[str, Shown]) -> table.Panel:
+    """The rows of a statement."""
+    made = parts.rows_of(title, description, [parts.sql(statement)])
     for name, shown in columns.items():
         made = made.override_by_name(name, _properties(shown))
-    for name in hidden:
-        # The second is what the first is called since Grafana 12.
-        made = made.override_by_name(name, _values({"custom.hidden": True, "custom.hideFrom.viz": True}))
     return made
 
 

@@ -150,13 +150,14 @@ def links(panel: Json) -> Iterator[tuple[str | None, str]]:
                 yield override["matcher"]["options"], link["url"]
 
 
-def expanded(expression: str, board: Json) -> str:
-    """As Grafana sends it when everything is chosen."""
+def expanded(expression: str, board: Json, **chosen: str) -> str:
+    """As Grafana sends it when everything is chosen, but for what is given."""
     values = {
         "__rate_interval": "30s",
         "__range": "30s",
         "__interval": "1s",
         **{each["name"]: str(each.get("allValue")) for each in board["templating"]["list"]},
+        **chosen,
     }
     found = re.sub(r"\$\{?(\w+)\}?", lambda match: values[match[1]], expression)
     assert "$" not in found, expression

@@ -232,6 +232,35 @@ class TestWhatItNames:
         assert {config.upstream_url("openai"), config.upstream_url("anthropic")} == expected
 
 
+class TestDashboards:
+    def test_the_copies_that_grafana_is_given_lead_to_the_address_of_the_pages(self, tmp_path: Path) -> None:
+        *shell, script = SERVICES["grafana"]["entrypoint"]
+        for there, here in (
+            ("/etc/grafana/dashboards", str(ROOT / "dashboards")),
+            ("/tmp/dashboards", str(tmp_path / "copies")),
+            ("/run.sh", "echo started"),
+            ("$$", "$"),  # as compose reads it
+        ):
+            assert there in script
+            script = script.replace(there, here)
+        pages = "http://localhost:18080"
+        ran = subprocess.run(
+            [*shell, script],
+            env={"PATH": "/usr/bin:/bin", "LUTHIEN_PUBLIC_URL": pages},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+        assert ran.stdout == "started\n"
+        for source in (ROOT / "dashboards").glob("*.json"):
+            copy = (tmp_path / "copies" / source.name).read_text()
+            assert copy == source.read_text().replace("http://localhost:8080", pages)
+            assert (pages in copy) is (source.name != "runbooks.json")
+        provider = yaml.safe_load((ROOT / "otel/grafana/provisioning/dashboards/dashboards.yaml").read_text())
+        assert [each["options"]["path"] for each in provider["providers"]] == ["/tmp/dashboards"]
+
+
 class TestTheOrder:
     @pytest.mark.parametrize("name", SERVICES)
     def test_waits_for_what_can_come_true(self, name: str) -> None:

@@ -12,6 +12,7 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from dashboards.parts import COLORS
 from luthien.debug.search.filters import CHOICES, NAMES
 from tests.stack.grafana import Json, dashboards, links, panels
 
@@ -93,14 +94,51 @@ def test_links_to_lists_of_calls_use_filters_that_there_are(uid: str) -> None:
         parameters = dict(each.split("=", 1) for each in url.split("?")[1].split("&"))
         assert parameters.keys() <= {*NAMES}, url
         assert {"since", "until"} <= parameters.keys(), url
-        for name, value in parameters.items():
-            assert "$" in value or value in CHOICES.get(name, (value,)), url
+        for name, values in parameters.items():
+            for value in values.split(",") if name == "outcome" else [values]:
+                assert "$" in value or value in CHOICES.get(name, (value,)), url
 
 
 @pytest.mark.parametrize("uid", BOARDS)
 def test_from_every_panel_a_link_leads_on(uid: str) -> None:
     for panel in panels(BOARDS[uid]):
         assert [*links(panel)] or panel["title"] in WITHOUT_LINK, panel["title"]
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_no_two_columns_of_a_table_have_one_name(uid: str) -> None:
+    """Grafana's table keeps the values of a row by the names that are shown: the later column would stand in both."""
+    for panel in panels(BOARDS[uid]):
+        shown = [each["value"] for each in overridden(panel) if each["id"] == "displayName"]
+        assert len(shown) == len({*shown}), panel["title"]
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_links_are_given_no_word_for_an_empty_cell(uid: str) -> None:
+    """What is shown for no value is what Grafana writes into a link, too: `model=none` would find no call."""
+    for panel in panels(BOARDS[uid]):
+        if any("__data.fields" in url for _, url in links(panel)):
+            assert "noValue" not in panel["fieldConfig"]["defaults"], panel["title"]
+            assert all(each["id"] != "noValue" for each in overridden(panel)), panel["title"]
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_columns_that_links_use_have_no_unit_that_changes_them(uid: str) -> None:
+    """Grafana writes a column into a link as it is shown: a number with its unit, a time in the reader's zone."""
+    for panel in panels(BOARDS[uid]):
+        used = {name for _, url in links(panel) for name in re.findall(r"__data\.fields\.(\w+)", url)}
+        for override in panel.get("fieldConfig", {}).get("overrides", ()):
+            if override["matcher"]["options"] in used:
+                units = {each["value"] for each in override["properties"] if each["id"] == "unit"}
+                assert units <= {"string"}, f"{panel['title']}: {override['matcher']['options']}"
+
+
+@pytest.mark.parametrize("uid", BOARDS)
+def test_an_outcome_has_one_colour_wherever_it_is_drawn(uid: str) -> None:
+    for panel in panels(BOARDS[uid]):
+        if panel["type"] == "timeseries" and {"calls by outcome", "outcomes"} & {panel["title"].lower()}:
+            drawn = {each["value"]["fixedColor"] for each in overridden(panel) if each["id"] == "color"}
+            assert drawn == {*COLORS.values()}, panel["title"]
 
 
 @pytest.mark.parametrize("uid", BOARDS)

@@ -185,6 +185,17 @@ def test_every_query_is_understood_and_finds_something(watched: Watched) -> None
             watched.has_data(asked)
 
 
+def test_a_policy_that_is_chosen_is_the_only_one_that_is_drawn(watched: Watched) -> None:
+    board = BOARDS["luthien-policies"]
+    asked = [each.expression for each in ASKED if each.board == "luthien-policies"]
+    for expression in asked:
+        found = watched.prometheus.now(expanded(expression, board, policy="(Stern|nobody)"))
+        assert {labels["luthien_policy_name"] for labels, _ in found} <= {"Stern"}, expression
+        assert "nobody" in expanded(expression, board, policy="nobody")
+    both = watched.prometheus.now(expanded(asked[0], board))
+    assert {labels["luthien_policy_name"] for labels, _ in both} == {"Stern", "replace_text"}
+
+
 def test_what_may_be_empty_is_there() -> None:
     assert MAY_BE_EMPTY.keys() <= {asked.place for asked in ASKED}
 

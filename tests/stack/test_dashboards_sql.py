@@ -213,7 +213,7 @@ def test_calls_are_those_that_are_chosen(stack: Stack, chosen: dict[str, Value],
     view = stack.view("calls", **chosen)
     found = stack.rows(view, "Calls")
     assert stack.names([each["call_id"] for each in found]) == sorted(expected)
-    [sums] = stack.rows(view, "Sums")
+    [sums] = stack.rows(view, "In this time")
     assert sums["calls"] == len(expected)
     assert sum(each["value"] for each in stack.rows(view, "Outcomes")) == len(expected)
     assert sum(each["calls"] for each in stack.rows(view, "By model and provider")) == len(expected)
@@ -259,7 +259,7 @@ def test_a_row_tells_of_its_call(stack: Stack) -> None:
 
 
 def test_sums_of_calls(stack: Stack) -> None:
-    [sums] = stack.rows(stack.view("calls"), "Sums")
+    [sums] = stack.rows(stack.view("calls"), "In this time")
     counted = {name: sums[name] for name in ("changed", "blocked", "failed", "rejected", "running", "incomplete")}
     assert counted == {"changed": 3, "blocked": 1, "failed": 2, "rejected": 1, "running": 0, "incomplete": 0}
     assert (sums["input_tokens"], sums["output_tokens"]) == (9 * 6, 3 * 5 + 2)
@@ -267,16 +267,16 @@ def test_sums_of_calls(stack: Stack) -> None:
 
 def test_decisions_are_counted_by_policy_and_action(stack: Stack) -> None:
     found = stack.rows(stack.view("policies"), "Decisions by action")
-    counted = {(each["policy"], each["action"], each["side"], each["shadow"]): each["decisions"] for each in found}
-    assert counted["replace_text", "modify", "request", False] == 3
-    assert counted["replace_text", "modify", "request", True] == 1
-    assert counted["Stern", "block", "request", False] == 1
-    assert counted["Stern", "error", "request", False] == 1
-    [ours] = stack.rows(stack.view("policies", policy=["Stern"]), "Sums")
+    counted = {(each["policy"], each["action"], each["side"], each["mode"]): each["decisions"] for each in found}
+    assert counted["replace_text", "modify", "request", "enforce"] == 3
+    assert counted["replace_text", "modify", "request", "shadow"] == 1
+    assert counted["Stern", "block", "request", "enforce"] == 1
+    assert counted["Stern", "error", "request", "enforce"] == 1
+    [ours] = stack.rows(stack.view("policies", policy=["Stern"]), "In this time")
     assert (ours["blocking"], ours["errors"], ours["changing"]) == (1, 1, 0)
     assert ours["changed_share"] == pytest.approx(0.3)
     by_policy = stack.rows(stack.view("policies", policy=["replace_text"]), "By policy and version")
-    [requests] = [each for each in by_policy if each["side"] == "request" and not each["shadow"]]
+    [requests] = [each for each in by_policy if each["side"] == "request" and each["mode"] == "enforce"]
     assert (requests["calls"], requests["changed"], requests["blocked"], requests["errors"]) == (9, 3, 0, 0)
     assert requests["changed_share"] == pytest.approx(3 / 9)
 
@@ -289,23 +289,31 @@ def test_changes_are_counted_in_bytes_messages_and_paths(stack: Stack) -> None:
     assert (path["path"], path["places"]) == ("/messages/*/content", 3)
 
 
-def test_the_links_of_policies_open_the_calls_they_count(stack: Stack) -> None:
+def test_the_links_of_policies_open_exactly_the_calls_they_count(stack: Stack) -> None:
     view = stack.view("policies")
-    decisions = {
-        (each["policy"], each["action"], each["shadow"]): stack.follow(
-            view.link(link_on(view, "Decisions by action", "action"), each)
-        )
-        for each in stack.rows(view, "Decisions by action")
-        if each["side"] == "request"
-    }
-    changed = ["changed", "changed too", "tag"]
-    assert decisions["replace_text", "modify", False] == changed
-    assert decisions["Stern", "block", False] == ["blocked"]
-    assert decisions["Stern", "error", False] == ["broken"]
-    assert decisions["Stern", "allow", False] == sorted(stack.ids)  # all for which it was configured
+
+    def opened(title: str, column: str, row: Json) -> list[str]:
+        return stack.follow(view.link(link_on(view, title, column), row))
+
+    decisions = stack.rows(view, "Decisions by action")
+    for row in decisions:
+        assert len(opened("Decisions by action", "action", row)) == row["decisions"], row
+    [shadow] = [each for each in decisions if (each["mode"], each["action"]) == ("shadow", "modify")]
+    assert opened("Decisions by action", "action", shadow) == ["plain"]
+    for row in stack.rows(view, "By policy and version"):
+        for column in ("calls", "changed", "blocked", "errors"):
+            assert len(opened("By policy and version", column, row)) == row[column], (column, row)
     for title in ("Bytes and messages changed", "Most changed paths"):
-        [row] = [each for each in stack.rows(view, title) if each["policy"] == "replace_text"]
-        assert stack.follow(view.link(link_on(view, title, "policy"), row)) == changed
+        for row in stack.rows(view, title):
+            assert len(opened(title, "calls", row)) == row["calls"], (title, row)
+
+
+def test_failed_calls_are_opened_whatever_broke_them(stack: Stack) -> None:
+    view = stack.view("calls")
+    assert stack.follow(view.link(link_on(view, "In this time", "failed"))) == ["broken", "failed"]
+    rows = {(each["model"], each["provider"]): each for each in stack.rows(view, "By model and provider")}
+    row = rows["gpt-test", "openai"]
+    assert stack.follow(view.link(link_on(view, "By model and provider", "failed"), row)) == ["failed"]
 
 
 def test_the_links_of_a_row_open_its_call_its_trace_and_those_like_it(stack: Stack) -> None:
