@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from luthien.record.queue import DiscardingSink
+from luthien.record.sink import DiscardingSink
 from luthien.settings import read_settings
 from luthien.telemetry import conventions as names
 from luthien.telemetry.log_export import start_log_export
