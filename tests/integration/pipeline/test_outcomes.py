@@ -551,9 +551,10 @@ def test_credentials_in_a_body_are_masked_in_the_record_only(gateway: Gateway, p
     servers = [{"type": "url", "url": "https://x", "name": "n", "authorization_token": "s3cr3t-t0ken"}]
     response = gateway.post(ANTHROPIC, anthropic_request(mcp_servers=servers))
     assert provider.turns[0].json["mcp_servers"] == servers
-    raw = gateway.raw(response, "request_original")
-    assert b"s3cr3t-t0ken" not in raw
-    assert b"[credential masked]" in raw
+    for stage in ("request_original", "request_final"):
+        raw = gateway.raw(response, stage)
+        assert b"s3cr3t-t0ken" not in raw
+        assert b"[credential masked]" in raw
 
 
 def test_concurrent_calls_do_not_mix(gateway: Gateway, provider: ScriptedProvider) -> None:
