@@ -95,6 +95,8 @@ class Ledger:
         self._receipts: list[Receipt] = []
         self._late: list[Receipt] = []
         self._refused: Counter[str] = Counter()
+        self._hidden: dict[int, bytes] = {}
+        """What is recorded in the place of payloads with credentials, by the sequence of the record."""
         self._checkpoints = 0
         self._policy_s = 0.0
         self._open: dict[str, Span] = {}
@@ -193,10 +195,14 @@ class Ledger:
         noted = dict(scalars or {})
         if sequence == 0 or event_type is EventType.CALL_OUTCOME:
             noted |= self._marks
-        hide = masked_frames if event_type is EventType.RESPONSE_PARTIAL else masked
-        hidden = hide(payload) if payload else None
+        if same_as is not None:
+            hidden = self._hidden.get(same_as)
+        else:
+            hide = masked_frames if event_type is EventType.RESPONSE_PARTIAL else masked
+            hidden = hide(payload) if payload else None
         if hidden is not None:
-            payload, noted[names.MASKED] = hidden, True
+            payload = self._hidden[sequence] = hidden
+            noted[names.MASKED] = True
         sha256 = wire.sha256 if wire is not None and wire.is_payload and hidden is None else None
         emit_stage(
             span,

@@ -40,7 +40,13 @@ from luthien.policies.chain import Chain
 from luthien.policies.policy import CallContext
 from luthien.telemetry import conventions as names
 from luthien.telemetry.spans import Wire, clean_name
-from luthien.upstream.client import check_passable, is_event_stream, returned_headers, translated_errors
+from luthien.upstream.client import (
+    UpstreamClient,
+    check_passable,
+    is_event_stream,
+    returned_headers,
+    translated_errors,
+)
 from luthien.upstream.decoding import decoded
 
 _log = logging.getLogger(__name__)
@@ -181,7 +187,7 @@ class _Exchange:
             model or "",
             self._request.get("stream") is True,
             ChildCalls(run_child, self._ledger, self._format.provider, self._client.headers),
-            self._trace_headers,
+            partial(_trace_headers, self._terms.upstream, self._ledger),  # no method: else the exchange held itself
         )
         run = self._run = self._ending.chain.open(call)
         final: bytes | None = None
@@ -205,9 +211,6 @@ class _Exchange:
             self._request = jsontext.parse_object(final)
         await self._ledger.safe()
         return final
-
-    def _trace_headers(self, url: str) -> Mapping[str, str]:
-        return self._terms.upstream.propagation.headers(self._ledger.as_parent().context, url)
 
     # The provider
 
@@ -278,13 +281,14 @@ class _Exchange:
 
     async def _pass_stream(self, answer: Answer, response: httpx.Response, data: AsyncGenerator[bytes, None]) -> None:
         status, headers = response.status_code, returned_headers(response)
+        ledger, client = self._ledger, self._client  # not the exchange, which would hold itself
 
         async def give(raw: bytes, is_stream: bool) -> None:
-            if is_stream and self._ledger.timings.client_first_chunk_s is None:
-                self._ledger.timings.client_first_chunk_s = self._ledger.elapsed_s
-            if not self._client.started:
-                await self._client.start(status, headers)
-            await self._client.send(raw)
+            if is_stream and ledger.timings.client_first_chunk_s is None:
+                ledger.timings.client_first_chunk_s = ledger.elapsed_s
+            if not client.started:
+                await client.start(status, headers)
+            await client.send(raw)
 
         timeline = Timeline(self._ledger.started)
         stream = answer.stream = StreamPass(
@@ -464,6 +468,10 @@ _OUTCOMES: dict[type[CallError], Outcome] = {
     UpstreamError: Outcome.UPSTREAM_ERROR,
     PolicyFailure: Outcome.POLICY_ERROR,
 }
+
+
+def _trace_headers(upstream: UpstreamClient, ledger: Ledger, url: str) -> Mapping[str, str]:
+    return upstream.propagation.headers(ledger.as_parent().context, url)
 
 
 async def _drain(data: AsyncGenerator[bytes, None]) -> None:

@@ -151,44 +151,64 @@ def give_back(conn: Connection, claims: Sequence[Claim]) -> None:
         conn.execute(query("give_back_unindexed"), {"ids": [each.call_id for each in claims]})
 
 
-def read_call(conn: Connection, call_id: UUID, max_bytes: int) -> ReadCall | None:
-    """A call with at most so many bytes of payloads; None when it is not there any more."""
+def read_rows(conn: Connection, call_ids: Sequence[UUID]) -> dict[UUID, CallRow]:
+    """What lists know of calls, of those that are there, and `held_bytes`: how large all payloads of each are."""
     with conn.cursor(row_factory=dict_row) as cursor:
-        row = cursor.execute(query("get_call"), {"call_id": call_id}).fetchone()
-        if row is None:
-            return None
-        asked = {"call_id": call_id, "max_bytes": max_bytes, "beginning": _MAX_BEGINNING_BYTES}
-        events = cursor.execute(query("index_events"), asked, binary=True).fetchall()
+        rows = cursor.execute(query("index_calls"), {"call_ids": [*call_ids]}, binary=True)
+        return {row["call_id"]: row for row in rows}
+
+
+def read_calls(conn: Connection, rows: Sequence[CallRow], max_bytes: int) -> list[ReadCall]:
+    """The calls of these rows, each with at most so many bytes of payloads."""
+    asked = {
+        "call_ids": [row["call_id"] for row in rows],
+        "max_bytes": max_bytes,
+        "beginning": _MAX_BEGINNING_BYTES,
+    }
+    events: dict[UUID, list[CallRow]] = {row["call_id"]: [] for row in rows}
+    with conn.cursor(row_factory=dict_row) as cursor:
+        for event in cursor.execute(query("index_events"), asked, binary=True):
+            events[event["call_id"]].append(event)
+    return [_read_call(row, events[row["call_id"]]) for row in rows]
+
+
+def _read_call(row: CallRow, events: Sequence[CallRow]) -> ReadCall:
     beginnings = tuple(event["beginning"] for event in events if event["beginning"] is not None)
     return ReadCall(StoredCall(row, [record_of(event) for event in events]), not beginnings, beginnings)
 
 
-def read_row(conn: Connection, call_id: UUID) -> CallRow | None:
-    """What lists know of a call."""
-    with conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(query("get_call"), {"call_id": call_id}).fetchone()
-
-
-def write_entry(conn: Connection, claimed: Claim, entry: Entry) -> bool:
-    """Writes a call's index in the place of the one it had; false, and nothing, if it has changed meanwhile."""
-    changes = [{"number": number, **_columns(each)} for number, each in enumerate(entry.changes)]
-    decisions = [_columns(each) | {"recorded_at": each.recorded_at.isoformat()} for each in entry.decisions]
-    asked = {
-        "call_id": claimed.call_id,
-        "changed_in": claimed.changed_in,
-        "lexemes": list(entry.lexemes),
-        "algo": entry.algo,
-        "capped": list(entry.capped),
-        "error": entry.error,
-        "changes": json.dumps(changes),
-        "decisions": json.dumps(decisions),
-    }
+def write_entries(conn: Connection, entries: Sequence[tuple[Claim, Entry]]) -> int:
+    """Writes the index of calls in the place of the one each had; returns how many: of one that has changed
+    meanwhile, nothing is written."""
     with conn.transaction():
-        conn.execute(query("forget_counted"), {"call_id": claimed.call_id})
-        if conn.execute(query("write_index"), asked).rowcount != 1:
-            raise psycopg.Rollback
-        return True
-    return False
+        settled = _settled(conn, [claimed for claimed, _ in entries])
+        if settled:
+            written = [(claimed.call_id, entry) for claimed, entry in entries if claimed.call_id in settled]
+            conn.execute(query("forget_counted"), {"call_ids": [*settled]})
+            conn.execute(query("write_index"), _as_json(written))
+    return len(settled)
+
+
+def _settled(conn: Connection, claims: Sequence[Claim]) -> set[UUID]:
+    """Which calls are as they were when they were claimed; they are waiting no more when the transaction ends."""
+    asked = {
+        "call_ids": [each.call_id for each in claims],
+        "changed_in": [each.changed_in for each in claims],
+    }
+    return {call_id for (call_id,) in conn.execute(query("settle_unindexed"), asked)}
+
+
+def _as_json(entries: Sequence[tuple[UUID, Entry]]) -> dict[str, str]:
+    """The parameters of `write_index`: rows of three tables."""
+    search, changes, decisions = [], [], []
+    for call_id, entry in entries:
+        of_call = {"call_id": str(call_id)}
+        search.append({**of_call, **{name: getattr(entry, name) for name in ("lexemes", "algo", "capped", "error")}})
+        changes += [{**of_call, "number": number, **_columns(each)} for number, each in enumerate(entry.changes)]
+        decisions += [
+            {**of_call, **_columns(each), "recorded_at": each.recorded_at.isoformat()} for each in entry.decisions
+        ]
+    return {"search": json.dumps(search), "changes": json.dumps(changes), "decisions": json.dumps(decisions)}
 
 
 def _columns(row: Change | Decision) -> dict[str, Any]:
@@ -198,9 +218,9 @@ def _columns(row: Change | Decision) -> dict[str, Any]:
 def forget(conn: Connection, claimed: Claim) -> None:
     """Takes away what is left of a call that is not there any more."""
     with conn.transaction():
-        conn.execute(query("forget_counted"), {"call_id": claimed.call_id})
+        conn.execute(query("forget_counted"), {"call_ids": [claimed.call_id]})
         conn.execute(query("forget_index"), {"call_id": claimed.call_id})
-        conn.execute(query("settle_unindexed"), {"call_id": claimed.call_id, "changed_in": claimed.changed_in})
+        _settled(conn, [claimed])
 
 
 def lag(conn: Connection) -> tuple[int, float]:

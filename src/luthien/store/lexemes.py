@@ -20,6 +20,8 @@ _WORD = re.compile(
     r"[\w\u0300-\u036f\u0483-\u0489\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670"
     r"\u0900-\u0963\u0966-\u0dff\u0e00-\u0e4e]+"
 )
+# The same of a text in ASCII: what is between its words becomes spaces.
+_ASCII_GAPS = {code: " " for code in range(128) if not _WORD.match(chr(code))}
 _DENSE = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
@@ -46,7 +48,10 @@ def plain(text: str) -> str:
 
 def _runs(text: str) -> list[str]:
     # Case first: it may undo the normal form.
-    found: list[str] = _WORD.findall(plain(text.casefold()))
+    normal = plain(text.casefold())
+    if normal.isascii():
+        return normal.translate(_ASCII_GAPS).split()
+    found: list[str] = _WORD.findall(normal)
     return found
 
 

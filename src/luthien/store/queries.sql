@@ -305,41 +305,63 @@ FROM (
 WHERE claimed.call_id = due.call_id
 RETURNING claimed.call_id, claimed.changed_in, claimed.attempts
 
--- part: settled
--- Nothing, if more of the call was stored meanwhile.
-DELETE FROM conversation_unindexed WHERE call_id = %(call_id)s AND changed_in = %(changed_in)s
-
 -- name: settle_unindexed
-<<settled>>
+-- Not those of which more was stored meanwhile, or is being stored just now: so no indexer waits for a writer, and none
+-- can be in a deadlock with one.
+DELETE FROM conversation_unindexed
+WHERE call_id = ANY(ARRAY(
+    SELECT call_id
+    FROM conversation_unindexed AS known
+    JOIN unnest(%(call_ids)s::uuid[], %(changed_in)s::xid8[]) AS indexed (call_id, changed_in)
+        USING (call_id, changed_in)
+    ORDER BY call_id
+    FOR UPDATE OF known SKIP LOCKED
+))
+RETURNING call_id
 
 -- name: give_back_unindexed
 UPDATE conversation_unindexed SET due_at = now(), attempts = attempts - 1
 WHERE call_id = ANY(%(ids)s) AND attempts > 0
 
+-- name: index_calls
+SELECT calls.*, COALESCE(held.bytes, 0)::int8 AS held_bytes
+FROM (
+    SELECT <<call_columns>>
+    FROM conversation_calls
+    WHERE call_id = ANY(%(call_ids)s)
+) AS calls
+LEFT JOIN (
+    SELECT call_id, sum(octet_length(payload)) AS bytes
+    FROM conversation_events
+    WHERE call_id = ANY(%(call_ids)s)
+    GROUP BY call_id
+) AS held USING (call_id)
+
 -- name: index_events
--- All records of a call, without payloads if these are more than so many bytes; the beginning of each, then.
+-- All records of calls, without payloads if those of a call are more than so many bytes; the beginning of each, then.
 SELECT
     call_id, sequence, event_type, recorded_at, trace_id, span_id,
-    CASE WHEN sum(octet_length(payload)) OVER () <= %(max_bytes)s THEN payload END AS payload,
+    CASE WHEN sum(octet_length(payload)) OVER (PARTITION BY call_id) <= %(max_bytes)s THEN payload END AS payload,
     payload_sha256, payload_bytes, payload_ref, wire_sha256, wire_bytes, attributes,
-    CASE WHEN sum(octet_length(payload)) OVER () > %(max_bytes)s
+    CASE WHEN sum(octet_length(payload)) OVER (PARTITION BY call_id) > %(max_bytes)s
         THEN substring(payload FROM 1 FOR %(beginning)s) END AS beginning
 FROM conversation_events
-WHERE call_id = %(call_id)s AND event_type <> 'response_timeline'
-ORDER BY sequence
+WHERE call_id = ANY(%(call_ids)s) AND event_type <> 'response_timeline'
+ORDER BY call_id, sequence
 
 -- name: forget_counted
 -- Before it is written anew, and of a call that is not there any more.
 WITH changes AS (
-    DELETE FROM conversation_changes WHERE call_id = %(call_id)s
+    DELETE FROM conversation_changes WHERE call_id = ANY(%(call_ids)s)
 )
-DELETE FROM conversation_decisions WHERE call_id = %(call_id)s
+DELETE FROM conversation_decisions WHERE call_id = ANY(%(call_ids)s)
 
 -- name: write_index
--- All that is indexed of a call, which need not wait then. No row is gone, if more of the call was stored meanwhile.
+-- All that is indexed of some calls.
 WITH search AS (
     INSERT INTO conversation_search (call_id, document, algo, indexed_at, capped, error)
-    VALUES (%(call_id)s, array_to_tsvector(%(lexemes)s), %(algo)s, now(), %(capped)s, %(error)s)
+    SELECT call_id, array_to_tsvector(lexemes), algo, now(), capped, error
+    FROM json_to_recordset(%(search)s) AS search (call_id uuid, lexemes text[], algo int4, capped text[], error text)
     ON CONFLICT (call_id) DO UPDATE SET
         document = EXCLUDED.document, algo = EXCLUDED.algo, indexed_at = EXCLUDED.indexed_at,
         capped = EXCLUDED.capped, error = EXCLUDED.error
@@ -348,22 +370,20 @@ WITH search AS (
         (call_id, number, side, op_id, action, kind, part, before_ptr, after_ptr, policy, version, path, message,
         bytes_removed, bytes_added)
     SELECT
-        %(call_id)s, number, side, op_id, action, kind, part, before_ptr, after_ptr, policy, version, path, message,
+        call_id, number, side, op_id, action, kind, part, before_ptr, after_ptr, policy, version, path, message,
         bytes_removed, bytes_added
     FROM json_to_recordset(%(changes)s) AS change (
-        number int4, side text, op_id text, action text, kind text, part text, before_ptr text, after_ptr text,
-        policy text, version text, path text, message int4, bytes_removed int8, bytes_added int8
-    )
-), decisions AS (
-    INSERT INTO conversation_decisions
-        (call_id, sequence, recorded_at, side, policy, version, action, changed, shadow, duration_ms, count)
-    SELECT %(call_id)s, sequence, recorded_at, side, policy, version, action, changed, shadow, duration_ms, count
-    FROM json_to_recordset(%(decisions)s) AS decision (
-        sequence int4, recorded_at timestamptz, side text, policy text, version text, action text, changed boolean,
-        shadow boolean, duration_ms float8, count int8
+        call_id uuid, number int4, side text, op_id text, action text, kind text, part text, before_ptr text,
+        after_ptr text, policy text, version text, path text, message int4, bytes_removed int8, bytes_added int8
     )
 )
-<<settled>>
+INSERT INTO conversation_decisions
+    (call_id, sequence, recorded_at, side, policy, version, action, changed, shadow, duration_ms, count)
+SELECT call_id, sequence, recorded_at, side, policy, version, action, changed, shadow, duration_ms, count
+FROM json_to_recordset(%(decisions)s) AS decision (
+    call_id uuid, sequence int4, recorded_at timestamptz, side text, policy text, version text, action text,
+    changed boolean, shadow boolean, duration_ms float8, count int8
+)
 
 -- name: forget_index
 -- Of a call that is not there any more.

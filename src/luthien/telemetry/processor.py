@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import MutableMapping
 from contextvars import ContextVar
 from uuid import UUID
 
@@ -24,30 +23,8 @@ from luthien.telemetry.losses import CountingExporter
 
 _log = logging.getLogger(__name__)
 
-_RECEIPTS: ContextVar[list[Receipt] | None] = ContextVar("luthien_receipts", default=None)
-_OWN_COLUMNS = frozenset(
-    {
-        names.STAGE,
-        names.SEQUENCE,
-        names.PAYLOAD,
-        names.PAYLOAD_SHA256,
-        names.PAYLOAD_BYTES,
-        names.PAYLOAD_REF,
-        names.WIRE_SHA256,
-        names.WIRE_BYTES,
-    }
-)
-
-
-@contextmanager
-def collecting_receipts() -> Iterator[list[Receipt]]:
-    """Collects the receipts of the records on spans that end inside the block, in this task."""
-    receipts: list[Receipt] = []
-    token = _RECEIPTS.set(receipts)
-    try:
-        yield receipts
-    finally:
-        _RECEIPTS.reset(token)
+RECEIPTS: ContextVar[list[Receipt] | None] = ContextVar("luthien_receipts", default=None)
+"""Where the receipts go of the records on spans that end in this task."""
 
 
 class NoExporter(SpanExporter):
@@ -124,7 +101,7 @@ class ForkingSpanProcessor(BatchSpanProcessor):
         if not records:
             return
         receipt = self._sink.submit(records)
-        receipts = _RECEIPTS.get()
+        receipts = RECEIPTS.get()
         if receipts is not None:
             receipts.append(receipt)
 
@@ -141,28 +118,27 @@ def records_of(span: ReadableSpan) -> list[StageRecord]:
 
 def _record_of(event: Event, call_id: UUID, trace_id: str, span_id: str) -> StageRecord:
     attributes = _plain(event.attributes)
-    get = attributes.get
+    take = attributes.pop
     return StageRecord(
         call_id=call_id,
-        sequence=attributes[names.SEQUENCE],  # type: ignore[arg-type]
-        event_type=attributes[names.STAGE],  # type: ignore[arg-type]
+        sequence=take(names.SEQUENCE),  # type: ignore[arg-type]
+        event_type=take(names.STAGE),  # type: ignore[arg-type]
         recorded_at_ns=event.timestamp,
         trace_id=trace_id,
         span_id=span_id,
-        payload=get(names.PAYLOAD),  # type: ignore[arg-type]
-        payload_sha256=get(names.PAYLOAD_SHA256),  # type: ignore[arg-type]
-        payload_bytes=get(names.PAYLOAD_BYTES),  # type: ignore[arg-type]
-        wire_sha256=get(names.WIRE_SHA256),  # type: ignore[arg-type]
-        wire_bytes=get(names.WIRE_BYTES),  # type: ignore[arg-type]
-        payload_ref=get(names.PAYLOAD_REF),  # type: ignore[arg-type]
-        attributes={key: value for key, value in attributes.items() if key not in _OWN_COLUMNS},
+        payload=take(names.PAYLOAD, None),  # type: ignore[arg-type]
+        payload_sha256=take(names.PAYLOAD_SHA256, None),  # type: ignore[arg-type]
+        payload_bytes=take(names.PAYLOAD_BYTES, None),  # type: ignore[arg-type]
+        wire_sha256=take(names.WIRE_SHA256, None),  # type: ignore[arg-type]
+        wire_bytes=take(names.WIRE_BYTES, None),  # type: ignore[arg-type]
+        payload_ref=take(names.PAYLOAD_REF, None),  # type: ignore[arg-type]
+        attributes=attributes,
     )
 
 
-def _plain(attributes: Attributes) -> dict[str, AnyValue]:
-    """The attributes as a dict; the SDK's own mapping is copied at once, not item by item under its lock."""
-    plain = attributes.copy() if isinstance(attributes, BoundedAttributes) else attributes
-    return dict(plain or {})
+def _plain(attributes: Attributes) -> MutableMapping[str, AnyValue]:
+    """A copy of the attributes; the SDK's own mapping is copied at once, not item by item under its lock."""
+    return attributes.copy() if isinstance(attributes, BoundedAttributes) else dict(attributes or {})
 
 
 def without_payloads(span: ReadableSpan) -> ReadableSpan:

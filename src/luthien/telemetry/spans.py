@@ -14,7 +14,7 @@ from opentelemetry.trace import Span
 from luthien.exchange import EventType
 from luthien.record.sink import Receipt
 from luthien.telemetry import conventions as names
-from luthien.telemetry.processor import collecting_receipts
+from luthien.telemetry.processor import RECEIPTS
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _MAX_NAME = 128
@@ -78,8 +78,12 @@ def emit_stage(span: Span, event: StageEvent) -> None:
 
 def end_span(span: Span) -> list[Receipt]:
     """Ends a span; the receipts say when the records on it are safe."""
-    with collecting_receipts() as receipts:
+    receipts: list[Receipt] = []
+    token = RECEIPTS.set(receipts)
+    try:
         span.end()
+    finally:
+        RECEIPTS.reset(token)
     return receipts
 
 
@@ -95,14 +99,14 @@ def clean_name(text: str) -> str:
 
 def safe_scalar(value: Any) -> bool | int | float | str | Sequence[str] | None:
     """The value as an attribute that every exporter can encode, bounded in length; None when it is none."""
-    if isinstance(value, bool):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return _UNSAFE.sub("\ufffd", value[:_MAX_TEXT])
     if isinstance(value, int):
         return value if -_MAX_INT <= value < _MAX_INT else None
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return _UNSAFE.sub("\ufffd", value[:_MAX_TEXT])
     if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
         return tuple(_UNSAFE.sub("\ufffd", item[:_MAX_TEXT]) for item in value[:_MAX_NAME])
     return None

@@ -131,6 +131,20 @@ class TestWhatIsCounted:
         asked = "SELECT path, message, bytes_removed, bytes_added FROM conversation_changes"
         assert conn.execute(asked).fetchall() == [("/messages/*/content", 0, 10, 5)]
 
+    def test_is_that_of_each_call_however_many_are_indexed_at_once(
+        self, conn: Conn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls = [call(says(f"{'long ' * number}before{number}"), says(f"after{number}")) for number in range(40)]
+        store(conn, *(each for records in calls for each in records))
+        monkeypatch.setattr(indexer, "_TOGETHER_BYTES", 500)
+        assert index_all(conn) == IndexStats(indexed=40)
+        for number, records in enumerate(calls):
+            assert {f"before{number}", f"after{number}"} <= lexemes(conn, records[0].call_id)
+            assert f"after{number - 1}" not in lexemes(conn, records[0].call_id)
+        for table in ("conversation_changes", "conversation_decisions"):
+            rows = conn.execute(f"SELECT call_id FROM {table} ORDER BY 1".encode()).fetchall()  # noqa: S608
+            assert rows == [(records[0].call_id,) for records in calls]
+
     def test_is_counted_once_however_often_it_is_indexed(self, conn: Conn) -> None:
         store(conn, *call(says("one"), says("two")))
         index_all(conn)
@@ -320,6 +334,30 @@ class TestACallThatIsHard:
         assert index_all(conn) == IndexStats(failed=1)
         assert "attempts" in column(conn, "error", records[0].call_id)
 
+    def test_that_ends_whoever_indexes_it_takes_no_other_with_it(
+        self, conn: Conn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        older, deadly, newer = call(says("older")), call(says("deadly")), call(says("newer"))
+        entry_of = indexed.entry_of
+
+        def entry(read: Any, *args: Any) -> Any:
+            if read.row["call_id"] == deadly[0].call_id:
+                raise KeyboardInterrupt
+            return entry_of(read, *args)
+
+        monkeypatch.setattr(indexer, "entry_of", entry)
+        store(conn, *older, *deadly, *newer)
+        deaths = 0
+        while waiting(conn):
+            conn.execute("UPDATE conversation_unindexed SET due_at = now()")
+            try:
+                index_some(conn, UNHURRIED, IndexStats())
+            except KeyboardInterrupt:
+                deaths += 1
+        assert deaths == index.MAX_ATTEMPTS
+        assert [column(conn, "error", each[0].call_id) for each in (older, newer)] == [None, None]
+        assert "attempts" in column(conn, "error", deadly[0].call_id)
+
     def test_whose_document_postgres_refuses_keeps_its_facets(
         self, conn: Conn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -352,13 +390,14 @@ class TestWhen:
         assert "=outcome:completed" in lexemes(conn, end.call_id)
 
     def test_what_changes_while_it_is_indexed_is_indexed_once_more(self, conn: Conn) -> None:
-        *records, end = call(says("early"))
-        store(conn, *records)
+        (*records, end), other = call(says("early")), call(says("other"))
+        store(conn, *records, *other)
         conn.execute("UPDATE conversation_unindexed SET due_at = now()")
-        [claimed] = index.claim(conn, 8)
+        claims = index.claim(conn, 8)
         store(conn, end)
-        assert not index.write_entry(conn, claimed, index.Entry(1, ("stale",)))
-        assert conn.execute("SELECT FROM conversation_search").fetchall() == []
+        entries = [(claimed, index.Entry(indexed.ALGO, ("stale",))) for claimed in claims]
+        assert index.write_entries(conn, entries) == 1
+        assert conn.execute("SELECT call_id FROM conversation_search").fetchall() == [(other[0].call_id,)]
         index_all(conn)
         assert "=outcome:completed" in lexemes(conn, end.call_id)
 

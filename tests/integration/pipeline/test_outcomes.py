@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 import struct
@@ -17,6 +18,7 @@ import openai
 import pytest
 
 from luthien.formats.sse import Chunk
+from luthien.pipeline.orchestrator import _Exchange
 from luthien.policies.policy import Policy, Request, Response, Verdict
 from luthien.policies.registry import BUILTIN
 from tests.dialects import Dialect, in_dialects
@@ -519,9 +521,27 @@ def test_credentials_in_a_body_are_masked_in_the_record_only(gateway: Gateway, p
     servers = [{"type": "url", "url": "https://x", "name": "n", "authorization_token": "s3cr3t-t0ken"}]
     response = gateway.post(ANTHROPIC, anthropic_request(mcp_servers=servers))
     assert provider.turns[0].json["mcp_servers"] == servers
-    raw = gateway.raw(response, "request_original")
-    assert b"s3cr3t-t0ken" not in raw
-    assert b"[credential masked]" in raw
+    for stage in ("request_original", "request_final"):
+        raw = gateway.raw(response, stage)
+        assert b"s3cr3t-t0ken" not in raw
+        assert b"[credential masked]" in raw
+
+
+def test_a_call_that_is_over_is_forgotten_without_a_search_for_garbage(
+    gateway: Gateway, provider: ScriptedProvider
+) -> None:
+    def are_forgotten() -> bool:
+        return not [each for each in gc.get_objects() if type(each) is _Exchange]
+
+    gc.collect()
+    gc.disable()
+    try:
+        for is_streaming in (False, True):
+            provider.will(streams(*openai_stream("a", "b")) if is_streaming else answers(openai_response("plain")))
+            gateway.post(OPENAI, openai_request(stream=is_streaming))
+            assert eventually(are_forgotten, bool)
+    finally:
+        gc.enable()
 
 
 def test_concurrent_calls_do_not_mix(gateway: Gateway, provider: ScriptedProvider) -> None:

@@ -133,6 +133,9 @@ def _position(record: StageRecord) -> int | None:
 
 def _lost(records: Records, side: Side) -> list[int]:
     """The numbers of missing records that are, or may be, decisions of a side."""
+    missing = records.missing
+    if not missing:
+        return []
     first, last = (records.of_stage(EventType(f"{side}_{state}")) for state in ("original", "final"))
     if first is None or last is None:
         return []
@@ -141,7 +144,7 @@ def _lost(records: Records, side: Side) -> list[int]:
     if side is Side.RESPONSE and "luthien.chunks" in first.attributes and not has_timeline:
         begin += 1  # of a stream, the timeline comes before the decisions
     known = (None, EventType.POLICY_DECISION)
-    return [each for each in records.missing if begin <= each < last.sequence and records.kind_aside(each) in known]
+    return [each for each in missing if begin <= each < last.sequence and records.kind_aside(each) in known]
 
 
 @dataclass(slots=True)

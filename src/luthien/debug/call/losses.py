@@ -26,6 +26,7 @@ class Records:
         self.all = call.records
         self.wire_format: str | None = call.row["wire_format"]
         self._by_sequence = {record.sequence: record for record in call.records}
+        self._first = {record.event_type: record for record in reversed(call.records)}
         self._aside: dict[int, SetAside] = {}
         for each in call.set_aside:
             self._aside.setdefault(each.sequence, each)
@@ -56,7 +57,7 @@ class Records:
         return aside.event_type if aside is not None and aside.event_type else None
 
     def of_stage(self, name: EventType) -> StageRecord | None:
-        return next((each for each in self._call.records if each.event_type == name), None)
+        return self._first.get(name)
 
     def payload_of(self, record: StageRecord) -> bytes | None:
         """The record's exact payload, wherever it is; None when it is not there."""

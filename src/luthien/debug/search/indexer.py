@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import UUID
 
 import psycopg
 
 from luthien.debug.call.compared import Compared, compare_stages
 from luthien.debug.call.completeness import State
 from luthien.debug.call.losses import Records
+from luthien.debug.diff import Diff, diff_payloads
+from luthien.debug.diffing.documents import Documents
 from luthien.debug.search.indexed import ALGO, entry_of, failed_entry
 from luthien.store import index, worker
 from luthien.store.deadline import WatchedConnection
 from luthien.store.index import Claim, ReadCall, Sweep
+from luthien.store.stored import CallRow
 from luthien.store.worker import Worker
 from luthien.store.write import is_about_content
 from luthien.telemetry import conventions as names
@@ -35,7 +39,10 @@ MAX_BYTES = 8 * 1024 * 1024
 _NAME = "luthien-indexer"
 # What is lost in a crash of the database is made again, so no commit waits for a disk.
 _NO_SYNC: Final = "SET synchronous_commit = off"
-_AT_ONCE = 8
+_SAME = diff_payloads(None, None)
+_AT_ONCE = 16
+_TOGETHER_BYTES = 1024 * 1024
+"""So many bytes of payloads are read and indexed together; a call with more, alone."""
 _POLL_S = 1.0
 _LAG_S = 10.0
 _SWEEP_PAUSE_S = 0.2
@@ -171,46 +178,73 @@ def index_some(
 ) -> int:
     """Indexes some of the calls that are due; returns how many. Raises psycopg.Error."""
     claims = index.claim(conn, _AT_ONCE)
-    for number, claimed in enumerate(claims):
-        if is_stopping():
-            index.give_back(conn, claims[number:])
-            return number
+    rows = index.read_rows(conn, [each.call_id for each in claims]) if claims else {}
+    done = 0
+    while done < len(claims) and not is_stopping():
+        together = _together(claims[done:], rows)
+        if together[0].attempts > 1:  # it may have ended whoever was at it, and takes no other with it
+            index.give_back(conn, claims[done + 1 :])
+            claims = claims[: done + 1]
         pace.begin()
-        _index(conn, claimed, pace, stats)
+        _index(conn, together, rows, pace, stats)
         pace.breathe(0.0)
-    return len(claims)
+        done += len(together)
+    index.give_back(conn, claims[done:])
+    return done
 
 
-def _index(conn: Connection, claimed: Claim, pace: Pace, stats: IndexStats) -> None:
-    """One that cannot be indexed is marked with its error, and never stops the others."""
-    if claimed.attempts > index.MAX_ATTEMPTS:
-        _give_up(conn, claimed, stats, f"{index.MAX_ATTEMPTS} attempts were not finished")
+def _together(claims: Sequence[Claim], rows: Mapping[UUID, CallRow]) -> Sequence[Claim]:
+    """Those of the first calls that are indexed at once, at least one."""
+    held_bytes = 0
+    for number, claimed in enumerate(claims):
+        row = rows.get(claimed.call_id)
+        held_bytes += row["held_bytes"] if row and claimed.attempts == 1 else _TOGETHER_BYTES + 1
+        if number > 0 and held_bytes > _TOGETHER_BYTES:
+            return claims[:number]
+    return claims
+
+
+def _index(
+    conn: Connection, claims: Sequence[Claim], rows: Mapping[UUID, CallRow], pace: Pace, stats: IndexStats
+) -> None:
+    """Calls together. One that cannot be indexed is marked with its error, and never stops the others."""
+    first = claims[0]
+    if first.call_id not in rows:
+        index.forget(conn, first)
+        return
+    if first.attempts > index.MAX_ATTEMPTS:
+        _give_up(conn, first, rows, stats, f"{index.MAX_ATTEMPTS} attempts were not finished")
         return
     try:
-        call = index.read_call(conn, claimed.call_id, MAX_BYTES)
-        if call is None:
-            index.forget(conn, claimed)
-            return
-        entry = entry_of(call, _compared(call), pace.breathe)
-        stats.indexed += index.write_entry(conn, claimed, entry)
+        calls = index.read_calls(conn, [rows[each.call_id] for each in claims], MAX_BYTES)
+        entries = [
+            (claimed, entry_of(call, _compared(call), pace.breathe))
+            for claimed, call in zip(claims, calls, strict=True)
+        ]
+        stats.indexed += index.write_entries(conn, entries)
     except Exception as error:
         if isinstance(error, psycopg.Error) and not is_about_content(error):
             raise
-        # Not its message: it may quote the call.
-        _give_up(conn, claimed, stats, type(error).__name__)
+        if len(claims) > 1:
+            for claimed in claims:
+                _index(conn, [claimed], rows, pace, stats)
+        else:
+            # Not its message: it may quote the call.
+            _give_up(conn, first, rows, stats, type(error).__name__)
 
 
-def _give_up(conn: Connection, claimed: Claim, stats: IndexStats, why: str) -> None:
-    row = index.read_row(conn, claimed.call_id)
-    if row is None:
-        index.forget(conn, claimed)
-        return
+def _give_up(conn: Connection, claimed: Claim, rows: Mapping[UUID, CallRow], stats: IndexStats, why: str) -> None:
     said = {names.CALL_ID: str(claimed.call_id)}
     _log.warning("call %s cannot be indexed: %s", claimed.call_id, why, extra=said)
-    stats.failed += index.write_entry(conn, claimed, failed_entry(row, why))
+    stats.failed += index.write_entries(conn, [(claimed, failed_entry(rows[claimed.call_id], why))])
 
 
 def _compared(call: ReadCall) -> Compared | None:
     """What the call's page compares; None where that is too much for here."""
     # What is said of a stage that is missing depends on the state, and is not indexed.
-    return compare_stages(Records(call.stored), State.COMPLETE) if call.is_whole else None
+    return compare_stages(Records(call.stored), State.COMPLETE, _differ) if call.is_whole else None
+
+
+def _differ(before: bytes | None, after: bytes | None, /, *, documents: Documents | None = None) -> Diff:
+    """As `diff_payloads`, but of the same payloads nothing is counted, as they mostly are."""
+    return _SAME if before == after else diff_payloads(before, after, documents=documents)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ _MAX_INNER_DEPTH = 4
 # What no person wrote: kinds and roles would be words of every call, signatures of none.
 _NO_TEXT = {"type", "role", "object", "signature", "encrypted_content", "thought_signature"}
 _ARGUMENTS = {"arguments", "input"}
+_MIN_BLOB_CHARS = 512
 _BLOB = re.compile(r"(?:data:[\w./+-]+[;,]|[A-Za-z0-9+/=_-]{512})\S*\s*")
 _PIECE_CHARS = 10_000
 _GAP = re.compile(r"[\s!-/:-@\[-^`{-~\u3001\u3002\uff0c]")
@@ -86,19 +87,22 @@ class _Words:
         self._waiting.clear()
         self._waiting_chars = 0
         for piece in _pieces(whole):
-            for word in words_of(piece):
-                if word not in self.found and not self._take(word):
-                    return
+            if not self._take([word for word in dict.fromkeys(words_of(piece)) if word not in self.found]):
+                return
             self.breathe()
 
-    def _take(self, word: str) -> bool:
-        """Whether there was room."""
-        self.size_bytes += len(word.encode()) + 8
-        if len(self.found) >= MAX_WORDS or self.size_bytes > _MAX_WORDS_BYTES:
-            self.is_full = True
-            return False
-        self.found.add(word)
-        return True
+    def _take(self, words: Sequence[str]) -> bool:
+        """Whether there was room; else as many of the first were taken as there was room for."""
+        size_bytes = self.size_bytes + len("".join(words).encode()) + 8 * len(words)
+        if size_bytes <= _MAX_WORDS_BYTES and len(self.found) + len(words) <= MAX_WORDS:
+            self.found.update(words)
+            self.size_bytes = size_bytes
+            return True
+        if len(words) > 1:
+            middle = len(words) // 2
+            return self._take(words[:middle]) and self._take(words[middle:])
+        self.is_full = True
+        return False
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -133,7 +137,7 @@ def _payload_texts(payload: bytes, document: Document) -> Iterator[str]:
         yield from strings_of(document.value)
         return
     text = payload.decode("utf-8", "replace")
-    if not _BLOB.fullmatch(text):
+    if not _is_blob(text):
         yield text
 
 
@@ -154,10 +158,15 @@ def strings_of(document: Json) -> Iterator[str]:
             inner = _inner(value) if depth < _MAX_INNER_DEPTH else None
             if inner is not None:
                 todo.append((inner, True, depth + 1))
-            elif not _BLOB.fullmatch(value):
+            elif not _is_blob(value):
                 yield value
         elif is_argument and isinstance(value, Number):
             yield value.text
+
+
+def _is_blob(text: str) -> bool:
+    is_short = len(text) < _MIN_BLOB_CHARS and not text.startswith("data:")
+    return not is_short and _BLOB.fullmatch(text) is not None
 
 
 def _inner(text: str) -> Json:
