@@ -12,9 +12,9 @@ from uuid import UUID
 
 import psycopg
 from psycopg.rows import dict_row
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from luthien.errors import StoreError
+from luthien.errors import StoreAway, StoreBusy, StoreError
 from luthien.exchange import StageRecord, call_time_ms
 from luthien.store import search, sessions
 from luthien.store.call_filter import EVERY_CALL, CallFilter
@@ -27,12 +27,14 @@ from luthien.store.windows import NEWEST, id_range, windows
 CallRow = dict[str, Any]
 """One row of `conversation_calls`, by column, and what the database knows of the call's process, if it matters."""
 
+_CONNECTIONS = 4
 _MAX_COUNTED = 1_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _SILENCE_S = 10.0
 # How far the clock that ids are made with may be ahead of the one that times are taken from.
 _SKEW_MS = 60_000
+_AWAY = "the database is away; calls are still served and recorded"
 _NOT_MIGRATED = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedFunction)
 
 
@@ -85,11 +87,12 @@ class RecordReader:
 
     def __init__(self, dsn: str, *, timeout_s: float = 3.0) -> None:
         self._dsn = dsn
+        self._taken = 0
         self._pool = AsyncConnectionPool(
             dsn,
             connection_class=_Connection,
             min_size=0,
-            max_size=4,
+            max_size=_CONNECTIONS,
             open=False,
             name="luthien-read",
             timeout=timeout_s,
@@ -117,7 +120,7 @@ class RecordReader:
         """The calls that a filter lets through, older than `before`, newest first.
 
         Raises:
-            StoreError: the database is away.
+            StoreError: the database is away, or busy.
         """
         async with self._connection() as conn:
             return await search.calls(conn, wanted, before or NEWEST, limit)
@@ -264,13 +267,21 @@ class RecordReader:
         """A connection, and what can go wrong with it in words."""
         try:
             async with self._pool.connection() as conn:
-                yield conn
+                self._taken += 1
+                try:
+                    yield conn
+                finally:
+                    self._taken -= 1
+        except PoolTimeout as error:
+            if self._taken < _CONNECTIONS:
+                raise StoreAway(_AWAY) from error
+            raise StoreBusy("all connections for reading the record are in use: try again in a moment") from error
         except _NOT_MIGRATED as error:
             raise StoreError("the database has not the tables it should have: run `luthien migrate`") from error
         except psycopg.errors.QueryCanceled as error:
             raise StoreError("this search takes too long; narrow it by time") from error
         except psycopg.Error as error:
-            raise StoreError("the database is away; calls are still served and recorded") from error
+            raise StoreAway(_AWAY) from error
 
 
 def _bounded(call_ids: Sequence[UUID]) -> dict[str, Any]:

@@ -13,8 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from luthien.debug.call.call_view import view_call
-from luthien.debug.views import THREADS
-from luthien.debug.web import AT_ONCE
+from luthien.debug.views import SMALL_AT_ONCE, THREADS
 from tests.playbook import TOKEN, Gateway, ScriptedProvider, answers, eventually, running_gateway
 from tests.wire import openai_request, openai_response
 
@@ -62,7 +61,7 @@ def test_large_pages_wait_for_each_other_and_calls_and_lists_for_none(
     with ExitStack() as stack:
         stack.callback(slow.may.set)
         pool = stack.enter_context(ThreadPoolExecutor(4))
-        gone = [stack.enter_context(asked(gateway, f"{path}/diff.json")) for _ in range(AT_ONCE + 20)]
+        gone = [stack.enter_context(asked(gateway, f"{path}/diff.json")) for _ in range(SMALL_AT_ONCE + 20)]
         assert eventually(lambda: slow.begun, lambda begun: begun == THREADS) == THREADS
         last = pool.submit(gateway.get, f"{path}/diff.json")
         # A long text is looked at in one of the event loop's own threads.
@@ -73,4 +72,4 @@ def test_large_pages_wait_for_each_other_and_calls_and_lists_for_none(
             conn.close()
         slow.may.set()
         assert last.result().status_code == 200
-        assert slow.begun <= AT_ONCE + 1, "pages were made for those who had gone"
+        assert slow.begun <= SMALL_AT_ONCE + 1, "pages were made for those who had gone"

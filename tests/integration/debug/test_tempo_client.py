@@ -324,7 +324,7 @@ async def test_a_trace_that_is_too_big_says_nothing_of_others(
     monkeypatch.setattr("luthien.debug.tempo.reading.MOST_READ", 2)
     three = {"spans": [{"spanId": f"{n:016x}", "startTimeUnixNano": "1"} for n in range(3)]}
     many = {"trace": {"resourceSpans": [{"scopeSpans": [three]}]}}
-    for body, words in ((b" " * (9 * 1024 * 1024), "more than 8 MiB"), (many, "more than 50,000 spans")):
+    for body, words in ((b" " * (9 * 1024 * 1024), "more than 8.0 MiB"), (many, "more than 50,000 spans")):
         anybody.will(answers(body))
         async with client(tempo_url=anybody.url, tempo_timeout_s=10) as asker:
             for _ in range(FAILURES + 1):

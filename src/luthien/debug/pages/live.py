@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import Response, StreamingResponse
-from starlette.types import Send
+from fastapi.responses import Response
 
 from luthien.debug.call.call_json import row_as_dict
 from luthien.debug.call.lookup import Listed, Lookup
@@ -19,7 +18,7 @@ from luthien.debug.live import KEPT, REPLAY_S, Feed, TooManyFollowers
 from luthien.debug.search.filters import FilterError, read_filter
 from luthien.debug.search.listing import NEEDS_INDEX, address, list_values, row_as_html, suggestions
 from luthien.debug.search.matching import matches, may_leave
-from luthien.debug.web import json_response, not_yet, page
+from luthien.debug.web import Streamed, json_response, not_yet, page
 from luthien.store.call_filter import EVERY_CALL, CallFilter
 from luthien.store.feed import Position
 
@@ -34,19 +33,6 @@ _LOST = {
 }
 _HELD = "Waits for a transaction of another session, open since {} UTC; what is stored since then comes when it ends"
 _RELOAD = "read /debug/calls.json for what is there, and go on from here"
-
-
-class _Stream(StreamingResponse):
-    """Server-sent events; what makes them is closed when nobody takes them any more."""
-
-    body_iterator: AsyncGenerator[str, None]
-
-    def __init__(self, events: AsyncGenerator[str, None]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
-
-    async def stream_response(self, send: Send) -> None:
-        async with aclosing(self.body_iterator):
-            await super().stream_response(send)
 
 
 def add_live(router: APIRouter, lookup: Callable[[], Lookup], feed: Callable[[], Feed]) -> None:
@@ -101,7 +87,8 @@ def add_live(router: APIRouter, lookup: Callable[[], Lookup], feed: Callable[[],
         following = feed()
         if following.is_full:
             return not_yet(json_response({"error": "too many follow this process already"}, status=503))
-        return _Stream(_events(following, came_with, wanted, rows or None))
+        events = _events(following, came_with, wanted, rows or None)
+        return Streamed(events, "text/event-stream", {"x-accel-buffering": "no"})
 
 
 def _refusal(error: FilterError) -> Response:
