@@ -40,7 +40,7 @@ def debug_router(
         differ: may be asked by several threads at once.
         upstream_url: where a provider is, for commands that ask it again.
     """
-    router = APIRouter(route_class=guarded_by(sign_in, lambda call_id: views().turn(lookup(), call_id)))
+    router = APIRouter(route_class=guarded_by(sign_in, lambda call_id: views().turn(lookup, call_id)))
     add_entry(router, sign_in)
     add_call_list(router, lookup)
     add_live(router, lookup, feed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -22,11 +23,12 @@ from luthien.store.read import RecordReader, StoredCall
 BIG_BYTES = 512 * 1024
 """A call with more bytes of payloads is looked at in another process: a thread would make all streams wait."""
 
-THREADS = 2
-"""How many small calls are looked at at a time."""
+THREADS = 1
+"""How many small calls are looked at at a time: two would be no quicker, and all streams wait for each thread."""
 
-SMALL_AT_ONCE, BIG_AT_ONCE = 3, 2
-"""How many requests that read a whole call are under way at a time: each may take much memory."""
+LISTS_AT_ONCE, SMALL_AT_ONCE, BIG_AT_ONCE = 2, 3, 2
+"""How many requests are under way at a time that read a whole call, small or big, or none. A list takes the event
+loop for some milliseconds; a call may take much memory."""
 
 EXPORTS_AT_ONCE = 4
 """How many exports of many calls may be under way; each has a call in memory, and may take hours."""
@@ -107,18 +109,25 @@ class Views:
         self._apart = Apart()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="luthien-pages")
         self._is_alone = asyncio.Lock()
-        self._small, self._big = Lane(SMALL_AT_ONCE), Lane(BIG_AT_ONCE)
+        self._lists, self._small, self._big = Lane(LISTS_AT_ONCE), Lane(SMALL_AT_ONCE), Lane(BIG_AT_ONCE)
         self.exports = Room(EXPORTS_AT_ONCE)
+        self._line = asyncio.Lock()
 
     @asynccontextmanager
-    async def turn(self, lookup: Lookup, call_id: str) -> AsyncIterator[None]:
-        """Around all that reads a whole call: small calls do not wait for big ones. Raises StoreError."""
-        try:
-            is_big = await self._is_big(lookup, UUID(call_id))
-        except ValueError:
-            is_big = False
-        async with (self._big if is_big else self._small).turn():
+    async def turn(self, lookup: Callable[[], Lookup], call_id: str | None) -> AsyncIterator[None]:
+        """Around a page: lists, small calls and big ones do not wait for each other. Raises StoreError.
+
+        Args:
+            call_id: the call that the page reads, if it is of one.
+        """
+        async with (self._lists if call_id is None else await self._lane_of(lookup(), call_id)).turn():
             yield
+
+    async def _lane_of(self, lookup: Lookup, call_id: str) -> Lane:
+        try:
+            return self._big if await self._is_big(lookup, UUID(call_id)) else self._small
+        except ValueError:
+            return self._small
 
     async def find(self, lookup: Lookup, call_id: str) -> Sought | Pending | None:
         """What is known of the call that an address names; None also when that is no id. Raises StoreError."""
@@ -147,10 +156,18 @@ class Views:
                     raise StoreError("this call was removed from the record just now") from None
                 return await self._in_thread(make, found, *args)
 
+    async def make_resting(self, make: Callable[..., T], lookup: Lookup, sought: Sought, *args: object) -> T:
+        """As `make`, for exports, which go on and on: one after the other, and for half of the time at most."""
+        async with self._line:
+            began = time.monotonic()
+            made = await self.make(make, lookup, sought, *args)
+            await asyncio.sleep(0 if sought.is_big else time.monotonic() - began)
+        return made
+
     def end(self) -> None:
         """Who waits for a big call, or for a turn, is told that the gateway stops."""
-        self._small.close()
-        self._big.close()
+        for lane in (self._lists, self._small, self._big):
+            lane.close()
         self._apart.end()
 
     def close(self) -> None:

@@ -24,8 +24,9 @@ from luthien.errors import StoreAway, StoreBusy, StoreError
 OPEN_TO_ALL = "/debug/sign-in", "/debug/static/{name}", "/favicon.ico", "/v2/debug/request/{call_id}"
 """Paths, as the routes write them, that need no sign-in: they say nothing of what is recorded."""
 
-_WHOLE_CALL = "/debug/calls/{call_id}"
-_WAITS_FOR_TEMPO = "/debug/calls/{call_id}/trace.json"
+_WAIT_FOR_OTHERS = "/debug/calls/{call_id}/trace.json", "/debug/events", "/debug/calls/export.ndjson"
+"""What takes long, though it costs little at a time, has bounds of its own."""
+
 _RETRY_AFTER_S = 1
 _MISTAKES = {
     404: ("There is no such page", "nothing is at this address"),
@@ -74,18 +75,19 @@ class Streamed(StreamingResponse):
             self._is_over()
 
 
-Turn = Callable[[str], AbstractAsyncContextManager[None]]
+Turn = Callable[[str | None], AbstractAsyncContextManager[None]]
 
 
 def guarded_by(sign_in: SignIn, turn: Turn) -> type[APIRoute]:
     """Routes that ask for a sign-in, say when the database is away, and carry the headers of hostile content.
 
-    Those of whole calls wait for their `turn`, by the call's id, and are not made for who has gone meanwhile.
+    They wait for their `turn`, those of a call by its id, and are not made for who has gone meanwhile.
     """
 
     async def made(handle: Callable[[Request], Coroutine[Any, Any, Response]], request: Request) -> Response:
         await request.is_disconnected()  # takes the request's own message; the next one is that it has gone
-        async with turn(request.path_params["call_id"].removesuffix(".json")):
+        call_id = request.path_params.get("call_id")
+        async with turn(None if call_id is None else call_id.removesuffix(".json")):
             return Response(status_code=499) if await request.is_disconnected() else await handle(request)
 
     class Guarded(APIRoute):
@@ -97,8 +99,8 @@ def guarded_by(sign_in: SignIn, turn: Turn) -> type[APIRoute]:
                     response = _refusal(request, sign_in)
                 else:
                     try:
-                        is_large = self.path.startswith(_WHOLE_CALL) and self.path != _WAITS_FOR_TEMPO
-                        response = await (made(handle, request) if is_large else handle(request))
+                        has_no_turn = self.path in OPEN_TO_ALL or self.path in _WAIT_FOR_OTHERS
+                        response = await (handle(request) if has_no_turn else made(handle, request))
                     except StoreError as error:
                         response = _not_now(request, error)
                 response.headers.update(_HEADERS)

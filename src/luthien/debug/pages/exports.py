@@ -83,7 +83,7 @@ def _line_by(views: Views) -> Line:
         sought = await views.find(lookup, str(listed.row["call_id"]))
         if not isinstance(sought, Sought):
             return line_without(listed)
-        return await views.make(line_of, lookup, sought, listed)
+        return await views.make_resting(line_of, lookup, sought, listed)
 
     return line
 
