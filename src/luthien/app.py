@@ -32,7 +32,7 @@ from luthien.gateway.boundary import Boundary, link_caller
 from luthien.gateway.configuration import Configuration, load_configuration
 from luthien.gateway.health import health_router
 from luthien.gateway.live import Live
-from luthien.gateway.protocol import ON_STOP
+from luthien.gateway.protocol import ON_STOP, WRITE_TIMEOUT_S
 from luthien.gateway.reload import Reloader, log_warnings
 from luthien.gateway.routes import call_routes
 from luthien.otlp import Signal
@@ -213,7 +213,7 @@ class App:
                 await reloader.start()
                 stack.push_async_callback(reloader.stop)
             _spare_collector()
-            yield {ON_STOP: feed.end}
+            yield {ON_STOP: lambda: self._end_pages(feed, views), WRITE_TIMEOUT_S: settings.write_timeout_s}
             self._running = None
 
     async def _go_live(self, stack: AsyncExitStack) -> Live:
@@ -225,6 +225,11 @@ class App:
         await live.swap(self._configuration)
         log_warnings(self._configuration)
         return live
+
+    def _end_pages(self, feed: Feed, views: Views) -> None:
+        feed.end()
+        views.end()
+        self._tempo.end()
 
     def _reloader(self, live: Live, telemetry: Telemetry) -> Reloader | None:
         if self._source is None:

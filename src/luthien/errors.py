@@ -12,7 +12,22 @@ class ConfigError(LuthienError):
 
 
 class StoreError(LuthienError):
-    """Postgres, or the way to it, failed. Never reaches a client of the gateway."""
+    """What is stored cannot be read or written. Never reaches a client of the gateway."""
+
+    title = "This cannot be read just now"
+    """For the page that says so."""
+
+
+class StoreAway(StoreError):
+    """Postgres, or the way to it, failed."""
+
+    title = "The database is away"
+
+
+class StoreBusy(StoreError):
+    """All is well, and too much is asked for at once."""
+
+    title = "Too much is asked for at once"
 
 
 class CallError(LuthienError):

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
 from luthien.errors import ConfigError
-from luthien.gateway.protocol import Protocol
+from luthien.gateway.protocol import ON_STOP, Protocol
 from luthien.gateway.reload import has_terminal
 from luthien.settings import Settings
 from luthien.telemetry.logs import logging_config
@@ -40,6 +40,13 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tells the app first, also when nobody is connected: what it makes for who has gone is waited for, too."""
+        tell = self.lifespan.state.get(ON_STOP)
+        if tell is not None:
+            tell()
+        await super().shutdown(sockets)
 
     def stop(self) -> None:
         self.should_exit = True

@@ -96,6 +96,8 @@ class Settings(OtelSettings):
     """How long connecting to a provider may take, in seconds."""
     read_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """How long a provider may be silent, in seconds; a stream may last as long as it likes."""
+    write_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """How long a client may take nothing of its response, in seconds; then it is taken to have hung up."""
     pool_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     """How long a call may wait for a free connection to a provider, in seconds."""
     max_connections: Annotated[int, Field(gt=0)] = 2000

@@ -1,4 +1,4 @@
-"""A process that makes what is too big to be made beside calls, one thing after the other.
+"""A process that does what is too much to be done beside calls, one thing after the other.
 
 It is started when it is first needed, ends when nothing was asked of it for a while, and ends with the gateway,
 however that ends: it hangs on one end of a socket pair. See decision 18.
@@ -11,20 +11,15 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, TypeVar
-from uuid import UUID
 
-from luthien.debug.call.completeness import Evidence
-from luthien.debug.call.lookup import Found
-from luthien.debug.diff import Differ
-from luthien.debug.diffing.cache import DiffCache
 from luthien.errors import StoreError
 from luthien.settings import read_settings
-from luthien.store.read import RecordReader
 from luthien.telemetry.logs import configure_logging
 
 IDLE_S = 60.0
@@ -33,7 +28,6 @@ LIMIT_S = 60.0
 """What takes longer is given up, and the process with it."""
 
 _NICENESS = 5
-_KEPT_BYTES = 128 * 1024 * 1024
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -44,93 +38,112 @@ class CannotStart(Exception):
 
 
 class Failed(StoreError):
-    """It could not be made there; says why."""
+    """It could not be done there; says why."""
+
+    title = "This could not be made"
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    call_id: UUID
-    evidence: Evidence
-    make: Callable[..., Any]
+    function: Callable[..., Any]
     args: tuple[Any, ...]
 
 
 class Apart:
-    """The gateway's end. Nothing is started before something is asked for."""
+    """The gateway's end. Nothing is started before something is asked for.
 
-    def __init__(self, dsn: str, *, idle_s: float = IDLE_S, limit_s: float = LIMIT_S) -> None:
-        self._dsn = dsn
-        self._idle_s = idle_s
+    Args:
+        memory_bytes: how much the process may have, where the system can see to that; 0 for as much as there is.
+    """
+
+    def __init__(self, *, idle_s: float = IDLE_S, limit_s: float = LIMIT_S, memory_bytes: int = 0) -> None:
+        self._told = [str(idle_s), str(memory_bytes)]
         self._limit_s = limit_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="luthien-apart")
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._starting = threading.Lock()
+        self._is_ended = False
 
     @property
     def pid(self) -> int | None:
         """Of the process, if there is one."""
         return None if self._process is None else self._process.pid
 
-    async def make(self, make: Callable[..., T], call_id: UUID, evidence: Evidence, *args: object) -> T:
-        """What `make(found, differ, *args)` makes of a stored call; others are waited for.
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """What `function(*args)` returns; others are waited for.
 
         It is a function of a module, which the process finds by its name.
 
         Raises:
             CannotStart: there is no process.
-            StoreError: the call could not be read, or the process was lost over it.
+            StoreError: it says so, or the process was lost over it.
         """
-        job = _Job(call_id, evidence, make, args)
-        made: T = await asyncio.get_running_loop().run_in_executor(self._thread, self._make, job)
-        return made
+        done: T = await asyncio.get_running_loop().run_in_executor(self._thread, self._do, _Job(function, args))
+        return done
 
-    def close(self) -> None:
-        """Ends the process. What is being made is not finished."""
-        process = self._process
+    def end(self) -> None:
+        """What is being done is not finished, and nothing else is begun."""
+        with self._starting:
+            self._is_ended = True
+            process = self._process
         if process is not None:
             process.kill()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.end()
         self._thread.shutdown(cancel_futures=True)
         self._end()
 
-    def _make(self, job: _Job) -> Any:
+    def _do(self, job: _Job) -> Any:
         try:
-            is_made, answer = self._ask(job)
+            is_done, answer = self._ask(job)
         except (EOFError, OSError):  # it ended, as it does when it was idle
             self._end()
             try:
-                is_made, answer = self._ask(job)
+                is_done, answer = self._ask(job)
             except (EOFError, OSError) as error:
                 self._end()
-                raise Failed("the process that makes this page ended over it") from error
-        if not is_made:
-            raise Failed(answer)
+                self._go_on()
+                raise Failed("the process that was to make this ended over it") from error
+        if not is_done:
+            raise answer
         return answer
 
     def _ask(self, job: _Job) -> tuple[bool, Any]:
+        self._go_on()
         connection = self._connection or self._start()
         connection.send(job)
         if not connection.poll(self._limit_s):
             self._end()
-            raise Failed(f"this page was not made within {self._limit_s:.0f} seconds")
-        is_made, answer = connection.recv()
-        return is_made, answer
+            raise Failed(f"this was not made within {self._limit_s:.0f} seconds")
+        is_done, answer = connection.recv()
+        return is_done, answer
+
+    def _go_on(self) -> None:
+        if self._is_ended:
+            raise Failed("the gateway stops")
 
     def _start(self) -> Connection:
         ours, theirs = Pipe()
         try:
-            with theirs:
-                command = [sys.executable, "-P", "-m", "luthien.debug.apart", str(theirs.fileno()), str(self._idle_s)]
+            with theirs, self._starting:
+                self._go_on()
+                command = [sys.executable, "-P", "-m", "luthien.debug.apart", str(theirs.fileno()), *self._told]
                 self._process = subprocess.Popen(
                     command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
                 )
-            ours.send(self._dsn)
             if ours.recv() == "ready":
                 self._connection = ours
                 return ours
         except (EOFError, OSError) as error:
-            _log.warning("no process for big pages: %s", type(error).__name__)
-        ours.close()
-        self._end()
+            self._go_on()
+            _log.warning("no process for what is big: %s", type(error).__name__)
+        finally:
+            if self._connection is None:
+                ours.close()
+                self._end()
         raise CannotStart
 
     def _end(self) -> None:
@@ -145,32 +158,28 @@ class Apart:
 
 def serve(connection: Connection, idle_s: float) -> None:
     """The other end: until nothing was asked for a while, or there is nobody any more."""
-    dsn, differ = connection.recv(), DiffCache(max_bytes=_KEPT_BYTES)
     connection.send("ready")
     while connection.poll(idle_s):
-        connection.send(_answer(connection.recv(), dsn, differ))
+        connection.send(_answer(connection.recv()))
 
 
-def _answer(job: _Job, dsn: str, differ: Differ) -> tuple[bool, Any]:
+def _answer(job: _Job) -> tuple[bool, Any]:
+    """What came of it, or the StoreError to be raised."""
     try:
-        return True, asyncio.run(_made(job, dsn, differ))
+        return True, job.function(*job.args)
     except StoreError as error:
-        return False, str(error)
-    except Exception as error:  # noqa: BLE001 - this process's boundary: the next page must still be made
-        _log.exception("a page could not be made")
-        return False, f"this page could not be made: {type(error).__name__}"
+        return False, error
+    except Exception as error:  # noqa: BLE001 - this process's boundary: what is asked next must still be done
+        _log.exception("what is big could not be made")
+        return False, Failed(f"this could not be made: {type(error).__name__}")
 
 
-async def _made(job: _Job, dsn: str, differ: Differ) -> Any:
-    reader = RecordReader(dsn)
-    await reader.open()
+def _bound_memory(limit_bytes: int) -> None:
     try:
-        call = await reader.call(job.call_id)
-    finally:
-        await reader.close()
-    if call is None:
-        raise StoreError("this call was removed from the record just now")
-    return job.make(Found(call, job.evidence), differ, *job.args)
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
 
 
 def main() -> None:
@@ -178,7 +187,9 @@ def main() -> None:
     os.nice(_NICENESS)
     settings = read_settings()
     configure_logging(settings.log_level, settings.log_format)
-    connection, idle_s = Connection(int(sys.argv[1])), float(sys.argv[2])
+    connection, idle_s, memory_bytes = Connection(int(sys.argv[1])), float(sys.argv[2]), int(sys.argv[3])
+    if memory_bytes:
+        _bound_memory(memory_bytes)
     with connection:
         try:
             serve(connection, idle_s)

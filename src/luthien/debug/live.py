@@ -18,7 +18,7 @@ import psycopg
 
 from luthien.debug.call.lookup import Lookup
 from luthien.debug.kept import PAGE, Change, Kept, Notice
-from luthien.errors import LuthienError, StoreError
+from luthien.errors import LuthienError, StoreBusy, StoreError
 from luthien.store.deadline import connection_options
 from luthien.store.feed import Held, Position
 from luthien.store.sql import query
@@ -162,6 +162,8 @@ class Feed:
             is_more = False
             try:
                 is_more = await self._read()
+            except StoreBusy:
+                pass  # it is looked again soon
             except StoreError as error:
                 self._fail(str(error))
             if not is_more:
@@ -225,6 +227,8 @@ class _Follower:
         if trouble is None:
             try:
                 return await self._take()
+            except StoreBusy:
+                return ()
             except StoreError as error:
                 trouble = str(error)
         if trouble == self._trouble:

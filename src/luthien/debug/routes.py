@@ -40,11 +40,11 @@ def debug_router(
         differ: may be asked by several threads at once.
         upstream_url: where a provider is, for commands that ask it again.
     """
-    router = APIRouter(route_class=guarded_by(sign_in))
+    router = APIRouter(route_class=guarded_by(sign_in, lambda call_id: views().turn(lookup, call_id)))
     add_entry(router, sign_in)
     add_call_list(router, lookup)
     add_live(router, lookup, feed)
-    add_exports(router, lookup, upstream_url)
+    add_exports(router, lookup, views, upstream_url)
     add_stages(router, lookup)
     add_trace(router, lookup, tempo)
     add_call(router, lookup, tempo, views)

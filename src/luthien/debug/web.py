@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from luthien.debug.addresses import session_page
 from luthien.debug.call.completeness import reason_in_words
 from luthien.debug.showing.shown import duration, plain, pretty, size, visible
 from luthien.debug.signin import SignIn, asked_page
-from luthien.errors import StoreError
+from luthien.errors import StoreAway, StoreBusy, StoreError
 
 OPEN_TO_ALL = "/debug/sign-in", "/debug/static/{name}", "/favicon.ico", "/v2/debug/request/{call_id}"
 """Paths, as the routes write them, that need no sign-in: they say nothing of what is recorded."""
 
-AT_ONCE = 3
-"""How many pages that read whole calls are made at a time: each may take much memory, and a thread for seconds."""
+_WAIT_FOR_OTHERS = "/debug/calls/{call_id}/trace.json", "/debug/events", "/debug/calls/export.ndjson"
+"""What takes long, though it costs little at a time, has bounds of its own."""
 
-_WHOLE_CALL = "/debug/calls/{call_id}"
-_WAITS_FOR_TEMPO = "/debug/calls/{call_id}/trace.json"
 _RETRY_AFTER_S = 1
 _MISTAKES = {
     404: ("There is no such page", "nothing is at this address"),
@@ -53,16 +52,42 @@ templates.filters.update(
 templates.globals.update(session_page=session_page)
 
 
-def guarded_by(sign_in: SignIn) -> type[APIRoute]:
+class Streamed(StreamingResponse):
+    """What comes piece by piece; what makes it is closed when nobody takes it any more, and then `is_over` called."""
+
+    body_iterator: AsyncGenerator[str, None]
+
+    def __init__(
+        self,
+        pieces: AsyncGenerator[str, None],
+        media_type: str,
+        headers: Mapping[str, str],
+        is_over: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(pieces, media_type=media_type, headers=headers)
+        self._is_over = is_over
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with aclosing(self.body_iterator):
+                await super().__call__(scope, receive, send)
+        finally:
+            self._is_over()
+
+
+Turn = Callable[[str | None], AbstractAsyncContextManager[None]]
+
+
+def guarded_by(sign_in: SignIn, turn: Turn) -> type[APIRoute]:
     """Routes that ask for a sign-in, say when the database is away, and carry the headers of hostile content.
 
-    Those of whole calls wait for each other, and are not made for who has gone meanwhile.
+    They wait for their `turn`, those of a call by its id, and are not made for who has gone meanwhile.
     """
-    making = asyncio.Semaphore(AT_ONCE)
 
     async def made(handle: Callable[[Request], Coroutine[Any, Any, Response]], request: Request) -> Response:
         await request.is_disconnected()  # takes the request's own message; the next one is that it has gone
-        async with making:
+        call_id = request.path_params.get("call_id")
+        async with turn(None if call_id is None else call_id.removesuffix(".json")):
             return Response(status_code=499) if await request.is_disconnected() else await handle(request)
 
     class Guarded(APIRoute):
@@ -74,10 +99,10 @@ def guarded_by(sign_in: SignIn) -> type[APIRoute]:
                     response = _refusal(request, sign_in)
                 else:
                     try:
-                        is_large = self.path.startswith(_WHOLE_CALL) and self.path != _WAITS_FOR_TEMPO
-                        response = await (made(handle, request) if is_large else handle(request))
+                        has_no_turn = self.path in OPEN_TO_ALL or self.path in _WAIT_FOR_OTHERS
+                        response = await (handle(request) if has_no_turn else made(handle, request))
                     except StoreError as error:
-                        response = _away(request, str(error))
+                        response = _not_now(request, error)
                 response.headers.update(_HEADERS)
                 return response
 
@@ -106,11 +131,11 @@ def sign_in_page(sign_in: SignIn, target: str, *, failed: bool = False, status: 
     return page("sign_in.html", values, status=status)
 
 
-def _away(request: Request, message: str) -> Response:
+def _not_now(request: Request, error: StoreError) -> Response:
     if wants_json(request):
-        return not_yet(json_response({"error": message}, status=503))
-    values = {"title": "The database is away", "text": message}
-    return not_yet(page("message.html", values, status=503))
+        reason = {StoreAway: "away", StoreBusy: "busy"}.get(type(error), "failed")
+        return not_yet(json_response({"error": str(error), "reason": reason}, status=503))
+    return not_yet(page("message.html", {"title": error.title, "text": str(error)}, status=503))
 
 
 def answer_mistakes(api: FastAPI) -> None:

@@ -1,4 +1,4 @@
-"""What uvicorn speaks HTTP/1.1 with, made fit for responses that have no end of their own."""
+"""What uvicorn speaks HTTP/1.1 with, made fit for responses that have no end of their own, or that nobody takes."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import asyncio
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from luthien.pipeline.client import STALLED_S
+
 ON_STOP = "luthien.on_stop"
 """Where in the state of the app's lifespan is what is called, once or more, when the server begins to stop."""
-ENDLESS = "/debug/events"
+WRITE_TIMEOUT_S = "luthien.write_timeout_s"
+"""Where there is how long a client of the gateway may take nothing of what was sent."""
 STALL_S = 60.0
-"""How long somebody who follows may take nothing of what was sent."""
+"""How long somebody who looks at pages may."""
 
 
 class Protocol(H11Protocol):
     """Tells the app when the server stops, which would wait in vain for responses that go on for ever.
 
-    Whoever follows one of them and takes nothing is cut off: after a time, and at once when the server stops.
+    Who takes nothing of a response is cut off: after a time, and viewers at once when the server stops. A response
+    that is whole for the app may wait here in full until then.
     """
 
     _stall: asyncio.TimerHandle | None = None
@@ -25,14 +29,14 @@ class Protocol(H11Protocol):
         tell = self.app_state.get(ON_STOP)
         if tell is not None:
             tell()
-        if self._stall is not None:
+        if self._stall is not None and self._is_page():
             self.transport.abort()
         super().shutdown()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._is_endless() and self._stall is None:
-            self._stall = self.loop.call_later(STALL_S, self.transport.abort)
+        if self._stall is None:
+            self._watch()
 
     def resume_writing(self) -> None:
         self._go_on()
@@ -42,8 +46,22 @@ class Protocol(H11Protocol):
         self._go_on()
         super().connection_lost(exc)
 
-    def _is_endless(self) -> bool:
-        return bool(self.scope) and self.scope["path"] == ENDLESS
+    def _watch(self) -> None:
+        patience_s = STALL_S if self._is_page() else self.app_state.get(WRITE_TIMEOUT_S)
+        if patience_s is not None:
+            left = self.transport.get_write_buffer_size()
+            self._stall = self.loop.call_later(patience_s, self._look, left, patience_s)
+
+    def _look(self, before: int, patience_s: float) -> None:
+        if self.transport.get_write_buffer_size() < before:
+            self._watch()
+            return
+        if self.scope:
+            self.scope["state"][STALLED_S] = patience_s
+        self.transport.abort()
+
+    def _is_page(self) -> bool:
+        return bool(self.scope) and self.scope["path"].startswith("/debug/")
 
     def _go_on(self) -> None:
         if self._stall is not None:

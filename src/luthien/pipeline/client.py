@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
 from luthien.errors import ClientError
+
+STALLED_S = "luthien.stalled_s"
+"""Where in the state of a request the server says that it cut the client off, which took nothing for so long."""
 
 
 class ClientGone(Exception):
@@ -24,8 +27,10 @@ class Asker(Protocol):
     query: bytes
     started: bool
     """Whether its response has begun."""
-    hung_up: str
-    """What is recorded when it no longer listens."""
+
+    @property
+    def hung_up(self) -> str:
+        """What is recorded when it no longer listens."""
 
     async def body(self, max_bytes: int) -> bytes: ...
 
@@ -41,16 +46,20 @@ class Asker(Protocol):
 class Client:
     """One request from one client. `started` says whether its response has begun."""
 
-    hung_up = "the client hung up"
-
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers: list[tuple[bytes, bytes]] = scope["headers"]
         self.query: bytes = scope["query_string"]
         self.started = False
+        self._state: Mapping[str, object] = scope.get("state", {})
         self._receive = receive
         self._send = send
         self._sealed = False
         self._has_read = asyncio.Event()
+
+    @property
+    def hung_up(self) -> str:
+        stalled_s = self._state.get(STALLED_S)
+        return "the client hung up" if stalled_s is None else f"the client took nothing for {stalled_s:g} s"
 
     def header(self, name: bytes) -> str | None:
         """The first header of that (lower-case) name."""

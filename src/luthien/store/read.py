@@ -11,9 +11,9 @@ from uuid import UUID
 
 import psycopg
 from psycopg.rows import dict_row
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from luthien.errors import StoreError
+from luthien.errors import StoreAway, StoreBusy, StoreError
 from luthien.exchange import call_time_ms
 from luthien.store import search, sessions
 from luthien.store.call_filter import EVERY_CALL, CallFilter
@@ -24,10 +24,12 @@ from luthien.store.sql import query
 from luthien.store.stored import CallRow, StoredCall, Unindexed, record_of, set_aside_of
 from luthien.store.windows import NEWEST, id_range, windows
 
+_CONNECTIONS = 4
 _MAX_COUNTED = 1_000
 _SILENCE_S = 10.0
 # How far the clock that ids are made with may be ahead of the one that times are taken from.
 _SKEW_MS = 60_000
+_AWAY = "the database is away; calls are still served and recorded"
 _NOT_MIGRATED = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedFunction)
 
 
@@ -48,11 +50,12 @@ class RecordReader:
 
     def __init__(self, dsn: str, *, timeout_s: float = 3.0) -> None:
         self._dsn = dsn
+        self._taken = 0
         self._pool = AsyncConnectionPool(
             dsn,
             connection_class=_Connection,
             min_size=0,
-            max_size=4,
+            max_size=_CONNECTIONS,
             open=False,
             name="luthien-read",
             timeout=timeout_s,
@@ -80,7 +83,7 @@ class RecordReader:
         """The calls that a filter lets through, older than `before`, newest first.
 
         Raises:
-            StoreError: the database is away.
+            StoreError: the database is away, or busy.
         """
         async with self._connection() as conn:
             return await search.calls(conn, wanted, before or NEWEST, limit)
@@ -227,13 +230,21 @@ class RecordReader:
         """A connection, and what can go wrong with it in words."""
         try:
             async with self._pool.connection() as conn:
-                yield conn
+                self._taken += 1
+                try:
+                    yield conn
+                finally:
+                    self._taken -= 1
+        except PoolTimeout as error:
+            if self._taken < _CONNECTIONS:
+                raise StoreAway(_AWAY) from error
+            raise StoreBusy("all connections for reading the record are in use: try again in a moment") from error
         except _NOT_MIGRATED as error:
             raise StoreError("the database has not the tables it should have: run `luthien migrate`") from error
         except psycopg.errors.QueryCanceled as error:
             raise StoreError("this search takes too long; narrow it by time") from error
         except psycopg.Error as error:
-            raise StoreError("the database is away; calls are still served and recorded") from error
+            raise StoreAway(_AWAY) from error
 
 
 def _bounded(call_ids: Sequence[UUID]) -> dict[str, Any]:

@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -20,7 +22,9 @@ from luthien.debug.apart import Apart, CannotStart, Failed
 from luthien.debug.call.completeness import Evidence
 from luthien.debug.call.lookup import Found
 from luthien.debug.diff import Differ
-from tests.playbook import Gateway, ScriptedProvider, answers, call_id_of, eventually, running_gateway
+from luthien.debug.views import made_of_call
+from luthien.errors import StoreError
+from tests.playbook import DEADLINE_S, Gateway, ScriptedProvider, answers, call_id_of, eventually, running_gateway
 from tests.wire import openai_request, openai_response
 
 CHAT = "/v1/chat/completions"
@@ -28,14 +32,12 @@ POLICIES: list[dict[str, Any]] = [
     {"policy": "replace_text", "config": {"rules": [{"find": "needle", "replace": "pin"}]}}
 ]
 OWNER = """
-import asyncio, operator, sys
-from uuid import UUID
+import asyncio, operator
 from luthien.debug.apart import Apart
-from luthien.debug.call.completeness import Evidence
 
 async def own():
-    apart = Apart(sys.argv[1])
-    await apart.make(operator.is_, UUID(sys.argv[2]), Evidence())
+    apart = Apart()
+    await apart.run(operator.neg, 1)
     print(apart.pid, flush=True)
     await asyncio.Event().wait()
 
@@ -48,12 +50,17 @@ def records_of(found: Found, _differ: Differ) -> tuple[int, int]:
     return len(found.call.records), os.getpid()
 
 
-def breaks(_found: Found, _differ: Differ) -> None:
+def breaks() -> None:
     raise LookupError("secret")
 
 
-def dies(_found: Found, _differ: Differ) -> None:
+def dies() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def never_ends(begun: Path) -> None:
+    begun.touch()
+    threading.Event().wait()
 
 
 @pytest.fixture(autouse=True)
@@ -101,9 +108,8 @@ def test_a_big_call_is_shown_as_a_small_one_is(gateway: Gateway, shared_provider
     assert found["small"] == found["big"] == "replace_text changed 1 of 1 message; response: no change"
 
 
-def test_it_ends_with_a_gateway_that_is_killed(shared_record_database: str, call_id: UUID) -> None:
-    command = [sys.executable, "-c", OWNER, shared_record_database, str(call_id)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as owner:
+def test_it_ends_with_a_gateway_that_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None
         process = psutil.Process(int(owner.stdout.readline()))
         assert process.is_running()
@@ -115,45 +121,65 @@ def test_it_ends_with_a_gateway_that_is_killed(shared_record_database: str, call
     assert eventually(has_ended, bool)
 
 
-def test_it_is_started_once_and_again_after_it_has_died(shared_record_database: str, call_id: UUID) -> None:
-    apart = Apart(shared_record_database)
+@pytest.fixture
+def apart() -> Iterator[Apart]:
+    opened = Apart(memory_bytes=1024**3)
+    yield opened
+    opened.close()
+    assert opened.pid is None
 
-    async def pages() -> None:
-        first, again = [await apart.make(records_of, call_id, EVIDENCE) for _ in range(2)]
-        assert first == again
-        assert first[0] >= 5
-        assert first[1] == apart.pid != os.getpid()
-        with pytest.raises(Failed, match="ended over it"):
-            await apart.make(dies, call_id, EVIDENCE)
-        assert (await apart.make(records_of, call_id, EVIDENCE))[1] != first[1]
 
+async def test_it_is_started_once_and_again_after_it_has_died(apart: Apart) -> None:
+    first, again = [await apart.run(os.getpid) for _ in range(2)]
+    assert first == again == apart.pid != os.getpid()
+    with pytest.raises(Failed, match="ended over it"):
+        await apart.run(dies)
+    assert await apart.run(os.getpid) != first
+
+
+async def test_a_stored_call_is_read_there(shared_record_database: str, call_id: UUID, apart: Apart) -> None:
+    records, pid = await apart.run(made_of_call, shared_record_database, call_id, EVIDENCE, records_of, ())
+    assert records >= 5
+    assert pid == apart.pid
+    with pytest.raises(StoreError, match="was removed from the record"):
+        await apart.run(made_of_call, shared_record_database, UUID(int=1), EVIDENCE, records_of, ())
+
+
+async def test_what_breaks_says_what_and_not_why(apart: Apart) -> None:
+    with pytest.raises(Failed, match="LookupError") as raised:
+        await apart.run(breaks)
+    assert "secret" not in str(raised.value)
+    with pytest.raises(Failed, match="MemoryError"):
+        await apart.run(bytes, 2 * 1024**3)
+    assert await apart.run(len, "four") == 4
+
+
+async def test_it_ends_when_it_is_idle_and_comes_back() -> None:
+    apart = Apart(idle_s=0.1)
     try:
-        asyncio.run(pages())
-    finally:
-        apart.close()
-    assert apart.pid is None
-
-
-def test_what_breaks_says_what_and_not_why(shared_record_database: str, call_id: UUID) -> None:
-    apart = Apart(shared_record_database)
-    try:
-        with pytest.raises(Failed, match="LookupError") as raised:
-            asyncio.run(apart.make(breaks, call_id, EVIDENCE))
-        assert "secret" not in str(raised.value)
-        assert asyncio.run(apart.make(records_of, call_id, EVIDENCE))[0] >= 5
-    finally:
-        apart.close()
-
-
-def test_it_ends_when_it_is_idle_and_comes_back(shared_record_database: str, call_id: UUID) -> None:
-    apart = Apart(shared_record_database, idle_s=0.1)
-    try:
-        _, first = asyncio.run(apart.make(records_of, call_id, EVIDENCE))
+        first = await apart.run(os.getpid)
         assert eventually(lambda: Path(f"/proc/{first}/stat").read_text().split()[2], lambda state: state == "Z")
-        _, second = asyncio.run(apart.make(records_of, call_id, EVIDENCE))
-        assert second != first
+        assert await apart.run(os.getpid) != first
     finally:
         apart.close()
+
+
+def test_closed_it_finishes_nothing_and_begins_nothing(tmp_path: Path) -> None:
+    """Neither what is being done there, which may be as long as a minute, nor what waits for that."""
+    apart, begun = Apart(), tmp_path / "begun"
+    with ThreadPoolExecutor(2) as pool:
+        doing = [pool.submit(asyncio.run, apart.run(never_ends, begun)) for _ in range(2)]
+        assert eventually(begun.exists, bool)
+        pid = apart.pid
+        apart.end()
+        for each in doing:
+            with pytest.raises(Failed, match="the gateway stops"):
+                each.result(DEADLINE_S)
+    with pytest.raises(Failed, match="the gateway stops"):
+        asyncio.run(apart.run(os.getpid))
+    apart.close()
+    assert not Path(f"/proc/{pid}").exists()
+    assert apart.pid is None
 
 
 def test_it_ends_with_the_gateway(shared_record_database: str, shared_provider: ScriptedProvider) -> None:
@@ -170,7 +196,7 @@ def test_where_there_is_no_process_the_page_is_made_all_the_same(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with pytest.raises(CannotStart):
-        asyncio.run(Apart(shared_record_database).make(records_of, UUID(int=0), EVIDENCE))
+        asyncio.run(Apart().run(os.getpid))
     shared_provider.will(answers(openai_response()))
     with running_gateway(shared_record_database, shared_provider.url, POLICIES) as gateway:
         call = gateway.call(gateway.post(CHAT, openai_request("a needle" + "x" * 700_000)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,8 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from luthien.debug.call.call_view import view_call
-from luthien.debug.views import THREADS
-from luthien.debug.web import AT_ONCE
+from luthien.debug.views import BIG_AT_ONCE, SMALL_AT_ONCE, THREADS, Lane
+from luthien.errors import StoreBusy
 from tests.playbook import TOKEN, Gateway, ScriptedProvider, answers, eventually, running_gateway
 from tests.wire import openai_request, openai_response
 
@@ -62,7 +63,7 @@ def test_large_pages_wait_for_each_other_and_calls_and_lists_for_none(
     with ExitStack() as stack:
         stack.callback(slow.may.set)
         pool = stack.enter_context(ThreadPoolExecutor(4))
-        gone = [stack.enter_context(asked(gateway, f"{path}/diff.json")) for _ in range(AT_ONCE + 20)]
+        gone = [stack.enter_context(asked(gateway, f"{path}/diff.json")) for _ in range(SMALL_AT_ONCE + 20)]
         assert eventually(lambda: slow.begun, lambda begun: begun == THREADS) == THREADS
         last = pool.submit(gateway.get, f"{path}/diff.json")
         # A long text is looked at in one of the event loop's own threads.
@@ -73,4 +74,50 @@ def test_large_pages_wait_for_each_other_and_calls_and_lists_for_none(
             conn.close()
         slow.may.set()
         assert last.result().status_code == 200
-        assert slow.begun <= AT_ONCE + 1, "pages were made for those who had gone"
+        assert slow.begun <= SMALL_AT_ONCE + 1, "pages were made for those who had gone"
+
+
+def test_small_calls_do_not_wait_for_big_ones_and_no_more_exports_than_there_is_room_for(gateway: Gateway) -> None:
+    small, big = (
+        gateway.post("/v1/chat/completions", openai_request(text)) for text in ("Hello", "Hello there. " * 50_000)
+    )
+    for each in (small, big):
+        gateway.call(each)
+    views = gateway.app._now.views
+    held = views._apart._starting
+    with ExitStack() as stack:
+        stack.enter_context(held)  # no process for big calls starts meanwhile
+        for _ in range(BIG_AT_ONCE + 1):
+            stack.enter_context(asked(gateway, f"/debug/calls/{big.headers['luthien-call-id']}/diff.json"))
+        assert eventually(lambda: views._big._waiting, lambda waiting: waiting == 1) == 1
+        assert gateway.get(f"/debug/calls/{small.headers['luthien-call-id']}/diff.json").status_code == 200
+
+        while views.exports.take():
+            stack.callback(views.exports.give_back)
+        busy = gateway.get("/debug/calls/export.ndjson")
+        assert (busy.status_code, busy.json()["reason"], busy.headers["retry-after"]) == (503, "busy", "1")
+        assert "exports are under way" in busy.json()["error"]
+    exported = gateway.get("/debug/calls/export.ndjson")
+    assert len(exported.text.splitlines()) == 2
+    assert views.exports.take()
+
+
+async def test_a_line_has_an_end_and_is_closed_with_the_gateway() -> None:
+    lane = Lane(1, most_waiting=1)
+    async with asyncio.TaskGroup() as group, lane.turn():
+        waiting = group.create_task(_turn(lane))
+        await asyncio.sleep(0)
+        with pytest.raises(StoreBusy, match="1 others wait"):
+            await _turn(lane)
+        lane.close()
+        assert await waiting == "the gateway stops"
+
+
+async def _turn(lane: Lane) -> str:
+    try:
+        async with lane.turn():
+            return ""
+    except StoreBusy as busy:
+        if "others wait" in str(busy):
+            raise
+        return str(busy)

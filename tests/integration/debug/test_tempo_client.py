@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from pydantic import SecretStr
 
 from luthien.debug.tempo.breaker import FAILURES, REST_S, Breaker
-from luthien.debug.tempo.client import Tempo
+from luthien.debug.tempo.client import BIG_BYTES, Tempo
 from luthien.debug.tempo.links import Times
 from luthien.debug.tempo.trace import Trace, TraceState
 from luthien.settings import Settings
@@ -324,10 +324,31 @@ async def test_a_trace_that_is_too_big_says_nothing_of_others(
     monkeypatch.setattr("luthien.debug.tempo.reading.MOST_READ", 2)
     three = {"spans": [{"spanId": f"{n:016x}", "startTimeUnixNano": "1"} for n in range(3)]}
     many = {"trace": {"resourceSpans": [{"scopeSpans": [three]}]}}
-    for body, words in ((b" " * (9 * 1024 * 1024), "more than 8 MiB"), (many, "more than 50,000 spans")):
+    for body, words in ((b" " * (9 * 1024 * 1024), "more than 8.0 MiB"), (many, "more than 50,000 spans")):
         anybody.will(answers(body))
         async with client(tempo_url=anybody.url, tempo_timeout_s=10) as asker:
             for _ in range(FAILURES + 1):
                 trace = await found(asker)
                 assert trace.state is TraceState.AWAY
                 assert words in trace.sentence
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit", "head"), [(JSON, b"[[]],", b'{"x":['), ("application/protobuf", b"\xff", b"")]
+)
+async def test_a_long_answer_is_read_in_another_process(
+    anybody: ScriptedProvider, monkeypatch: pytest.MonkeyPatch, kind: str, unit: bytes, head: bytes
+) -> None:
+    """Whatever it is made of: eight megabytes of brackets take seconds."""
+
+    def here(*args: object, **more: object) -> None:
+        raise AssertionError("read where calls are served")
+
+    monkeypatch.setattr("luthien.debug.tempo.client.read_trace", here)
+    anybody.will(says(200, head + unit * (BIG_BYTES // len(unit) + 1), kind))
+    async with client(tempo_url=anybody.url, tempo_timeout_s=10) as asker:
+        trace = await found(asker)
+    assert (trace.state, "does not speak as Tempo does" in trace.sentence) == (TraceState.AWAY, True)
+    anybody.will(answers(b"[" * BIG_BYTES * 2))
+    async with client(tempo_url=anybody.url, tempo_timeout_s=10) as asker:
+        assert "64.0 KiB" in (await found(asker, None)).sentence

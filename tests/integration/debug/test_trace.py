@@ -14,7 +14,7 @@ import pytest
 from pydantic import SecretStr
 
 from luthien.debug.tempo.transports import MAX_BYTES
-from luthien.debug.web import AT_ONCE
+from luthien.debug.views import SMALL_AT_ONCE
 from tests.playbook import DEADLINE_S, Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway
 from tests.tempo_server import tempo_server
 from tests.wire import openai_request, openai_response
@@ -126,7 +126,7 @@ async def endless(turn: Turn) -> None:
         (answers({}, status=500), "status 500"),
         (answers({}, status=302, headers={"location": "http://127.0.0.1:9/"}), "status 302"),
         (answers(b"\x1f\x8b", headers={"content-encoding": "gzip"}), "coding"),
-        (endless, f"more than {MAX_BYTES // 1024**2} MiB"),
+        (endless, f"more than {MAX_BYTES // 1024**2}.0 MiB"),
     ],
 )
 def test_whatever_else_answers_is_said_to_be_away(
@@ -175,9 +175,9 @@ def test_page_and_diff_are_there_while_tempo_hangs(
     tempo.will(hangs)
     with (
         running_gateway(record_database, provider.url, tempo_url=tempo.url, tempo_timeout_s=30) as gateway,
-        ThreadPoolExecutor(AT_ONCE + 1) as readers,
+        ThreadPoolExecutor(SMALL_AT_ONCE + 1) as readers,
     ):
-        calls = [made_call(gateway, provider)["call_id"] for _ in range(AT_ONCE + 1)]
+        calls = [made_call(gateway, provider)["call_id"] for _ in range(SMALL_AT_ONCE + 1)]
         waiting = [readers.submit(gateway.get, f"/debug/calls/{each}/trace.json") for each in calls]
         try:
             assert is_asked.wait(DEADLINE_S)

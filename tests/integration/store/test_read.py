@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
-from luthien.errors import StoreError
+from luthien.errors import StoreBusy, StoreError
 from luthien.exchange import StageRecord, new_call_id
 from luthien.store import read
 from luthien.store.call_filter import EVERY_CALL
@@ -167,6 +168,17 @@ class TestADatabaseThatCannotBeAsked:
         for ask in (reader.calls(EVERY_CALL, None, 1), reader.call(new_call_id()), reader.pending_migrations()):
             with pytest.raises(StoreError, match="the database is away"):
                 await ask
+        await reader.close()
+
+    async def test_because_others_ask_is_said_to_be_busy(self, record_database: str) -> None:
+        reader = RecordReader(record_database, timeout_s=0.2)
+        await reader.open()
+        async with AsyncExitStack() as stack:
+            for _ in range(read._CONNECTIONS):
+                await stack.enter_async_context(reader._connection())
+            with pytest.raises(StoreBusy, match="connections for reading the record are in use"):
+                await reader.calls(EVERY_CALL, None, 1)
+        assert await reader.calls(EVERY_CALL, None, 1) == []
         await reader.close()
 
     async def test_because_it_says_nothing_is_given_up(

@@ -46,7 +46,7 @@ def batch(*spans: dict[str, Any], scopes: str = "scopeSpans") -> dict[str, Any]:
 
 
 def spans(value: object) -> list[Span]:
-    return [*read_trace("application/json", json.dumps(value).encode(), is_wrapped=True).spans]
+    return [*read_trace("application/json", json.dumps(value).encode(), OWN, is_wrapped=True).spans]
 
 
 OWN = str(CALL)
@@ -117,7 +117,7 @@ def test_names_are_shown_as_a_strangers() -> None:
 )
 def test_garbage_is_said_to_be_none_of_tempos(garbage: bytes) -> None:
     with pytest.raises(UnlikeTempo):
-        read_trace("application/json", garbage, is_wrapped=True)
+        read_trace("application/json", garbage, OWN, is_wrapped=True)
 
 
 def as_dict(*spans: Span) -> dict[str, Any]:
@@ -197,11 +197,11 @@ def test_of_an_answer_in_protocol_buffers_the_spans_are_the_same() -> None:
     """Those of the second version are wrapped, those of the first are not."""
     trace = Parse(json.dumps({"resourceSpans": [batch(protobuf_span())]}), TracesData())
     wrapped = TraceByIdResponse(trace=trace, status=1, message="too big")
-    read = read_trace("application/protobuf", wrapped.SerializeToString(), is_wrapped=True)
+    read = read_trace("application/protobuf", wrapped.SerializeToString(), OWN, is_wrapped=True)
     assert (read.spans, read.is_partial, read.message) == ([EXPECTED], True, "too big")
-    bare = read_trace("application/protobuf; x=y", trace.SerializeToString(), is_wrapped=False)
+    bare = read_trace("application/protobuf; x=y", trace.SerializeToString(), OWN, is_wrapped=False)
     assert (bare.spans, bare.is_partial) == ([EXPECTED], False)
-    assert read_trace("application/protobuf", b"", is_wrapped=True).spans == []
+    assert read_trace("application/protobuf", b"", OWN, is_wrapped=True).spans == []
 
 
 def protobuf_span() -> dict[str, Any]:
@@ -214,12 +214,12 @@ def protobuf_span() -> dict[str, Any]:
 def test_garbage_is_no_trace_in_protocol_buffers_either(garbage: bytes) -> None:
     for is_wrapped in (True, False):
         with pytest.raises(UnlikeTempo):
-            read_trace("application/protobuf", garbage, is_wrapped=is_wrapped)
+            read_trace("application/protobuf", garbage, OWN, is_wrapped=is_wrapped)
 
 
 def test_a_partial_answer_says_so() -> None:
     answer = {"trace": {"resourceSpans": [batch(span())]}, "status": "PARTIAL", "message": "too big\u202e"}
-    read = read_trace("application/json", json.dumps(answer).encode(), is_wrapped=True)
+    read = read_trace("application/json", json.dumps(answer).encode(), OWN, is_wrapped=True)
     assert (read.is_partial, read.message) == (True, "too big⟨U+202E⟩")
     drawn = trace_as_dict(CALL, "t", Trace(TraceState.FOUND, spans=read.spans, is_partial=True), 0.0, lambda _: None)
     assert drawn["partial"] is True

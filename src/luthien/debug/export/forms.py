@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from luthien.debug.call.call_view import CallView, view_call
 from luthien.debug.call.lookup import Found, Lookup
+from luthien.debug.diff import Differ, diff_payloads
 from luthien.debug.diffing.values import dumps
 from luthien.debug.export.curl import as_curl
 from luthien.debug.export.fixture import as_fixture, text_of
@@ -76,10 +77,15 @@ FORMS: dict[str, Form] = {
 
 async def whole_call(lookup: Lookup, found: Found, names: Iterable[str]) -> Whole:
     """All that is needed of a call for these forms. Raises StoreError."""
+    return Whole(found, await children(lookup, found, names))
+
+
+async def children(lookup: Lookup, found: Found, names: Iterable[str]) -> tuple[Found, ...]:
+    """The calls that a call's policies made, if these forms need them. Raises StoreError."""
     if not any(FORMS[name].needs_asked for name in names):
-        return Whole(found)
+        return ()
     asked = [await lookup.call(child["call_id"]) for child in found.call.children]
-    return Whole(found, tuple(each for each in asked if isinstance(each, Found)))
+    return tuple(each for each in asked if isinstance(each, Found))
 
 
 def file_name(name: str, view: CallView) -> str:
@@ -87,15 +93,17 @@ def file_name(name: str, view: CallView) -> str:
     return f"test_call_{view.call_id.hex}.py" if name == "pytest" else f"{view.call_id}{FORMS[name].ending}"
 
 
-def export_call(name: str, whole: Whole, addresses: Addresses) -> tuple[str, str]:
+def export_call(name: str, whole: Whole, addresses: Addresses, differ: Differ = diff_payloads) -> tuple[str, str]:
     """A call in the form of that name, and what its file is called. Raises NotInRecord."""
-    view = view_call(whole.found.call, whole.found.evidence)
+    view = view_call(whole.found.call, whole.found.evidence, differ)
     return FORMS[name].make(view, whole, addresses), file_name(name, view)
 
 
-def all_texts(whole: Whole, addresses: Addresses, names: Iterable[str]) -> dict[str, str | NotInRecord]:
+def all_texts(
+    whole: Whole, addresses: Addresses, names: Iterable[str], differ: Differ = diff_payloads
+) -> dict[str, str | NotInRecord]:
     """A call in several forms, each as text, or why it cannot be had in that."""
-    view = view_call(whole.found.call, whole.found.evidence)
+    view = view_call(whole.found.call, whole.found.evidence, differ)
     texts: dict[str, str | NotInRecord] = {}
     for name in names:
         try:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from uuid import UUID
 
 from luthien.debug.call.call_json import row_as_dict
 from luthien.debug.call.call_view import view_call
 from luthien.debug.call.lookup import Found, Listed, Lookup
+from luthien.debug.diff import Differ, diff_payloads
 from luthien.debug.diffing.values import dumps
 from luthien.debug.export.whole import stages_as_dict
 from luthien.errors import StoreError
@@ -20,19 +21,32 @@ _log = logging.getLogger(__name__)
 _ROWS = 200
 
 
+Line = Callable[[Lookup, Listed], Awaitable[str]]
+
+
 async def as_lines(
-    lookup: Lookup, wanted: CallFilter, before: UUID | None, limit: int, *, payloads: bool
-) -> AsyncIterator[str]:
+    lookup: Lookup,
+    wanted: CallFilter,
+    before: UUID | None,
+    limit: int,
+    *,
+    payloads: bool,
+    whole: Line | None = None,
+) -> AsyncGenerator[str, None]:
     """The lines, some at a time, each with its end. An error on the way is the last of them: `{"error": …}`.
 
     That has the id of the last call before it as `after`: asked for what is before that, it goes on there.
+
+    Args:
+        whole: makes the line of a call with its payloads, of which the biggest take seconds; in a thread if not said.
     """
+    make = whole or _whole
     try:
         while limit > 0:
             listed = await lookup.calls(wanted, before, min(limit, _ROWS))
             if payloads:
                 for each in listed:
-                    yield await _whole(lookup, each)
+                    yield await make(lookup, each)
                     before = each.row["call_id"]
             elif listed:
                 yield await asyncio.to_thread(_rows, listed)
@@ -47,17 +61,21 @@ async def as_lines(
 
 
 async def _whole(lookup: Lookup, listed: Listed) -> str:
-    """A call with its stages; without them, if it went away meanwhile."""
     found = await lookup.call(listed.row["call_id"])
-    return await asyncio.to_thread(_line, listed, found if isinstance(found, Found) else None)
+    if not isinstance(found, Found):
+        return line_without(listed)
+    return await asyncio.to_thread(line_of, found, diff_payloads, listed)
 
 
-def _line(listed: Listed, found: Found | None) -> str:
-    told = _listed(listed)
-    if found is not None:
-        view = view_call(found.call, found.evidence)
-        told |= {"verdict": view.verdict, "stages": stages_as_dict(view)}
-    return dumps(told) + "\n"
+def line_without(listed: Listed) -> str:
+    """The line of a call that went away meanwhile."""
+    return dumps(_listed(listed)) + "\n"
+
+
+def line_of(found: Found, differ: Differ, listed: Listed) -> str:
+    """The line of a call with its stages."""
+    view = view_call(found.call, found.evidence, differ)
+    return dumps({**_listed(listed), "verdict": view.verdict, "stages": stages_as_dict(view)}) + "\n"
 
 
 def _rows(listed: list[Listed]) -> str:

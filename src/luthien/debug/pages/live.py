@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import Response, StreamingResponse
-from starlette.types import Send
+from fastapi.responses import Response
 
 from luthien.debug.call.call_json import row_as_dict
 from luthien.debug.call.lookup import Listed, Lookup
@@ -20,13 +20,14 @@ from luthien.debug.search.filters import FilterError, read_filter
 from luthien.debug.search.in_words import address
 from luthien.debug.search.listing import list_values, row_as_html, suggestions
 from luthien.debug.search.matching import matches, may_leave
-from luthien.debug.web import json_response, not_yet, page
+from luthien.debug.web import Streamed, json_response, not_yet, page
 from luthien.store.call_filter import EVERY_CALL, NEEDS_INDEX, CallFilter
 from luthien.store.feed import Position
 
 _BASE = "/debug/live"
 _RETRY_MS = 2000
 _SHOWN = 50
+_MOST_TEXTS = 500
 _LOST = {
     "too_many": f"more than {KEPT} calls changed meanwhile",
     "too_old": f"that was more than {REPLAY_S // 3600} hours ago",
@@ -37,21 +38,24 @@ _HELD = "Waits for a transaction of another session, open since {} UTC; what is 
 _RELOAD = "read /debug/calls.json for what is there, and go on from here"
 
 
-class _Stream(StreamingResponse):
-    """Server-sent events; what makes them is closed when nobody takes them any more."""
+class _Texts:
+    """What followers are told of changes, made once for all who follow with the same filter."""
 
-    body_iterator: AsyncGenerator[str, None]
+    def __init__(self) -> None:
+        self._made: OrderedDict[tuple[int, CallFilter, str | None], tuple[Change, str]] = OrderedDict()
 
-    def __init__(self, events: AsyncGenerator[str, None]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
-
-    async def stream_response(self, send: Send) -> None:
-        async with aclosing(self.body_iterator):
-            await super().stream_response(send)
+    def of(self, change: Change, wanted: CallFilter, rows: str | None) -> str:
+        key = (id(change), wanted, rows)  # the change is kept with its text, so nothing else has its id meanwhile
+        if key not in self._made:
+            self._made[key] = change, _call(change, wanted, rows)
+            if len(self._made) > _MOST_TEXTS:
+                self._made.popitem(last=False)
+        return self._made[key][1]
 
 
 def add_live(router: APIRouter, lookup: Callable[[], Lookup], feed: Callable[[], Feed]) -> None:
     """The page `/debug/live` and the feed `/debug/events`."""
+    texts = _Texts()
 
     @router.get("/debug/live")
     async def live(request: Request) -> Response:
@@ -102,7 +106,8 @@ def add_live(router: APIRouter, lookup: Callable[[], Lookup], feed: Callable[[],
         following = feed()
         if following.is_full:
             return not_yet(json_response({"error": "too many follow this process already"}, status=503))
-        return _Stream(_events(following, came_with, wanted, rows or None))
+        events = _events(following, came_with, wanted, rows or None, texts)
+        return Streamed(events, "text/event-stream", {"x-accel-buffering": "no"})
 
 
 def _refusal(error: FilterError) -> Response:
@@ -128,7 +133,7 @@ def read_live_filter(items: list[tuple[str, str]], also: tuple[str, ...] = ()) -
 
 
 async def _events(
-    feed: Feed, came_with: str | None, wanted: CallFilter, rows: str | None
+    feed: Feed, came_with: str | None, wanted: CallFilter, rows: str | None, texts: _Texts
 ) -> AsyncGenerator[str, None]:
     after = None if came_with is None else Position.read(came_with)
     yield f"retry: {_RETRY_MS}\n\n"
@@ -137,7 +142,7 @@ async def _events(
             is_lost = came_with is not None and after is None
             async with aclosing(feed.follow(after)) as changes:
                 async for each in changes:
-                    text = _notice(each) if isinstance(each, Notice) else _call(each, wanted, rows)
+                    text = _notice(each) if isinstance(each, Notice) else texts.of(each, wanted, rows)
                     if text:
                         yield text
                     if is_lost and isinstance(each, Notice) and each.kind == "hello":

@@ -17,6 +17,7 @@ from uuid import UUID
 
 import httpx2 as httpx
 
+from luthien.debug.apart import Apart, CannotStart, Failed
 from luthien.debug.tempo.breaker import Breaker, Failure, Resting
 from luthien.debug.tempo.links import Explore, Links, Times, traceql_of
 from luthien.debug.tempo.reading import (
@@ -29,8 +30,16 @@ from luthien.debug.tempo.reading import (
     read_search,
     read_trace,
 )
-from luthien.debug.tempo.trace import Trace, TraceState, chosen
-from luthien.debug.tempo.transports import NoRoute, Reply, Transport, Unanswerable, fetch, transport_of
+from luthien.debug.tempo.trace import Trace, TraceState
+from luthien.debug.tempo.transports import (
+    MAX_BYTES,
+    NoRoute,
+    Reply,
+    Transport,
+    Unanswerable,
+    fetch,
+    transport_of,
+)
 from luthien.settings import Settings
 
 _DAY_S, _HOUR_S = 86_400, 3600
@@ -39,7 +48,13 @@ _ON_ITS_WAY_S = 120.0
 _ASKED_AGAIN_S = 5.0
 _MOST_TRACES = 5
 _AT_ONCE = 4
-"""Questions: the answer to each may take much memory, and a thread."""
+"""Questions: the answer to each may take much memory."""
+BIG_BYTES = 64 * 1024
+"""A longer answer is read in another process: what it is made of may take seconds, and all streams would wait."""
+READ_S = 10.0
+"""How long that may take."""
+_READ_MEMORY_BYTES = 768 * 1024 * 1024
+_SEARCH_BYTES = 64 * 1024
 _HEADERS = {"accept-encoding": "identity", "user-agent": "luthien"}
 
 _WHOLE = "The record of the call is whole all the same."
@@ -63,7 +78,8 @@ class Tempo:
         self._breaker = breaker or Breaker()
         self._client: httpx.AsyncClient | None = None
         self._few = asyncio.Semaphore(_AT_ONCE)
-        self._asked: dict[tuple[str, str], asyncio.Future[object]] = {}
+        self._apart = Apart(limit_s=READ_S, memory_bytes=_READ_MEMORY_BYTES)
+        self._asked: dict[tuple[str, ...], asyncio.Future[object]] = {}
 
     @property
     def is_configured(self) -> bool:
@@ -73,6 +89,11 @@ class Tempo:
         if self._client is not None:
             await self._client.aclose()
             self._client = None
+        await asyncio.to_thread(self._apart.close)
+
+    def end(self) -> None:
+        """No answer is waited for that is being read."""
+        self._apart.end()
 
     def links(self, call_id: UUID, trace_id: str | None, times: Times) -> Links:
         """Where Grafana shows the call's trace."""
@@ -101,7 +122,7 @@ class Tempo:
         """Raises Failure, Unanswerable, Resting."""
         known = await self._by_id(asker, trace_id) if trace_id else Answer(())
         if asker.has_spans_in(known):
-            return await asyncio.to_thread(asker.found, known, trace_id)
+            return asker.found(known, trace_id)
         try:
             searched = [each for each in await self._search(asker) if each != trace_id]
             other = await self._by_id(asker, searched[0]) if searched else Answer(())
@@ -110,35 +131,52 @@ class Tempo:
                 raise
             searched, other = [], Answer(())
         if other.spans:
-            return await asyncio.to_thread(asker.found, other, searched[0], searched[1:])
+            return asker.found(other, searched[0], searched[1:])
         if known.spans:
-            return await asyncio.to_thread(asker.found, known, trace_id)
+            return asker.found(known, trace_id)
         return asker.found_nothing()
 
     async def _by_id(self, asker: _Asker, trace_id: str) -> Answer:
         """One trace; without spans if Tempo does not have it. Raises Failure, Unanswerable, Resting."""
         way = asker.way
 
-        async def ask() -> Answer:
+        is_wrapped = True
+
+        async def ask() -> Reply | None:
+            nonlocal is_wrapped
             # A trace is cut at these bounds, and that of a caller may be much longer than the call.
             start, end = asker.times.around(_DAY_S)
             parameters = {"start": str(int(start)), "end": str(int(end))}
-            is_wrapped = True
             try:
-                reply = await self._fetch(way, f"/api/v2/traces/{trace_id}", parameters, PROTOBUF)
+                return await self._fetch(way, f"/api/v2/traces/{trace_id}", parameters, PROTOBUF)
             except NoRoute:  # an older Tempo
                 is_wrapped = False
-                reply = await self._fetch(way, f"/api/traces/{trace_id}", parameters, PROTOBUF)
-            if reply is None:
-                return Answer(())
-            return await asyncio.to_thread(read_trace, reply.content_type, reply.body, is_wrapped=is_wrapped)
+                return await self._fetch(way, f"/api/traces/{trace_id}", parameters, PROTOBUF)
 
-        return await self._shared(("trace", trace_id), lambda: self._guarded(asker, ask))
+        async def read(reply: Reply) -> Answer:
+            return await self._read(reply, str(asker.call_id), is_wrapped=is_wrapped)
+
+        async def answer() -> Answer:
+            return await self._guarded(asker, ask, read) or Answer(())
+
+        return await self._shared(("trace", trace_id, str(asker.call_id)), answer)
+
+    async def _read(self, reply: Reply, call_id: str, *, is_wrapped: bool) -> Answer:
+        """Raises TooManySpans, UnlikeTempo, Unanswerable."""
+        if len(reply.body) <= BIG_BYTES:
+            return await asyncio.to_thread(read_trace, reply.content_type, reply.body, call_id, is_wrapped=is_wrapped)
+        try:
+            found = await self._apart.run(read_apart, reply.content_type, reply.body, call_id, is_wrapped)
+        except (Failed, CannotStart) as error:
+            raise Unanswerable("Tempo's answer is too big to be read here: look at the trace in Grafana.") from error
+        if isinstance(found, Answer):
+            return found
+        raise found
 
     async def _search(self, asker: _Asker) -> Sequence[str]:
         """The ids of the traces that have spans of the call, most of them first. Raises as `_by_id`."""
 
-        async def ask() -> Sequence[str]:
+        async def ask() -> Reply | None:
             start, end = asker.times.around(_HOUR_S)
             parameters = {
                 "q": traceql_of(asker.call_id),
@@ -146,18 +184,27 @@ class Tempo:
                 "end": str(int(end)),
                 "limit": str(_MOST_TRACES),
             }
-            reply = await self._fetch(asker.way, "/api/search", parameters, JSON)
-            return () if reply is None else await asyncio.to_thread(read_search, reply.body)
+            return await self._fetch(asker.way, "/api/search", parameters, JSON, _SEARCH_BYTES)
 
-        return await self._shared(("call", str(asker.call_id)), lambda: self._guarded(asker, ask))
+        async def read(reply: Reply) -> Sequence[str]:
+            return await asyncio.to_thread(read_search, reply.body)
 
-    async def _guarded(self, asker: _Asker, ask: Callable[[], Awaitable[T]]) -> T:
+        async def answer() -> Sequence[str]:
+            return await self._guarded(asker, ask, read) or ()
+
+        return await self._shared(("call", str(asker.call_id)), answer)
+
+    async def _guarded(
+        self, asker: _Asker, ask: Callable[[], Awaitable[Reply | None]], read: Callable[[Reply], Awaitable[T]]
+    ) -> T | None:
         """Raises Failure, Unanswerable, Resting, and nothing else."""
         way = asker.way
         with self._breaker.question():
             try:
-                async with asyncio.timeout_at(asker.until), self._few:
-                    return await ask()
+                async with asyncio.timeout_at(asker.until) as limit, self._few:
+                    reply = await ask()
+                    limit.reschedule(None)  # Tempo has answered: to read it is not its doing
+                    return None if reply is None else await read(reply)
             except (TimeoutError, httpx.TimeoutException):
                 raise Failure(
                     f"Tempo did not answer within {self._deadline_s:g} seconds: ask again, or let it take longer with"
@@ -178,7 +225,7 @@ class Tempo:
                     f"What answers in Tempo's place does not speak as Tempo does: {way.wrong_address}."
                 ) from None
 
-    async def _shared(self, key: tuple[str, str], ask: Callable[[], Awaitable[T]]) -> T:
+    async def _shared(self, key: tuple[str, ...], ask: Callable[[], Awaitable[T]]) -> T:
         """What `ask` brings, or the one who asks for the same already. Raises as that does."""
         while (asked := self._asked.get(key)) is not None:
             came = await asyncio.shield(asked)
@@ -198,10 +245,12 @@ class Tempo:
             asked.set_result(came)
         return came
 
-    async def _fetch(self, way: Transport, path: str, parameters: dict[str, str], accept: str) -> Reply | None:
+    async def _fetch(
+        self, way: Transport, path: str, parameters: dict[str, str], accept: str, max_bytes: int = MAX_BYTES
+    ) -> Reply | None:
         if self._client is None:
             self._client = httpx.AsyncClient(timeout=self._deadline_s, follow_redirects=False, headers=_HEADERS)
-        return await fetch(self._client, way, path, parameters, accept)
+        return await fetch(self._client, way, path, parameters, accept, max_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,13 +266,12 @@ class _Asker:
         return any(span.call_id == str(self.call_id) for span in answer.spans)
 
     def found(self, answer: Answer, trace_id: str | None, others: Sequence[str] = ()) -> Trace:
-        spans, omitted = chosen(answer.spans, str(self.call_id))
         has_own = self.has_spans_in(answer)
         return Trace(
             TraceState.FOUND,
             "" if has_own else _NONE_OF_ITS_OWN,
-            spans,
-            omitted,
+            answer.spans,
+            answer.omitted,
             trace_id,
             others,
             is_partial=answer.is_partial,
@@ -251,3 +299,11 @@ def _not_asked(resting: Resting) -> Trace:
         f" {resting.reason}",
         retry_after_s=seconds,
     )
+
+
+def read_apart(content_type: str, body: bytes, call_id: str, is_wrapped: bool) -> Answer | TooManySpans | UnlikeTempo:
+    """`read_trace` for another process: what it raises is returned."""
+    try:
+        return read_trace(content_type, body, call_id, is_wrapped=is_wrapped)
+    except (TooManySpans, UnlikeTempo) as error:
+        return error

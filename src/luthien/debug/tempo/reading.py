@@ -1,6 +1,7 @@
 """Tempo's answers: traces, as JSON and as Protocol Buffers, and what a search found. Pure.
 
-They are from somebody else: every text in them is shown as a stranger's.
+They are from somebody else: every text in them is shown as a stranger's, and a long one is to be read where nobody
+waits for it: eight megabytes of brackets, or of empty messages, take seconds and hundreds of megabytes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -19,7 +20,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 from luthien.debug.showing.shown import plain
 from luthien.debug.tempo.messages import TraceByIdResponse
-from luthien.debug.tempo.trace import Span
+from luthien.debug.tempo.trace import Span, chosen
 from luthien.telemetry import conventions as names
 
 JSON = "application/json"
@@ -44,15 +45,17 @@ class UnlikeTempo(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The spans of one trace, in no order; none, if Tempo does not have it. `message` says why it is partial."""
+    """What is to be shown of one trace; no spans, if Tempo does not have it. `message` says why it is partial."""
 
     spans: Sequence[Span]
     is_partial: bool = False
     message: str = ""
+    omitted: int = 0
+    """More spans than these."""
 
 
-def read_trace(content_type: str, body: bytes, *, is_wrapped: bool) -> Answer:
-    """What Tempo answers to who asks for a trace by its id.
+def read_trace(content_type: str, body: bytes, call_id: str, *, is_wrapped: bool) -> Answer:
+    """What Tempo answers to who asks for a trace by its id, as far as it is shown on the page of a call.
 
     Args:
         is_wrapped: whether a trace in Protocol Buffers is wrapped, as by the API's version 2. In JSON that shows.
@@ -63,10 +66,13 @@ def read_trace(content_type: str, body: bytes, *, is_wrapped: bool) -> Answer:
     """
     try:
         if _media_type(content_type) in {PROTOBUF, "application/x-protobuf"}:
-            return _from_protobuf(body, is_wrapped=is_wrapped)
-        return _from_json(body)
+            answer = _from_protobuf(body, is_wrapped=is_wrapped)
+        else:
+            answer = _from_json(body)
     except _UNREADABLE as error:
         raise UnlikeTempo from error
+    spans, omitted = chosen(answer.spans, call_id)
+    return replace(answer, spans=spans, omitted=omitted)
 
 
 def read_search(body: bytes) -> list[str]:
@@ -233,8 +239,12 @@ def _span(
         start_ns=start,
         end_ns=max(start, end),
         is_error=is_error,
-        call_id=attributes.get(names.CALL_ID),
-        parent_call_id=attributes.get(names.PARENT_CALL_ID),
-        host=next((resource[name] for name in _HOSTS if name in resource), ""),
+        call_id=_cut(attributes.get(names.CALL_ID)),
+        parent_call_id=_cut(attributes.get(names.PARENT_CALL_ID)),
+        host=next((resource[name] for name in _HOSTS if name in resource), "")[:_NAME_CHARS],
         links=tuple(links[:_MOST_LINKS]),
     )
+
+
+def _cut(text: str | None) -> str | None:
+    return None if text is None else text[:_NAME_CHARS]

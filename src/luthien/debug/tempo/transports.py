@@ -11,12 +11,14 @@ from urllib.parse import quote
 
 import httpx2 as httpx
 
-from luthien.debug.showing.shown import plain
+from luthien.debug.showing.shown import plain, size
 from luthien.debug.tempo.breaker import Failure
 from luthien.headers import read_headers
 from luthien.settings import Settings
 
 MAX_BYTES = 8 * 1024 * 1024
+_TOLD_BYTES = 16 * 1024
+"""How much is read of an answer that says no."""
 _QUOTED_CHARS = 200
 _NO_ROUTE = b"404 page not found"
 
@@ -133,7 +135,12 @@ class Reply:
 
 
 async def fetch(
-    client: httpx.AsyncClient, way: Transport, path: str, parameters: Mapping[str, str], accept: str
+    client: httpx.AsyncClient,
+    way: Transport,
+    path: str,
+    parameters: Mapping[str, str],
+    accept: str,
+    max_bytes: int = MAX_BYTES,
 ) -> Reply | None:
     """Tempo's answer; None when it says that there is no such thing.
 
@@ -148,37 +155,46 @@ async def fetch(
             raise Failure(_led_away(way, status, response.headers.get("location", "")))
         if response.headers.get("content-encoding", "identity") != "identity":
             raise Failure(f"Tempo answers in a coding that it was not asked for: {way.wrong_address}.")
-        body = await _body_of(response)
-    is_page = kind.startswith("text/html")
+        is_page = kind.startswith("text/html")
+        if status == 200:
+            if is_page:
+                raise Failure(
+                    f"An HTML page answers in Tempo's place, so it does not speak as Tempo does: {way.wrong_address}."
+                )
+            return Reply(kind, await _body_of(response, max_bytes))
+        told = await _beginning_of(response)
     if status == 404:
-        if is_page or body.startswith(_NO_ROUTE):
+        if is_page or told.startswith(_NO_ROUTE):
             raise NoRoute
-        lacking = way.lacks(_quoted(kind, body))
+        lacking = way.lacks(_quoted(kind, told))
         if lacking is not None:
             raise Failure(lacking)
         return None
     if status == 400:
-        words = body[:_QUOTED_CHARS].decode("utf-8", "replace").strip()
+        words = told[:_QUOTED_CHARS].decode("utf-8", "replace").strip()
         raise Unanswerable(f"Tempo does not take the question (status 400): {plain(words) or 'it does not say why'}")
-    if status != 200:
-        raise Failure(way.refused(status, _quoted(kind, body)))
-    if is_page:
-        raise Failure(
-            f"An HTML page answers in Tempo's place, so it does not speak as Tempo does: {way.wrong_address}."
-        )
-    return Reply(kind, body)
+    raise Failure(way.refused(status, _quoted(kind, told)))
 
 
-async def _body_of(response: httpx.Response) -> bytes:
+async def _body_of(response: httpx.Response, max_bytes: int) -> bytes:
     body = bytearray()
     async for part in response.aiter_raw():
         body += part
-        if len(body) > MAX_BYTES:
+        if len(body) > max_bytes:
             raise Unanswerable(
-                f"Tempo's answer has more than {MAX_BYTES // 1024**2} MiB, too much to be drawn here: look at the"
-                " trace in Grafana."
+                f"Tempo's answer has more than {size(max_bytes)}, too much to be drawn here: look at the trace in"
+                " Grafana."
             )
     return bytes(body)
+
+
+async def _beginning_of(response: httpx.Response) -> bytes:
+    body = bytearray()
+    async for part in response.aiter_raw():
+        body += part
+        if len(body) >= _TOLD_BYTES:
+            break
+    return bytes(body[:_TOLD_BYTES])
 
 
 def _led_away(way: Transport, status: int, location: str) -> str:
