@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from luthien.store.embedded import embedded_postgres
 from luthien.store.migrate import migrate
 from tests.playbook import Gateway, ScriptedProvider, running_gateway
 
+_DAY_S = 86_400
+
 
 def pytest_sessionfinish() -> None:
     if (browser := sys.modules.get("tests.browser")) is not None:
@@ -30,6 +33,14 @@ def _reachable_directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="luthien-test-", ignore_cleanup_errors=True) as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)
+
+
+@pytest.fixture
+def same_day() -> None:
+    """For tests that say which day it is, in UTC: none of them begins in the last minute of one."""
+    left_s = _DAY_S - time.time() % _DAY_S
+    if left_s < 60:
+        time.sleep(left_s)
 
 
 @pytest.fixture

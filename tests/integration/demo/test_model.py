@@ -237,7 +237,8 @@ class TestTheServer:
 
     def test_it_is_of_no_use_to_a_web_page(self, running: RunningModel) -> None:
         """Another origin is not allowed to read an answer."""
-        response = httpx.get(f"{running.url}/health", headers={"origin": "https://example.com"}, trust_env=False)
+        headers = {"origin": "https://example.com"}
+        response = httpx.get(f"{running.url}/health", headers=headers, timeout=DEADLINE_S, trust_env=False)
         assert response.is_success
         assert "access-control-allow-origin" not in response.headers
 

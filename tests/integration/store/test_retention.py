@@ -36,7 +36,6 @@ from luthien.store.write import prepare, write_batch
 from tests.acceptance.commands import luthien
 from tests.records import call_at, whole_call
 
-TODAY = datetime.now(UTC).date()
 KEEP = timedelta(days=3)
 TABLES = (
     "conversation_calls",
@@ -49,6 +48,8 @@ TABLES = (
 
 Conn = psycopg.Connection[Any]
 
+pytestmark = pytest.mark.usefixtures("same_day")
+
 
 @pytest.fixture
 def conn(record_database: str) -> Iterator[Conn]:
@@ -57,7 +58,7 @@ def conn(record_database: str) -> Iterator[Conn]:
 
 
 def ago(days: int) -> date:
-    return TODAY - timedelta(days=days)
+    return datetime.now(UTC).date() - timedelta(days=days)
 
 
 def edges(day: date) -> list[UUID]:
@@ -203,16 +204,14 @@ class TestPruning:
         assert prune(conn, KEEP).strays == 1
         assert conn.execute("SELECT sequence FROM conversation_quarantine").fetchall() == [(1,)]
 
-    @pytest.mark.parametrize(
-        ("day", "keep_days"), [(ago(3), 3), (ago(0), 1), (ago(-1), 1), (ago(9), 0), (ago(9), -9)]
-    )
+    @pytest.mark.parametrize(("days_ago", "keep_days"), [(3, 3), (0, 1), (-1, 1), (9, 0), (9, -9)])
     def test_postgres_refuses_a_day_that_is_not_older_by_its_own_clock(
-        self, conn: Conn, day: date, keep_days: int
+        self, conn: Conn, days_ago: int, keep_days: int
     ) -> None:
         """So that a machine whose clock runs a month ahead does not drop the whole record."""
         make_days(conn, 0, 3, 9)
         with pytest.raises(psycopg.errors.InvalidParameterValue, match="not older"):
-            conn.execute(query("drop_day"), (day, keep_days))
+            conn.execute(query("drop_day"), (ago(days_ago), keep_days))
         assert len(partitions(conn)) == 3 * len(TABLES)
 
     def test_a_dry_run_names_the_same_days_and_drops_none(self, conn: Conn) -> None:
@@ -285,7 +284,7 @@ class TestOthers:
             for other in others:
                 other.result()
         assert len(pruned.dropped) == len(expired)
-        assert set(ids(conn, "conversation_calls")) == {*written, *edges(TODAY)}
+        assert set(ids(conn, "conversation_calls")) == {*written, *edges(ago(0))}
         assert len(ids(conn, "conversation_events")) == 7 * len(written) + 2
 
     def test_who_prune_at_once_drop_each_day_once(self, record_database: str, conn: Conn) -> None:
@@ -303,7 +302,7 @@ class TestOthers:
         assert sorted(day for each in results for day in days(each.dropped)) == [ago(n) for n in range(11, 3, -1)]
         assert [each.put_off for each in results] == [()] * 4
         assert sum(each.strays for each in results) == len(TABLES)
-        assert days(stored_days(conn)) == [TODAY]
+        assert days(stored_days(conn)) == [ago(0)]
 
 
 class TestRights:
