@@ -102,9 +102,12 @@ def test_open_calls_finish_within_the_grace_period_or_are_ended_cleanly(
 ) -> None:
     frames, gate = stream_of("Hello ", "there"), provider.gate()
     provider.will(acting(frames, response_of(), gate))
+    is_one = not arguments  # the period of one process ends with a second signal, that of workers by itself
     with (
         ExitStack() as clients,
-        serving(data_dir, record_database, provider.url, *arguments, LUTHIEN_GRACE_S="3") as gateway,
+        serving(
+            data_dir, record_database, provider.url, *arguments, LUTHIEN_GRACE_S=FOREVER if is_one else "10"
+        ) as gateway,
     ):
         plain, streamed, endless, endless_stream = (
             clients.enter_context(closing(gateway.open(path, request_of(text, stream=streaming))))
@@ -120,6 +123,8 @@ def test_open_calls_finish_within_the_grace_period_or_are_ended_cleanly(
         response, body = read_response(streamed)
         assert body == b"".join(frames)
         finished_id = response.headers["luthien-call-id"]
+        if is_one:
+            gateway.signal(signal.SIGTERM)
 
         response, body = read_response(endless)
         assert response.status == 503
