@@ -12,12 +12,17 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from luthien.store.embedded import embedded_postgres
 from luthien.store.migrate import migrate
 from tests.playbook import Gateway, ScriptedProvider, running_gateway
+
+# How properties are tried: however slow or busy the machine is.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 _DAY_S = 86_400
 
