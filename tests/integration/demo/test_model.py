@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -366,13 +367,24 @@ def _environment_without(modules: tuple[str, ...], folder: Path) -> dict[str, st
 
 
 def _servers_of(pid: int) -> list[psutil.Process]:
-    children = psutil.Process(pid).children()
-    return [child for child in children if "luthien.demo.model_server" in child.cmdline()]
+    return [child for child in psutil.Process(pid).children() if _is_server(child)]
+
+
+def _is_server(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):  # it has ended
+        return "luthien.demo.model_server" in process.cmdline()
+    return False
 
 
 def _wait_until_dead(process: psutil.Process) -> None:
     """A zombie counts as dead: reaping it is the business of whoever adopted it."""
-    _wait(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+    _wait(lambda: _is_dead(process))
+
+
+def _is_dead(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.status() == psutil.STATUS_ZOMBIE
+    return True
 
 
 def _wait(condition: Callable[[], object]) -> None:
