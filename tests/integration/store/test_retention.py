@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -34,6 +34,7 @@ from luthien.store.sql import query
 from luthien.store.windows import NEWEST
 from luthien.store.write import prepare, write_batch
 from tests.acceptance.commands import luthien
+from tests.playbook import eventually
 from tests.records import call_at, whole_call
 
 KEEP = timedelta(days=3)
@@ -113,6 +114,10 @@ def partitions(conn: Conn) -> set[str]:
 
 def days(found: Iterator[StoredDay] | list[StoredDay] | tuple[StoredDay, ...]) -> list[date]:
     return [each.day for each in found]
+
+
+def any_done(others: Iterable[Future[None]]) -> bool:
+    return any(other.done() for other in others)
 
 
 @contextmanager
@@ -274,12 +279,12 @@ class TestOthers:
 
         with ThreadPoolExecutor(4) as pool:
             others = [pool.submit(job) for job in (write, write, look, look)]
-            while not (len(written) > 20 and len(read) > 5):
-                assert not any(other.done() for other in others)
+            eventually(lambda: any_done(others) or (len(written) > 20 and len(read) > 5), bool)
+            assert not any_done(others)
             pruned = prune(conn, KEEP, attempts=100)
             so_far, read_so_far = len(written), len(read)
-            while not (len(written) > so_far + 20 and len(read) > read_so_far + 5):
-                assert not any(other.done() for other in others)
+            eventually(lambda: any_done(others) or (len(written) > so_far + 20 and len(read) > read_so_far + 5), bool)
+            assert not any_done(others)
             stop.set()
             for other in others:
                 other.result()

@@ -588,14 +588,14 @@ class TestAPayloadThatIsCalledSafe:
     """Its cast in `conversation_events_json` must not fail: one that did would break every query over the view."""
 
     def casts(self, conn: psycopg.Connection[Any], *payloads: bytes) -> None:
-        written = {each.call_id: each for each in (record(payload=payload) for payload in payloads)}
-        assert write_batch(conn, [*written.values()]).stored == len(payloads)
+        written = [record(payload=payload) for payload in payloads]
+        assert write_batch(conn, written).stored == len(payloads)
         shown = conn.execute(
             "SELECT call_id, payload_is_jsonb_safe, payload IS NOT NULL, octet_length(payload::text) > 0"
             " FROM conversation_events_json WHERE call_id = ANY(%s)",
-            ([*written],),
+            ([each.call_id for each in written],),
         ).fetchall()
-        are_safe = {call_id: is_jsonb_safe(each.payload) for call_id, each in written.items()}
+        are_safe = {each.call_id: is_jsonb_safe(payload) for each, payload in zip(written, payloads, strict=True)}
         assert {row[0]: row[1:] for row in shown} == {
             call_id: (is_safe, is_safe, is_safe or None) for call_id, is_safe in are_safe.items()
         }
