@@ -19,11 +19,14 @@ from playwright.sync_api import (
     Page,
     Playwright,
     Request,
+    expect,
     sync_playwright,
 )
 
+from tests.playbook import DEADLINE_S
 from tests.programs import program
 
+expect.set_options(timeout=DEADLINE_S * 1000)
 _QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
 
 
@@ -54,6 +57,7 @@ def browser_page(*, dark: bool = False, width: int = 1200, javascript: bool = Tr
     outer = asyncio._get_running_loop()
     try:
         context = _new_context(options)
+        context.set_default_timeout(DEADLINE_S * 1000)
         try:
             yield context.new_page()
         finally:

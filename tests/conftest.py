@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +12,19 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from luthien.store.embedded import embedded_postgres
 from luthien.store.migrate import migrate
 from tests.playbook import Gateway, ScriptedProvider, running_gateway
+
+# How properties are tried: however slow or busy the machine is.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
+
+_DAY_S = 86_400
 
 
 def pytest_sessionfinish() -> None:
@@ -30,6 +38,14 @@ def _reachable_directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="luthien-test-", ignore_cleanup_errors=True) as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)
+
+
+@pytest.fixture
+def same_day() -> None:
+    """For tests that say which day it is, in UTC: none of them begins in the last minute of one."""
+    left_s = _DAY_S - time.time() % _DAY_S
+    if left_s < 60:
+        time.sleep(left_s)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import grpc
+import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsServiceRequest,
     ExportLogsServiceResponse,
@@ -31,7 +32,10 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from luthien import deadlines
 from tests.certificates import Certificates
+
+_PATIENCE_S = 60.0
 
 AttributeValue = str | bool | int | float | list[str]
 _Message = ExportTraceServiceRequest | ExportMetricsServiceRequest | ExportLogsServiceRequest
@@ -102,6 +106,12 @@ class OtlpReceiver:
         self.endpoint = ""
         self._taking = threading.Lock()
 
+    def arrived(self) -> Refusal | Reservation | None:
+        """Counts a request, and says how it is to be answered if not everything is to be taken."""
+        with self._taking:
+            self.requests += 1
+            return self.refusal()
+
     def receive(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
         """Over HTTP: headers with their names in lower case."""
         encoding = headers.get("content-encoding")
@@ -138,6 +148,14 @@ class OtlpReceiver:
         self.instances.add(self.resources[-1]["service.instance.id"])
 
 
+def exports_unhurried(patch: pytest.MonkeyPatch, receiver: OtlpReceiver) -> None:
+    """Gateways that are started now export to the receiver, and stop once it has all, however long that takes."""
+    patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+    patch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(_PATIENCE_S))
+    for part in ("TELEMETRY_S", "LOGS_S"):
+        patch.setattr(deadlines, part, _PATIENCE_S)
+
+
 def attributes_of(attributes: Iterable[KeyValue]) -> dict[str, AttributeValue]:
     """Protobuf attributes as a dict."""
     found: dict[str, AttributeValue] = {}
@@ -165,8 +183,7 @@ def otlp_receiver(
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            receiver.requests += 1
-            answer = receiver.refusal()
+            answer = receiver.arrived()
             if isinstance(answer, Refusal):
                 self._refuse(answer)
                 return
@@ -197,6 +214,8 @@ def otlp_receiver(
             pass
 
     class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+
         def handle_error(self, request: object, client_address: object) -> None:
             """A client that went away is none of a test's business."""
 
@@ -232,8 +251,7 @@ def otlp_grpc_receiver(
 
     def handler(path: str, request: Any, response: Any) -> Any:
         def export(message: Any, context: Any) -> Any:
-            receiver.requests += 1
-            answer = receiver.refusal()
+            answer = receiver.arrived()
             if isinstance(answer, Refusal):
                 if answer.waits_for is not None:
                     answer.waits_for.wait()

@@ -16,6 +16,7 @@ import yaml
 
 from tests.acceptance.commands import Command, luthien
 from tests.playbook import TOKEN, eventually
+from tests.ports import reserved_port
 
 LONG_S = 60.0
 
@@ -77,21 +78,28 @@ def serving(
     program: Sequence[str] = ("-m", "luthien"),
     **environment: str,
 ) -> Iterator[Serving]:
-    """Runs it until the block is left, on a port that was free a moment ago."""
+    """Runs it until the block is left, on a port that is kept for it."""
     config = data_dir / "luthien.yaml"
     upstreams = {"openai": {"url": provider_url}, "anthropic": {"url": provider_url}}
     config.write_text(yaml.safe_dump({"upstreams": upstreams, "policies": policies or []}))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     settings = {
         "DATABASE_URL": dsn,
-        "LUTHIEN_PORT": str(port),
         "LUTHIEN_CONFIG": str(config),
         "LUTHIEN_SPOOL_DIR": str(data_dir / "spool"),
         "LUTHIEN_DEBUG_TOKEN": TOKEN,
         "LUTHIEN_BATCH_MAX_AGE_MS": "5",
+        "LUTHIEN_RECEIPT_DEADLINE_MS": "5000",  # a busy machine is no fault of Luthien's
     }
-    with luthien("serve", *arguments, data_dir=data_dir, program=program, **settings | environment) as command:
+    with (
+        reserved_port() as port,
+        luthien(
+            "serve",
+            *arguments,
+            data_dir=data_dir,
+            program=program,
+            **settings | environment | {"LUTHIEN_PORT": str(port)},
+        ) as command,
+    ):
         running = Serving(command, port)
         assert eventually(running.is_up, bool), command.output
         yield running

@@ -7,10 +7,12 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from tests.ports import reserved_port
 
 DEADLINE_S = 20.0
 _RESET = struct.pack("ii", 1, 0)
@@ -37,7 +39,10 @@ class TcpProxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tcp-proxy", daemon=True)
         self._thread.start()
-        self.port = 0
+        self._reserved = ExitStack()
+        self.port = self._reserved.enter_context(reserved_port())
+        self._passing = asyncio.Event()
+        self._passing.set()
         self._do(self._open())
 
     def dsn(self, dsn: str) -> str:
@@ -97,13 +102,10 @@ class TcpProxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(DEADLINE_S)
         self._loop.close()
+        self._reserved.close()
 
     async def _open(self) -> None:
-        if not self.port:
-            self._passing = asyncio.Event()
-            self._passing.set()
         self._server = await asyncio.start_server(self._line, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def _end(self) -> None:
         for task in self._tasks:

@@ -57,7 +57,8 @@ class TempoServer:
 
     @property
     def trace_ids(self) -> list[str]:
-        return [*self._traces]
+        with self._lock:
+            return [*self._traces]
 
     def take(self, request: ExportTraceServiceRequest) -> None:
         with self._lock:
@@ -90,7 +91,10 @@ class TempoServer:
     def _by_id(self, trace_id: str, query: dict[str, str], *, is_v2: bool, protobuf: bool) -> Answer:
         if not re.fullmatch(r"[0-9A-Fa-f]{1,32}", trace_id):
             raise _Refused("trace IDs can only contain hex characters")
-        trace = self._within(self._traces.get(trace_id.lower().zfill(32)), _range(query))
+        with self._lock:
+            whole = self._traces.get(trace_id.lower().zfill(32))
+            trace = None if whole is None else _copy_of(whole)
+        trace = self._within(trace, _range(query))
         if trace is None:
             return 404, TEXT, b"" if is_v2 else b"trace not found"
         if protobuf:
@@ -136,6 +140,13 @@ class TempoServer:
                     found.append(_metadata(trace_id, trace, hits, most_spans))
         found.sort(key=lambda each: -int(each["startTimeUnixNano"]))
         return {"traces": found[:limit], "metrics": {"inspectedTraces": len(self._traces)}}
+
+
+def _copy_of(trace: TracesData) -> TracesData:
+    """As it is now: spans may be added while it is looked at."""
+    copy = TracesData()
+    copy.CopyFrom(trace)
+    return copy
 
 
 def _batch_like(trace: TracesData, batch: ResourceSpans) -> ResourceSpans:
@@ -278,9 +289,13 @@ class _Quiet(BaseHTTPRequestHandler):
         pass
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
+
 @contextmanager
 def _served(handler: type[_Quiet]) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = _Server(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

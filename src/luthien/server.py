@@ -25,6 +25,9 @@ from luthien.telemetry.logs import logging_config
 
 _BACKLOG = 2048
 _OPEN_FILES = 65_536
+# A worker answers its parent once it has loaded its modules. On a busy machine, or with a small share of a core, that
+# takes longer than uvicorn's five seconds, after which it would be killed and started again, for ever.
+_WORKER_ANSWERS_S = 60
 
 
 class Server(uvicorn.Server):
@@ -126,6 +129,7 @@ def server_options(settings: Settings) -> dict[str, Any]:
         "server_header": False,
         "timeout_graceful_shutdown": settings.grace_s,
         "timeout_keep_alive": 75,
+        "timeout_worker_healthcheck": _WORKER_ANSWERS_S,
     }
 
 

@@ -38,7 +38,7 @@ def test_the_demo_keeps_serving_and_its_links_show_what_changed(data_dir: Path) 
         address = demo.wait_for(r"Serving on (http://[\d.]+:\d+)").group(1)
         links = re.findall(r"http\S+next=/debug/calls/\S+", demo.output)
         assert len(links) == 8
-        assert httpx.get(f"{address}/healthz").status_code == 200
+        assert httpx.get(f"{address}/healthz", timeout=60).status_code == 200
         with browser_page() as page:
             troubles = watched(page)
             for link in links[:6]:

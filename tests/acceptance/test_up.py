@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,7 @@ import pytest
 from luthien.store.migrate import migrate
 from tests.acceptance.commands import Command, luthien
 from tests.playbook import ScriptedProvider, answers, eventually
+from tests.ports import reserved_port
 from tests.wire import openai_request, openai_response
 
 
@@ -36,7 +38,13 @@ def configured(data_dir: Path, provider: ScriptedProvider) -> str:
 
 def servers_of(process: psutil.Process) -> list[psutil.Process]:
     """The Postgres processes that a command started."""
-    return [child for child in process.children(recursive=True) if child.name() == "postgres"]
+    return [child for child in process.children(recursive=True) if is_postgres(child)]
+
+
+def is_postgres(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):  # it has ended
+        return process.name() == "postgres"
+    return False
 
 
 def call(address: str) -> str:
@@ -143,17 +151,16 @@ def test_serve_with_one_worker_or_more(
 ) -> None:
     migrate(database)
     provider.will(answers(openai_response()))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     environment = {
         "DATABASE_URL": database,
         "LUTHIEN_CONFIG": configured(data_dir, provider),
-        "LUTHIEN_PORT": str(port),
         "LUTHIEN_DEBUG_TOKEN": "for-serve",
     }
-    address = f"http://127.0.0.1:{port}"
-    with luthien("serve", "--workers", workers, data_dir=data_dir, **environment) as serve:
+    with (
+        reserved_port() as port,
+        luthien("serve", "--workers", workers, data_dir=data_dir, LUTHIEN_PORT=str(port), **environment) as serve,
+    ):
+        address = f"http://127.0.0.1:{port}"
 
         def is_ready() -> bool:
             assert serve.process.poll() is None, serve.output

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.otlp_receiver import OtlpReceiver, otlp_receiver
+from tests.otlp_receiver import OtlpReceiver, exports_unhurried, otlp_receiver
 from tests.playbook import Gateway, ScriptedProvider, running_gateway
 
 StartGateway = Callable[..., AbstractContextManager[Gateway]]
@@ -25,7 +25,7 @@ def start(
     record_database: str, provider: ScriptedProvider, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> StartGateway:
     """Starts a gateway that exports to the receiver; all is exported once it has stopped."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+    exports_unhurried(monkeypatch, receiver)
 
     @contextmanager
     def started(policies: list[dict[str, Any]] | None = None, **settings: Any) -> Iterator[Gateway]:

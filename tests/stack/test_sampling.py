@@ -10,8 +10,8 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from luthien.telemetry import conventions as names
-from tests.otlp_receiver import OtlpReceiver, attributes_of, otlp_receiver
-from tests.playbook import Gateway, ScriptedProvider, Turn, answers, call_id_of, running_gateway, streams
+from tests.otlp_receiver import OtlpReceiver, attributes_of, exports_unhurried, otlp_receiver
+from tests.playbook import DEADLINE_S, Gateway, ScriptedProvider, Turn, answers, call_id_of, running_gateway, streams
 from tests.stack.files import VARIANTS, collector
 from tests.stack.ottl import condition, regex, value_of
 from tests.wire import openai_request, openai_response, openai_stream
@@ -112,7 +112,8 @@ def made_calls(gateway: Gateway, provider: ScriptedProvider) -> dict[str, str]:
     provider.will(refusal)
     ids["passed through in vain"] = call_id_of(gateway.get("/v1/models", {"authorization": "Bearer sk-client"}))
     provider.will(stalls)
-    with httpx.stream("POST", gateway.url + CHAT, json=openai_request("Hello", stream=True)) as response:
+    body = openai_request("Hello", stream=True)
+    with httpx.stream("POST", gateway.url + CHAT, json=body, timeout=DEADLINE_S) as response:
         ids["hung up"] = call_id_of(response)
         next(response.iter_bytes())
     for call_id in ids.values():
@@ -134,7 +135,7 @@ def traces(
     }
     policies: list[dict[str, Any]] = [hide, {"policy": f"{file}:Stern"}, shadow]
     with otlp_receiver() as receiver, pytest.MonkeyPatch.context() as environment:
-        environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        exports_unhurried(environment, receiver)
         with running_gateway(module_record_database, shared_provider.url, policies) as gateway:
             ids = made_calls(gateway, shared_provider)
         found = traces_by_call(receiver)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from luthien.telemetry import conventions as names
-from tests.otlp_receiver import attributes_of, otlp_receiver
+from tests.otlp_receiver import attributes_of, exports_unhurried, otlp_receiver
 from tests.playbook import ScriptedProvider, answers, running_gateway, streams
 from tests.stack.files import collector
 from tests.stack.ottl import Data, Literal, condition, regex, run, statement, value_of
@@ -237,7 +237,7 @@ def test_real_calls_pass_as_they_are(
         answers({"error": {"message": "no"}}, status=500),
     )
     with otlp_receiver() as receiver:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        exports_unhurried(monkeypatch, receiver)
         with running_gateway(record_database, provider.url, [REWRITE, BLOCK]) as gateway:
             gateway.post("/v1/chat/completions", openai_request())
             gateway.post("/v1/chat/completions", openai_request(stream=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from luthien.health import address_of, main
 from luthien.settings import Settings
 from tests.playbook import ScriptedProvider, Turn, answers
+from tests.ports import reserved_port
 
 
 @pytest.fixture
@@ -45,9 +45,8 @@ def test_another_answer_than_200_is_a_problem_with_its_reason(
 
 
 def test_so_is_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    assert main([f"http://127.0.0.1:{port}/health"]) == 1
+    with reserved_port() as port:
+        assert main([f"http://127.0.0.1:{port}/health"]) == 1
     assert "does not answer" in capsys.readouterr().out
 
 

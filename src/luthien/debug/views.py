@@ -18,7 +18,8 @@ from luthien.debug.call.lookup import Found, Lookup, Pending
 from luthien.debug.diff import Differ
 from luthien.debug.diffing.cache import DiffCache
 from luthien.errors import StoreBusy, StoreError
-from luthien.store.read import RecordReader, StoredCall
+from luthien.store.read import RecordReader
+from luthien.store.stored import StoredCall
 
 BIG_BYTES = 512 * 1024
 """A call with more bytes of payloads is looked at in another process: a thread would make all streams wait."""

@@ -30,7 +30,7 @@ FORMATS = [CHAT, RESPONSES, MESSAGES]
 @pytest.mark.parametrize("wire_format", FORMATS)
 def test_adverse_streams(scene: Setting, play: Play, wire_format: str, adversity: Adversity) -> None:
     script = play(format=wire_format, streaming=True)
-    timeout_s = 0.5 if adversity.stays_open else PATIENCE_S
+    timeout_s = 1.0 if adversity.stays_open else PATIENCE_S
     adversity.check(scene.compare(script, adversity.play(wire_format), timeout_s=timeout_s))
 
 

@@ -442,7 +442,7 @@ class TestTheMonitor:
             expect(page.locator("tr.gap")).to_contain_text("The connection broke")
             store(record_database, *whole_call())
             page.context.set_offline(False)
-            expect(state).to_have_text("Live", timeout=20_000)
+            expect(state).to_have_text("Live")
             expect(page.locator("tr[data-call]")).to_have_count(1)
             expect(page.locator("tr.gap")).to_have_count(1)
             expect(page.locator("tr.gap")).to_contain_text("Connected again")
@@ -462,7 +462,7 @@ class TestTheMonitor:
                 made = [whole_call() for _ in range(500)]
                 store(record_database, *(each for call in made for each in call))
                 newest = str(made[-1][0].call_id)
-                expect(page.locator(f'tr[data-call="{newest}"]')).to_have_count(1, timeout=30_000)
+                expect(page.locator(f'tr[data-call="{newest}"]')).to_have_count(1)
             assert page.locator("[data-live-rows] tr").count() <= 500
             assert page.evaluate("document.querySelectorAll('*').length") < 25_000
 

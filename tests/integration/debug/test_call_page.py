@@ -497,7 +497,7 @@ class TestStates:
                     page.evaluate("window.isTheSamePage = true")
                     page.locator("#stage-request_original summary").click()
                     gate.open()
-                    expect(page.locator(".outcome.completed")).to_be_visible(timeout=DEADLINE_S * 1000)
+                    expect(page.locator(".outcome.completed")).to_be_visible()
                     expect(page.locator("#stream")).to_be_visible()
                     expect(page.locator("[data-refresh]")).to_have_count(0)
             finally:

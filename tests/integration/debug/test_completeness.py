@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import psycopg
 from luthien.exchange import EventType
 from tests.acceptance.commands import Command, luthien
 from tests.playbook import TOKEN, Gateway, Play, ScriptedProvider, answers, eventually, running_gateway
+from tests.ports import reserved_port
 from tests.records import record, store
 from tests.wire import DONE, openai_chunk, openai_request, openai_response
 
@@ -41,19 +41,18 @@ def opened(provider: ScriptedProvider) -> tuple[Play, Any]:
 @contextmanager
 def serving(data_dir: Path, dsn: str, provider: ScriptedProvider) -> Iterator[tuple[Command, str]]:
     """`luthien serve` as a process of its own; the address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     config = data_dir / "luthien.yaml"
     config.write_text(f"upstreams:\n  openai: {{url: '{provider.url}'}}\n")
     environment = {
         "DATABASE_URL": dsn,
         "LUTHIEN_CONFIG": str(config),
-        "LUTHIEN_PORT": str(port),
         "LUTHIEN_DEBUG_TOKEN": TOKEN,
     }
-    address = f"http://127.0.0.1:{port}"
-    with luthien("serve", data_dir=data_dir, **environment) as command:
+    with (
+        reserved_port() as port,
+        luthien("serve", data_dir=data_dir, LUTHIEN_PORT=str(port), **environment) as command,
+    ):
+        address = f"http://127.0.0.1:{port}"
 
         def is_ready() -> bool:
             assert command.process.poll() is None, command.output

@@ -30,9 +30,11 @@ class Slow:
         self.view = view
         self.begun = 0
         self.may = threading.Event()
+        self._lock = threading.Lock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.begun += 1
+        with self._lock:
+            self.begun += 1
         assert self.may.wait(60)
         return self.view(*args, **kwargs)
 
@@ -72,6 +74,8 @@ def test_large_pages_wait_for_each_other_and_calls_and_lists_for_none(
         assert slow.begun == THREADS
         for conn in gone:
             conn.close()
+        connections = gateway.server.server_state.connections
+        assert eventually(lambda: len(connections), lambda count: count == 1) == 1, "it has seen that they left"
         slow.may.set()
         assert last.result().status_code == 200
         assert slow.begun <= SMALL_AT_ONCE + 1, "pages were made for those who had gone"

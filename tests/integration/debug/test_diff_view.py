@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.browser import browser_page, watched
 from tests.playbook import TOKEN, Gateway, ScriptedProvider, answers, running_gateway
@@ -162,6 +162,6 @@ def test_a_permalink_opens_the_fold_that_it_is_in(busy: Gateway, provider: Scrip
     path = _call(busy, provider, "openai_chat")
     with _signed_in(busy, path) as (page, _):
         page.goto(f"{busy.url}{path}#request/messages/3")
-        assert page.get_by_text("turn 1").first.is_visible()
+        expect(page.get_by_text("turn 1").first).to_be_visible()
         page.goto(f"{busy.url}{path}#request-r1")
-        assert page.locator("[id='request-r1']").is_visible()
+        expect(page.locator("[id='request-r1']")).to_be_visible()

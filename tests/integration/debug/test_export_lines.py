@@ -93,7 +93,7 @@ async def test_an_error_in_the_middle_is_the_last_line_and_says_where_to_go_on(
 ) -> None:
     ids = store(record_database, [whole_call() for _ in range(250)])
     with proxy_to(record_database) as proxy:
-        reader = RecordReader(proxy.dsn(record_database), timeout_s=0.5)
+        reader = RecordReader(proxy.dsn(record_database), timeout_s=2.0)
         await reader.open()
         lookup = Lookup(reader, RecordQueue(1, 1))
         lines = as_lines(lookup, EVERY_CALL, None, 10**6, payloads=payloads)

@@ -14,7 +14,7 @@ import pytest
 
 from luthien.exchange import new_call_id
 from tests.browser import browser_page, watched
-from tests.playbook import TOKEN, Gateway, ScriptedProvider, answers, running_gateway
+from tests.playbook import DEADLINE_S, TOKEN, Gateway, ScriptedProvider, answers, running_gateway
 from tests.tcp_proxy import proxy_to
 from tests.wire import openai_request, openai_response
 
@@ -95,20 +95,21 @@ def test_a_browser_signs_in_by_link_or_by_form(gateway: Gateway, call_id: str) -
         assert cookie.has_nonstandard_attr("HttpOnly")
         assert cookie.get_nonstandard_attr("SameSite") == "lax"
         assert cookie.value != TOKEN
-    with httpx.Client(base_url=gateway.url, headers=HTML, follow_redirects=True) as browser:
+    with httpx.Client(base_url=gateway.url, headers=HTML, follow_redirects=True, timeout=DEADLINE_S) as browser:
         assert browser.post("/debug/sign-in", data={"token": "wrong"}).status_code == 401
         assert browser.post("/debug/sign-in", data={"token": TOKEN}).url.path == "/debug/calls"
 
 
 def test_the_sign_in_link_leads_to_our_own_pages_only(gateway: Gateway) -> None:
-    for ours in ("/debug/calls/x", "/debug/calls/x?layout=side&model=a%20b#op-1", "/debug/sessions?id=%2F%2Fx"):
-        response = httpx.get(gateway.url + "/debug/sign-in", params={"token": TOKEN, "next": ours})
-        assert response.headers["location"] == ours
-    for elsewhere in ELSEWHERE:
-        linked = httpx.get(gateway.url + "/debug/sign-in", params={"token": TOKEN, "next": elsewhere})
-        sent = httpx.post(gateway.url + "/debug/sign-in", data={"token": TOKEN, "next": elsewhere})
-        for response in (linked, sent):
-            assert (response.status_code, response.headers["location"]) == (303, "/debug/calls"), elsewhere
+    with httpx.Client(base_url=gateway.url, timeout=DEADLINE_S) as browser:
+        for ours in ("/debug/calls/x", "/debug/calls/x?layout=side&model=a%20b#op-1", "/debug/sessions?id=%2F%2Fx"):
+            response = browser.get("/debug/sign-in", params={"token": TOKEN, "next": ours})
+            assert response.headers["location"] == ours
+        for elsewhere in ELSEWHERE:
+            linked = browser.get("/debug/sign-in", params={"token": TOKEN, "next": elsewhere})
+            sent = browser.post("/debug/sign-in", data={"token": TOKEN, "next": elsewhere})
+            for response in (linked, sent):
+                assert (response.status_code, response.headers["location"]) == (303, "/debug/calls"), elsewhere
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_the_sign_in_link_leads_to_our_own_pages_only(gateway: Gateway) -> None:
 )
 def test_a_deep_link_survives_the_sign_in(gateway: Gateway, query: str) -> None:
     """By the form on the page that was refused, also after a wrong token."""
-    with httpx.Client(base_url=gateway.url, headers=HTML) as browser:
+    with httpx.Client(base_url=gateway.url, headers=HTML, timeout=DEADLINE_S) as browser:
         refused = browser.get(f"/debug/calls?{query}")
         assert refused.status_code == 401
         target = hidden_target(refused.text)
@@ -154,7 +155,8 @@ def test_mistakes_are_said_in_words_to_people_and_in_json_to_scripts(
     gateway: Gateway, method: str, path: str, status: int
 ) -> None:
     for accept, kind in (("text/html", "text/html"), ("*/*", "application/json")):
-        response = httpx.request(method, gateway.url + path, headers={**gateway.headers, "accept": accept})
+        headers = {**gateway.headers, "accept": accept}
+        response = httpx.request(method, gateway.url + path, headers=headers, timeout=DEADLINE_S)
         assert response.status_code == status
         assert response.headers["content-type"].startswith(kind)
         assert "default-src 'none'" in response.headers["content-security-policy"]
@@ -162,7 +164,7 @@ def test_mistakes_are_said_in_words_to_people_and_in_json_to_scripts(
         if status == 405:
             assert response.headers["allow"] == "GET"
     assert response.json().keys() == {"error"}
-    assert httpx.get(gateway.url + "/nothing").json() == {"detail": "Not Found"}
+    assert gateway.get("/nothing", {}).json() == {"detail": "Not Found"}
 
 
 def test_browsers_find_the_icon_also_for_what_is_no_page(gateway: Gateway) -> None:
@@ -184,8 +186,9 @@ def test_a_permalink_survives_the_sign_in_with_what_is_behind_its_hash(gateway: 
 
 
 def test_a_form_on_another_site_cannot_sign_in(gateway: Gateway) -> None:
+    elsewhere = {"origin": "https://evil.example"}
     response = httpx.post(
-        f"{gateway.url}/debug/sign-in", data={"token": TOKEN}, headers={"origin": "https://evil.example"}
+        f"{gateway.url}/debug/sign-in", data={"token": TOKEN}, headers=elsewhere, timeout=DEADLINE_S
     )
     assert response.status_code == 403
     assert "set-cookie" not in response.headers

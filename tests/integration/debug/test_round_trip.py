@@ -26,7 +26,16 @@ from opentelemetry.trace import SpanKind, format_span_id, format_trace_id
 from pydantic import SecretStr
 
 from luthien.telemetry import conventions as names
-from tests.playbook import Gateway, ScriptedProvider, answers, call_id_of, eventually, running_gateway, streams
+from tests.playbook import (
+    DEADLINE_S,
+    Gateway,
+    ScriptedProvider,
+    answers,
+    call_id_of,
+    eventually,
+    running_gateway,
+    streams,
+)
 from tests.tempo_server import grafana_proxy, tempo_server
 from tests.wire import openai_request, openai_response, openai_stream
 
@@ -44,7 +53,8 @@ class Stack:
     caller: TracerProvider
 
     def tempo(self, path: str, **query: object) -> Any:
-        response = httpx.get(self.tempo_url + path, params={name: str(value) for name, value in query.items()})
+        asked = {name: str(value) for name, value in query.items()}
+        response = httpx.get(self.tempo_url + path, params=asked, timeout=DEADLINE_S)
         assert response.status_code == 200, response.text
         return response.json()
 

@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -237,7 +238,8 @@ class TestTheServer:
 
     def test_it_is_of_no_use_to_a_web_page(self, running: RunningModel) -> None:
         """Another origin is not allowed to read an answer."""
-        response = httpx.get(f"{running.url}/health", headers={"origin": "https://example.com"}, trust_env=False)
+        headers = {"origin": "https://example.com"}
+        response = httpx.get(f"{running.url}/health", headers=headers, timeout=DEADLINE_S, trust_env=False)
         assert response.is_success
         assert "access-control-allow-origin" not in response.headers
 
@@ -365,13 +367,24 @@ def _environment_without(modules: tuple[str, ...], folder: Path) -> dict[str, st
 
 
 def _servers_of(pid: int) -> list[psutil.Process]:
-    children = psutil.Process(pid).children()
-    return [child for child in children if "luthien.demo.model_server" in child.cmdline()]
+    return [child for child in psutil.Process(pid).children() if _is_server(child)]
+
+
+def _is_server(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):  # it has ended
+        return "luthien.demo.model_server" in process.cmdline()
+    return False
 
 
 def _wait_until_dead(process: psutil.Process) -> None:
     """A zombie counts as dead: reaping it is the business of whoever adopted it."""
-    _wait(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+    _wait(lambda: _is_dead(process))
+
+
+def _is_dead(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.status() == psutil.STATUS_ZOMBIE
+    return True
 
 
 def _wait(condition: Callable[[], object]) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -29,9 +28,9 @@ from luthien.store.partitions import PartitionKeeper, day_range
 from tests.acceptance.commands import luthien
 from tests.otlp_receiver import otlp_receiver
 from tests.playbook import ScriptedProvider, answers
+from tests.ports import reserved_port
 from tests.tcp_proxy import proxy_to
 
-TODAY = datetime.now(UTC).date()
 SECRETS = {
     "OPENAI_API_KEY": "sk-secret-1",
     "ANTHROPIC_API_KEY": "sk-secret-2",
@@ -54,6 +53,12 @@ time.sleep(600)
 
 Findings = dict[str, dict[str, str]]
 
+pytestmark = pytest.mark.usefixtures("same_day")
+
+
+def day(days_ahead: int = 0) -> date:
+    return datetime.now(UTC).date() + timedelta(days=days_ahead)
+
 
 @pytest.fixture
 def provider(provider: ScriptedProvider) -> ScriptedProvider:
@@ -65,7 +70,7 @@ def provider(provider: ScriptedProvider) -> ScriptedProvider:
 def ready(record_database: str) -> str:
     """The DSN of a database as a running gateway has it."""
     with psycopg.connect(record_database, autocommit=True) as conn:
-        PartitionKeeper().ensure(conn, [TODAY + timedelta(days=number) for number in range(4)])
+        PartitionKeeper().ensure(conn, [day(number) for number in range(4)])
     return record_database
 
 
@@ -101,11 +106,10 @@ KEYS_SAID = ("groups", "streams", "gateway keys")
 NOTHING: dict[str, set[str]] = {"warning": set(), "problem": set()}
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    with reserved_port() as port:
+        yield port
 
 
 @contextmanager
@@ -131,7 +135,7 @@ class TestHealthy:
             *("spool", "spool of the living", "spool of the dead", "provider openai", "provider anthropic"),
             *("OTLP traces", "OTLP metrics", "OTLP logs", "Tempo"),
         ]
-        assert found["partitions"]["found"] == f"4 days, from {TODAY} to {TODAY + timedelta(days=3)}"
+        assert found["partitions"]["found"] == f"4 days, from {day()} to {day(3)}"
         assert "answers (401, without a key)" in found["provider openai"]["found"]
         assert [turn.path for turn in provider.turns] == ["/v1/models"] * 2
         assert {name for turn in provider.turns for name in turn.headers} <= {"host", "content-length", "connection"}
@@ -164,8 +168,10 @@ class TestHealthy:
 
 
 class TestTheDatabase:
-    def test_that_is_down_costs_no_other_check(self, data_dir: Path, provider: ScriptedProvider) -> None:
-        dsn = f"postgresql://luthien:secret@127.0.0.1:{free_port()}/luthien"
+    def test_that_is_down_costs_no_other_check(
+        self, data_dir: Path, provider: ScriptedProvider, closed_port: int
+    ) -> None:
+        dsn = f"postgresql://luthien:secret@127.0.0.1:{closed_port}/luthien"
         status, found = examine(data_dir, dsn, provider.url)
         assert (status, levels(found)) == (1, {"warning": set(), "problem": {"database"}})
         assert "Connection refused" in found["database"]["found"]
@@ -261,15 +267,15 @@ class TestTheDatabase:
     def test_tells_what_strayed_what_is_set_aside_and_what_is_too_old(
         self, data_dir: Path, ready: str, conn: psycopg.Connection[Any], provider: ScriptedProvider
     ) -> None:
-        PartitionKeeper().ensure(conn, [TODAY - timedelta(days=9)])
-        yesterday = day_range(TODAY - timedelta(days=1))[0]
+        PartitionKeeper().ensure(conn, [day(-9)])
+        yesterday = day_range(day(-1))[0]
         conn.execute("INSERT INTO conversation_calls (call_id) VALUES (%s)", (yesterday,))
         for reason, hours in (("refused", 5), ("conflict", 3), ("refused", 1)):
             conn.execute(
                 "INSERT INTO conversation_quarantine"
                 " (call_id, sequence, record_sha256, reason, error, payload, quarantined_at)"
                 " VALUES (%s, %s, '', %s, 'a secret', 'a secret', now() - make_interval(hours => %s))",
-                (day_range(TODAY)[0], hours, reason, hours),
+                (day_range(day())[0], hours, reason, hours),
             )
         status, found = examine(data_dir, ready, provider.url, LUTHIEN_KEEP="2d")
         expected = {"default partitions", "quarantine", "retention"}
@@ -352,8 +358,10 @@ class TestTheSpool:
         assert found["spool of the dead"]["level"] == "ok"
         assert found["spool elsewhere"]["level"] == "warning"
 
-    def test_is_told_when_the_database_is_down(self, data_dir: Path, provider: ScriptedProvider) -> None:
-        dsn = f"postgresql://u@127.0.0.1:{free_port()}/d"
+    def test_is_told_when_the_database_is_down(
+        self, data_dir: Path, provider: ScriptedProvider, closed_port: int
+    ) -> None:
+        dsn = f"postgresql://u@127.0.0.1:{closed_port}/d"
         with process_with_spool(spool_root(data_dir / "spool", dsn)):
             pass
         _, found = examine(data_dir, dsn, provider.url)
@@ -374,8 +382,8 @@ class TestTheSpool:
 
 
 class TestTheNetwork:
-    def test_a_provider_that_is_down_is_a_problem(self, data_dir: Path, ready: str) -> None:
-        status, found = examine(data_dir, ready, f"http://127.0.0.1:{free_port()}")
+    def test_a_provider_that_is_down_is_a_problem(self, data_dir: Path, ready: str, closed_port: int) -> None:
+        status, found = examine(data_dir, ready, f"http://127.0.0.1:{closed_port}")
         expected = {"provider openai", "provider anthropic"}
         assert (status, levels(found)) == (1, {"warning": set(), "problem": expected})
 

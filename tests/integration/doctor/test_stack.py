@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -16,6 +15,7 @@ from luthien.doctor.finding import Finding, Level
 from luthien.settings import Settings
 from tests.otlp_receiver import Refusal, Reservation, otlp_grpc_receiver, otlp_receiver
 from tests.playbook import ScriptedProvider, answers
+from tests.ports import reserved_port
 from tests.tempo_server import grafana_proxy, tempo_server
 
 RECEIVERS = {"http/protobuf": otlp_receiver, "grpc": otlp_grpc_receiver}
@@ -36,11 +36,11 @@ def traces(**settings: Any) -> dict[str, Finding]:
     return by_check(tracing.examine(Settings(**settings)))
 
 
-def closed_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
+@pytest.fixture
+def away() -> Iterator[str]:
+    """An address at which nobody listens."""
+    with reserved_port() as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_what_is_not_exported_is_told_with_the_reason() -> None:
@@ -62,8 +62,8 @@ class TestReceivers:
             assert [headers["authorization"] for headers in receiver.headers] == ["secret key"] * 3
             assert not receiver.spans
 
-    def test_one_that_is_not_there(self, protocol: str) -> None:
-        found = receivers(f"http://127.0.0.1:{closed_port()}", otlp_protocol=protocol)
+    def test_one_that_is_not_there(self, protocol: str, away: str) -> None:
+        found = receivers(away, otlp_protocol=protocol)
         assert {each.level for each in found.values()} == {Level.PROBLEM}
         assert "cannot be reached" in found["OTLP logs"].found
         assert "recorded all the same" in found["OTLP logs"].todo
@@ -124,9 +124,9 @@ def test_what_is_not_exported_is_not_asked() -> None:
     assert {each.level for each in found.values()} == {Level.OK}
 
 
-def test_a_signal_of_its_own_is_asked_at_its_own_address() -> None:
+def test_a_signal_of_its_own_is_asked_at_its_own_address(away: str) -> None:
     with otlp_receiver() as receiver:
-        found = receivers(f"http://127.0.0.1:{closed_port()}", otlp_traces_endpoint=f"{receiver.endpoint}/v1/traces")
+        found = receivers(away, otlp_traces_endpoint=f"{receiver.endpoint}/v1/traces")
         assert receiver.paths == ["/v1/traces"]
     assert [found[check].level for check in SIGNALS] == [Level.OK, Level.PROBLEM, Level.PROBLEM]
 
@@ -155,8 +155,7 @@ class TestTempo:
             assert (found["Tempo"].level, found["Grafana"].level) == (Level.PROBLEM, Level.OK)
             assert word in found["Tempo"].found
 
-    def test_nothing_is_there(self) -> None:
-        away = f"http://127.0.0.1:{closed_port()}"
+    def test_nothing_is_there(self, away: str) -> None:
         found = traces(tempo_url=away, grafana_url=away)
         assert found["Tempo"].level is Level.PROBLEM
         assert found["Grafana"].level is Level.WARNING  # a link for browsers, which may reach it

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import socket
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 
 from luthien.exchange import call_time_ms
 from tests.playbook import Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway, streams
+from tests.ports import reserved_port
 from tests.wire import (
     DONE,
     anthropic_request,
@@ -151,10 +151,7 @@ def test_call_ids_are_uuid7_and_cannot_be_chosen_by_clients(gateway: Gateway, pr
 def test_an_unreachable_provider_is_a_502_in_the_format_of_the_call(
     record_database: str, path: str, shape: dict[str, Any]
 ) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    with running_gateway(record_database, f"http://127.0.0.1:{port}") as gateway:
+    with reserved_port() as port, running_gateway(record_database, f"http://127.0.0.1:{port}") as gateway:
         response = gateway.post(path, openai_request())
         assert response.status_code == 502
         error = response.json()
@@ -210,8 +207,8 @@ def test_a_slow_stream_outlives_the_read_timeout_as_long_as_it_is_not_silent(
     record_database: str, provider: ScriptedProvider
 ) -> None:
     frames = [openai_chunk({"content": "x"}) for _ in range(8)]
-    provider.will(streams(*frames, DONE, pause_s=0.1))
-    with running_gateway(record_database, provider.url, read_timeout_s=0.5) as gateway:
+    provider.will(streams(*frames, DONE, pause_s=0.25))
+    with running_gateway(record_database, provider.url, read_timeout_s=1.5) as gateway:
         response = gateway.post(OPENAI, openai_request(stream=True))
         assert response.content == b"".join([*frames, DONE])
 

@@ -11,7 +11,7 @@ import pytest
 from luthien.policies.policy import Policy, Request, Verdict
 from luthien.policies.registry import BUILTIN
 from luthien.telemetry import conventions as names
-from tests.otlp_receiver import attributes_of, otlp_receiver
+from tests.otlp_receiver import attributes_of, exports_unhurried, otlp_receiver
 from tests.playbook import Gateway, ScriptedProvider, answers, running_gateway
 from tests.wire import anthropic_request, anthropic_response, openai_request, openai_response
 
@@ -121,7 +121,7 @@ def test_spans_name_the_group_and_the_configuration(
     provider.will(answers(openai_response()))
     group = {"name": "it", "match": {"models": ["gpt-*"]}, "policies": []}
     with otlp_receiver() as receiver:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        exports_unhurried(monkeypatch, receiver)
         with running_gateway(record_database, provider.url, more={"groups": [group]}) as gateway:
             call = gateway.call(gateway.post(OPENAI, openai_request()))
         [exchange] = [attributes_of(span.attributes) for span in receiver.spans if span.name == names.EXCHANGE]

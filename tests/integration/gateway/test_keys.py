@@ -12,7 +12,7 @@ import pytest
 
 from luthien.exchange import STAGES
 from luthien.telemetry import conventions as names
-from tests.otlp_receiver import OtlpReceiver, attributes_of, otlp_receiver
+from tests.otlp_receiver import OtlpReceiver, attributes_of, exports_unhurried, otlp_receiver
 from tests.playbook import Gateway, ScriptedProvider, answers, running_gateway, streams
 from tests.wire import anthropic_request, anthropic_response, anthropic_stream, openai_request, openai_response
 
@@ -157,7 +157,7 @@ def test_no_key_is_kept_anywhere(
     provider.will(answers(openai_response()), streams(*anthropic_stream("Hi")), answers(openai_response()))
     caplog.set_level(logging.DEBUG)
     with otlp_receiver() as receiver:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        exports_unhurried(monkeypatch, receiver)
         with running_gateway(record_database, provider.url, [{"policy": "noop"}], more=KEYS) as gateway:
             for path, body, headers in (
                 (OPENAI, openai_request(), {"authorization": f"Bearer {A}", "user-agent": f"me {A}"}),

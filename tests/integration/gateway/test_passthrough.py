@@ -30,6 +30,7 @@ from tests.playbook import (
     settled,
     streams,
 )
+from tests.ports import reserved_port
 
 MODELS = {"object": "list", "data": [{"id": "gpt-test", "object": "model", "created": 1, "owned_by": "me"}]}
 ANTHROPIC = {"x-api-key": "sk-ant", "anthropic-version": "2023-06-01"}
@@ -385,10 +386,7 @@ class TestEnds:
     def test_a_provider_that_cannot_be_reached_is_a_502(
         self, record_database: str, headers: dict[str, str], kind: str
     ) -> None:
-        with socket.socket() as unused:
-            unused.bind(("127.0.0.1", 0))
-            port = unused.getsockname()[1]
-        with running_gateway(record_database, f"http://127.0.0.1:{port}") as gateway:
+        with reserved_port() as port, running_gateway(record_database, f"http://127.0.0.1:{port}") as gateway:
             response = gateway.get("/v1/models", headers)
             call = gateway.call(response)
         assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_unreachable")

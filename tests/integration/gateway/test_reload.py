@@ -18,7 +18,7 @@ import yaml
 
 from luthien.gateway import reload
 from luthien.policies.policy import Policy
-from tests.otlp_receiver import attributes_of, otlp_receiver
+from tests.otlp_receiver import attributes_of, exports_unhurried, otlp_receiver
 from tests.playbook import Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway
 from tests.serving import serving
 from tests.wire import openai_request, openai_response, openai_stream
@@ -281,7 +281,7 @@ def test_reloads_are_counted(
 ) -> None:
     file = tmp_path / "luthien.yaml"
     with otlp_receiver() as receiver:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        exports_unhurried(monkeypatch, receiver)
         with running_gateway(record_database, provider.url, file=file) as gateway:
             changing = Changing(gateway, file, provider)
             changing.say(replaces("a"))

@@ -6,7 +6,6 @@ import asyncio
 import socket
 from collections.abc import Iterator
 
-import httpx
 import pytest
 
 from luthien.policies.policy import Policy, Request, Verdict
@@ -57,7 +56,7 @@ def test_what_was_not_asked_for_is_an_error_of_the_provider(
 
 
 def test_a_form_for_a_token_is_not_read_for_ever(gateway: Gateway) -> None:
-    refused = httpx.post(f"{gateway.url}/debug/sign-in", content=b"token=" + b"x" * 100_000)
+    refused = gateway.post("/debug/sign-in", b"token=" + b"x" * 100_000)
     assert refused.status_code == 413
 
 

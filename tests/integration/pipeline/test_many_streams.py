@@ -11,15 +11,18 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
 import pytest
 
 from tests.playbook import DEADLINE_S, eventually
+from tests.ports import reserved_port
 from tests.wire import openai_request, openai_stream
 
 STREAMS = 1000
+ALL = [("completed", True, STREAMS)]
 SOFT_LIMIT = 256
 FRAMES = openai_stream("Hello", " there")
 
@@ -83,9 +86,7 @@ def many_files() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("many_files")
-async def test_a_thousand_streams_are_open_at_once_and_all_end_whole(
-    record_database: str, tmp_path: Path, unused_tcp_port: int
-) -> None:
+async def test_a_thousand_streams_are_open_at_once_and_all_end_whole(record_database: str, tmp_path: Path) -> None:
     all_are_open = asyncio.Event()
 
     async def call(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -102,15 +103,19 @@ async def test_a_thousand_streams_are_open_at_once_and_all_end_whole(
         return rest
 
     async with asyncio.timeout(120), provider(all_are_open) as url:
-        with serving(record_database, url, tmp_path, unused_tcp_port) as gateway:
+        with reserved_port() as port, serving(record_database, url, tmp_path, port) as gateway:
             calls = []
             for _ in range(STREAMS // 100):
                 calls += await asyncio.gather(*[call(gateway) for _ in range(100)])
             all_are_open.set()
             ends = await asyncio.gather(*[end(*each) for each in calls])
+            found = await asyncio.to_thread(eventually, lambda: stored(record_database), lambda rows: rows == ALL)
     assert [each for each in ends if FRAMES[-1] not in each] == []
-    with psycopg.connect(record_database) as conn:
-        found = conn.execute(
+    assert found == ALL
+
+
+def stored(dsn: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(dsn) as conn:
+        return conn.execute(
             "SELECT outcome, records_stored = records_emitted, count(*) FROM conversation_calls GROUP BY 1, 2"
         ).fetchall()
-    assert found == [("completed", True, STREAMS)]

@@ -18,7 +18,7 @@ from luthien.formats.registry import OPENAI_CHAT
 from luthien.pipeline.children import MAX_CHILDREN
 from luthien.policies.policy import CallContext, Credential, ModelFailed, Policy, Request, Response, Verdict
 from luthien.policies.registry import BUILTIN
-from tests.otlp_receiver import attributes_of, otlp_receiver
+from tests.otlp_receiver import attributes_of, exports_unhurried, otlp_receiver
 from tests.playbook import Gateway, Play, ScriptedProvider, Turn, answers, eventually, running_gateway
 from tests.wire import (
     anthropic_request,
@@ -185,7 +185,7 @@ def test_no_credential_is_in_the_record_or_in_spans(
     record_database: str, model: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with otlp_receiver() as receiver:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        exports_unhurried(monkeypatch, receiver)
         with running_gateway(record_database, model.url, asking()) as gateway:
             response = gateway.post(
                 OPENAI, openai_request("Hello"), headers={"authorization": f"Bearer {CLIENTS_KEY}"}
@@ -265,7 +265,7 @@ def test_a_child_belongs_to_the_session_of_its_parent(
     """Whatever the policy asks, and who asks is not exported of a child either."""
     monkeypatch.setitem(ASKED, "openai.chat_completions", openai_request("Is it fine?") | {"prompt_cache_key": "own"})
     with otlp_receiver() as receiver:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        exports_unhurried(monkeypatch, receiver)
         with running_gateway(record_database, model.url, asking()) as gateway:
             request = openai_request("Hello") | said.get("more", {})
             call = gateway.call(gateway.post(OPENAI, request, headers=said.get("headers")))
@@ -356,11 +356,11 @@ def test_a_model_that_takes_too_long(record_database: str, provider: ScriptedPro
         await gate.wait()
 
     provider.will(both(never, answers(openai_response("Hello there"))))
-    with running_gateway(record_database, provider.url, asking(timeout_s=0.2)) as gateway:
+    with running_gateway(record_database, provider.url, asking(timeout_s=1)) as gateway:
         response = gateway.post(OPENAI, openai_request("Hello"))
         call = gateway.call(response)
         assert call["outcome"] == "policy_error"
-        assert call["decisions"][0]["reason"] == "ModelFailed: the model did not answer within 0.2 s"
+        assert call["decisions"][0]["reason"] == "ModelFailed: the model did not answer within 1 s"
         child = gateway.call(call["children"][0]["call_id"])
         assert (child["outcome"], child["error"]["message"]) == ("client_disconnected", "the policy no longer waits")
         assert child["completeness"]["state"] == "complete"

@@ -9,6 +9,8 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 import yaml
 
 from tests.playbook import ScriptedProvider, answers, eventually, running_gateway, streams
+from tests.ports import reserved_port
 from tests.unit.formats.shown_parts import resolved
 from tests.wire import (
     anthropic_request,
@@ -66,15 +69,9 @@ def test_the_webhook_and_its_service(
 ) -> None:
     monkeypatch.setenv("WEBHOOK_SECRET", "whsec_" + base64.b64encode(b"a secret of the test").decode())
     provider.will(answers(openai_response()))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    program = tmp_path / "service.py"
-    program.write_text(example("`webhook`", "python").replace("8700", str(port)), encoding="utf-8")
-    policies = policies_of("`webhook`")
-    policies[0]["config"] |= {"url": policies[0]["config"]["url"].replace("8700", str(port)), "timeout_s": 20}
-    service = subprocess.Popen([sys.executable, str(program)], stderr=subprocess.DEVNULL)
-    try:
-        eventually(lambda: listens(port), bool)
+    with reserved_port() as port, decision_service(tmp_path / "service.py", port):
+        policies = policies_of("`webhook`")
+        policies[0]["config"] |= {"url": policies[0]["config"]["url"].replace("8700", str(port)), "timeout_s": 20}
         with running_gateway(record_database, provider.url, policies) as gateway:
             assert gateway.post(OPENAI, openai_request("Hello")).json() == openai_response()
             response = gateway.post(OPENAI, openai_request("What is Project Falcon?"))
@@ -82,6 +79,16 @@ def test_the_webhook_and_its_service(
             assert response.json()["error"]["message"].endswith("Project Falcon is secret")
             (decision,) = gateway.call(response)["decisions"]
             assert decision["details"] == {"rule": "falcon"}
+
+
+@contextmanager
+def decision_service(program: Path, port: int) -> Iterator[None]:
+    """The document's service for decisions, once it listens."""
+    program.write_text(example("`webhook`", "python").replace("8700", str(port)), encoding="utf-8")
+    service = subprocess.Popen([sys.executable, str(program)], stderr=subprocess.DEVNULL)
+    try:
+        assert eventually(lambda: listens(port), bool)
+        yield
     finally:
         service.terminate()
         service.wait()

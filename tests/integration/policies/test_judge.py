@@ -15,8 +15,18 @@ from luthien.errors import ConfigError
 from luthien.policies.registry import load_chain
 from tests.dialects import Dialect, in_dialects
 from tests.integration.policies.test_child_calls import both, everything_in, hanging
-from tests.otlp_receiver import attributes_of, otlp_receiver
-from tests.playbook import Gateway, Play, ScriptedProvider, Turn, answers, eventually, running_gateway, streams
+from tests.otlp_receiver import attributes_of, exports_unhurried, otlp_receiver
+from tests.playbook import (
+    DEADLINE_S,
+    Gateway,
+    Play,
+    ScriptedProvider,
+    Turn,
+    answers,
+    eventually,
+    running_gateway,
+    streams,
+)
 from tests.wire import (
     anthropic_response,
     openai_request,
@@ -192,8 +202,8 @@ def test_of_requests_alone_no_stream_is_held(record_database: str, provider: Scr
 
     provider.will(both(answers(in_chat(0.1)), halting))
     with judging(record_database, provider, sides=["request"]) as gateway:
-        body = json.dumps(openai_request(stream=True))
-        with httpx.stream("POST", f"{gateway.url}/v1/chat/completions", content=body) as response:
+        body, url = json.dumps(openai_request(stream=True)), f"{gateway.url}/v1/chat/completions"
+        with httpx.stream("POST", url, content=body, timeout=DEADLINE_S) as response:
             data = response.iter_raw()
             assert next(data) == b"".join(frames[:2])
             gate.open()
@@ -210,8 +220,8 @@ def test_keep_alives_go_on_while_the_judge_thinks(record_database: str, provider
     frames = openai_stream("Hello ", "there")
     provider.will(both(thinking, streams(*frames)))
     with judging(record_database, provider, keep_alive_s=0.1, sides=["response"]) as gateway:
-        body = json.dumps(openai_request(stream=True))
-        with httpx.stream("POST", f"{gateway.url}/v1/chat/completions", content=body) as response:
+        body, url = json.dumps(openai_request(stream=True)), f"{gateway.url}/v1/chat/completions"
+        with httpx.stream("POST", url, content=body, timeout=DEADLINE_S) as response:
             data = response.iter_raw()
             assert next(data) == b": keep-alive\n\n"
             gate.open()
@@ -279,7 +289,7 @@ def test_neither_key_nor_explanation_leaves_the_process(
 ) -> None:
     provider.will(both(answers(in_chat(0.7)), answers(openai_response())))
     with otlp_receiver() as receiver:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        exports_unhurried(monkeypatch, receiver)
         with judging(record_database, provider, action="annotate") as gateway:
             gateway.call(gateway.post("/v1/chat/completions", openai_request()))
         exported = b"".join(receiver.bodies)

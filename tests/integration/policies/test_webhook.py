@@ -273,10 +273,10 @@ def test_one_that_is_slow_or_down(record_database: str, provider: ScriptedProvid
         await answers(ALLOW)(turn)
 
     service.will(slow)
-    with hooked(record_database, provider, service, timeout_s=0.3) as gateway:
+    with hooked(record_database, provider, service, timeout_s=1) as gateway:
         response = gateway.post(OPENAI, openai_request())
         ((_, _, said),) = told(gateway, response)
-        assert said == "WebhookFailed: the webhook at 127.0.0.1 did not answer within 0.3 s"
+        assert said == "WebhookFailed: the webhook at 127.0.0.1 did not answer within 1 s"
         gate.open()
         service.close()
         response = gateway.post(OPENAI, openai_request())

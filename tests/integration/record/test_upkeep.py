@@ -14,7 +14,7 @@ from luthien.record.chores import DefaultPartitions, partitions_ahead, retention
 from luthien.record.upkeep import Chore, Connection, Upkeep
 from luthien.store.partitions import PartitionKeeper
 from luthien.store.retention import repair, stored_days
-from tests.playbook import ScriptedProvider, eventually, running_gateway
+from tests.playbook import DEADLINE_S, ScriptedProvider, eventually, running_gateway
 from tests.records import call_at
 
 
@@ -91,15 +91,17 @@ def test_a_stop_does_not_wait_for_a_database_that_is_busy(record_database: str) 
 
     def sleep(conn: Connection) -> None:
         started.append(1)
-        conn.execute("SELECT pg_sleep(25)")
+        conn.execute("SELECT pg_sleep(100)")
 
     upkeep = Upkeep(record_database, [Chore("sleep", 1.0, sleep)])
     upkeep.start()
     assert eventually(lambda: bool(started), bool)
     upkeep.stop(0.1)
+    upkeep._thread.join(DEADLINE_S)
     assert not upkeep._thread.is_alive()
 
 
+@pytest.mark.usefixtures("same_day")
 def test_the_next_days_have_their_partitions_before_any_call(record_database: str) -> None:
     tomorrow = datetime.now(UTC).date() + timedelta(days=1)
     with (
@@ -116,6 +118,7 @@ def test_the_next_days_have_their_partitions_before_any_call(record_database: st
         assert eventually(is_made, bool)
 
 
+@pytest.mark.usefixtures("same_day")
 def test_days_that_are_older_than_retention_are_dropped(record_database: str) -> None:
     today = datetime.now(UTC).date()
     with psycopg.connect(record_database, autocommit=True) as conn:
@@ -142,6 +145,7 @@ def test_a_row_in_a_default_partition_is_counted_and_said_once(
     assert caplog.messages == ["the default partitions have 1 rows that should be in a day's: run `luthien repair`"]
 
 
+@pytest.mark.usefixtures("same_day")
 def test_a_gateway_that_is_told_how_long_to_keep_calls_does(record_database: str, provider: ScriptedProvider) -> None:
     today = datetime.now(UTC).date()
     with psycopg.connect(record_database, autocommit=True) as conn:

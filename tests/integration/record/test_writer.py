@@ -155,6 +155,7 @@ class TestTheWriter:
         sizes = "SELECT length(payload) FROM conversation_events ORDER BY 1 DESC"
         assert fetch(record_database, sizes)[0] == (3_000_000,)
 
+    @pytest.mark.usefixtures("same_day")
     def test_puts_each_call_into_the_partition_of_its_day(self, record_database: str) -> None:
         now = time.time()
         with writing(record_database) as (queue, _):
@@ -177,6 +178,7 @@ class TestTheWriter:
         places = "SELECT DISTINCT tableoid::regclass::text FROM conversation_events"
         assert fetch(database, places) == [("conversation_events_default",)]
 
+    @pytest.mark.usefixtures("same_day")
     def test_counts_what_is_older_than_retention_and_stores_the_rest(self, record_database: str) -> None:
         """The spool of a process that died long ago brings no dropped day back."""
         now = time.time()
@@ -544,7 +546,7 @@ class TestStopping:
             queue.submit([each for _ in range(50) for each in whole_call()])
             assert writer.stop(DEADLINE_S) == 0
             assert queue.stats().stored == 350
-            assert not threads()
+            eventually(lambda: not threads())
             assert queue.submit([record()]).refused == 1
             assert writer.stop(DEADLINE_S) == 0
         backends = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'luthien-record'"
@@ -578,7 +580,7 @@ class TestStopping:
             assert writer.stop(0.3) == 7
             assert queue.stats().dropped == {"stopped": 7}
             assert "7 records were lost: the database did not take them within 0.3 s" in caplog.messages
-            assert "luthien-record-writer" not in threads()
+            eventually(lambda: "luthien-record-writer" not in threads())
         eventually(lambda: not threads())
 
     @pytest.mark.parametrize("sent_bytes", [0, 1_500_000], ids=["before the copy", "in the middle of it"])
@@ -594,7 +596,7 @@ class TestStopping:
             queue.submit(batch)
             assert proxy.held.wait(DEADLINE_S)
             assert writer.stop(0.2) == 3
-            assert "luthien-record-writer" not in threads()
+            eventually(lambda: "luthien-record-writer" not in threads())
             stats = queue.stats()
             assert (stats.stored, stats.dropped, stats.unsaved) == (1, {"stopped": 3}, 0)
             proxy.resume()
@@ -610,7 +612,7 @@ class TestStopping:
         with writing(proxy.dsn(record_database)) as (queue, writer):
             queue.submit(whole_call())
             assert writer.stop(0.2) == 7
-            assert "luthien-record-writer" not in threads()
+            eventually(lambda: "luthien-record-writer" not in threads())
         proxy.refuse()
         eventually(lambda: not threads())
 

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -313,21 +314,28 @@ def test_an_initdb_cut_short_by_kill_9_is_begun_again(room: Path, others: Callab
 def test_busy_children_of_a_killed_server_are_waited_for(data_dir: Path, others: Callable[..., OtherLuthien]) -> None:
     owner = others(data_dir)
     dsn = owner.dsn()
-    busy = threading.Thread(target=_keep_busy, args=(dsn,))
-    busy.start()
-    eventually(lambda: ask(dsn, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DO%'"))
-    os.kill(server_pid(data_dir), signal.SIGKILL)
-    owner.kill()
-    with embedded_postgres(data_dir) as dsn_again:
-        assert ask(dsn_again, "SELECT number FROM kept") == 1
-    busy.join()
-    assert "pre-existing shared memory block" in (data_dir / "server.log").read_text()
+    with ThreadPoolExecutor(2) as pool:
+        busy = pool.submit(_keep_busy, dsn)
+        child = eventually(lambda: ask(dsn, "SELECT max(pid) FROM pg_stat_activity WHERE query LIKE 'DO%'"))
+        os.kill(server_pid(data_dir), signal.SIGKILL)
+        owner.kill()
+        said = pool.submit(_end_once_waited_for, child, data_dir / "server.log")
+        with embedded_postgres(data_dir) as dsn_again:
+            assert ask(dsn_again, "SELECT number FROM kept") == 1
+        said.result()
+        busy.result()
 
 
 def _keep_busy(dsn: str) -> None:
-    end = "clock_timestamp() + interval '1 second'"
     with contextlib.suppress(psycopg.OperationalError):
-        run(dsn, f"DO $$ DECLARE e timestamptz := {end}; BEGIN WHILE clock_timestamp() < e LOOP END LOOP; END $$")
+        run(dsn, "DO $$ BEGIN WHILE true LOOP END LOOP; END $$")
+
+
+def _end_once_waited_for(child: int, log: Path) -> None:
+    try:
+        eventually(lambda: "pre-existing shared memory block" in log.read_text())
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_program_whose_parent_is_gone_already_is_not_started(tmp_path: Path) -> None:

@@ -184,23 +184,24 @@ class TestADatabaseThatCannotBeAsked:
     async def test_because_it_says_nothing_is_given_up(
         self, record_database: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(read._Connection, "silence_s", 0.2)
-        monkeypatch.setattr(read._PlainConnection, "silence_s", 0.2)
         with proxy_to(record_database) as proxy:
-            reader = RecordReader(proxy.dsn(record_database), timeout_s=0.5)
+            reader = RecordReader(proxy.dsn(record_database), timeout_s=2.0)
             await reader.open()
             assert await reader.calls(EVERY_CALL, None, 1) == []
             proxy.stall()
+            monkeypatch.setattr(read._Connection, "silence_s", 0.2)
+            monkeypatch.setattr(read._PlainConnection, "silence_s", 0.2)
             for ask in (reader.calls(EVERY_CALL, None, 1), reader.pending_migrations()):
                 with pytest.raises(StoreError, match="the database is away"):
                     await ask
+            monkeypatch.undo()
             proxy.resume()
             assert await reader.calls(EVERY_CALL, None, 1) == []
             await reader.close()
 
     async def test_for_a_while_is_asked_again(self, record_database: str) -> None:
         with proxy_to(record_database) as proxy:
-            reader = RecordReader(proxy.dsn(record_database), timeout_s=0.5)
+            reader = RecordReader(proxy.dsn(record_database), timeout_s=2.0)
             await reader.open()
             assert await reader.calls(EVERY_CALL, None, 1) == []
             proxy.refuse()

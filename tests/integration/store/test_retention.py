@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -35,12 +35,14 @@ from luthien.store.windows import NEWEST
 from luthien.store.write import prepare, write_batch
 from tests.acceptance.commands import luthien
 from tests.integration.store.rows import TABLES, insert_everywhere
+from tests.playbook import eventually
 from tests.records import call_at, whole_call
 
-TODAY = datetime.now(UTC).date()
 KEEP = timedelta(days=3)
 
 Conn = psycopg.Connection[Any]
+
+pytestmark = pytest.mark.usefixtures("same_day")
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def conn(record_database: str) -> Iterator[Conn]:
 
 
 def ago(days: int) -> date:
-    return TODAY - timedelta(days=days)
+    return datetime.now(UTC).date() - timedelta(days=days)
 
 
 def edges(day: date) -> list[UUID]:
@@ -80,6 +82,10 @@ def partitions(conn: Conn) -> set[str]:
 
 def days(found: Iterator[StoredDay] | list[StoredDay] | tuple[StoredDay, ...]) -> list[date]:
     return [each.day for each in found]
+
+
+def any_done(others: Iterable[Future[None]]) -> bool:
+    return any(other.done() for other in others)
 
 
 @contextmanager
@@ -171,16 +177,14 @@ class TestPruning:
         assert prune(conn, KEEP).strays == 1
         assert conn.execute("SELECT sequence FROM conversation_quarantine").fetchall() == [(1,)]
 
-    @pytest.mark.parametrize(
-        ("day", "keep_days"), [(ago(3), 3), (ago(0), 1), (ago(-1), 1), (ago(9), 0), (ago(9), -9)]
-    )
+    @pytest.mark.parametrize(("days_ago", "keep_days"), [(3, 3), (0, 1), (-1, 1), (9, 0), (9, -9)])
     def test_postgres_refuses_a_day_that_is_not_older_by_its_own_clock(
-        self, conn: Conn, day: date, keep_days: int
+        self, conn: Conn, days_ago: int, keep_days: int
     ) -> None:
         """So that a machine whose clock runs a month ahead does not drop the whole record."""
         make_days(conn, 0, 3, 9)
         with pytest.raises(psycopg.errors.InvalidParameterValue, match="not older"):
-            conn.execute(query("drop_day"), (day, keep_days))
+            conn.execute(query("drop_day"), (ago(days_ago), keep_days))
         assert len(partitions(conn)) == 3 * len(TABLES)
 
     def test_a_dry_run_names_the_same_days_and_drops_none(self, conn: Conn) -> None:
@@ -243,17 +247,17 @@ class TestOthers:
 
         with ThreadPoolExecutor(4) as pool:
             others = [pool.submit(job) for job in (write, write, look, look)]
-            while not (len(written) > 20 and len(read) > 5):
-                assert not any(other.done() for other in others)
+            eventually(lambda: any_done(others) or (len(written) > 20 and len(read) > 5), bool)
+            assert not any_done(others)
             pruned = prune(conn, KEEP, attempts=100)
             so_far, read_so_far = len(written), len(read)
-            while not (len(written) > so_far + 20 and len(read) > read_so_far + 5):
-                assert not any(other.done() for other in others)
+            eventually(lambda: any_done(others) or (len(written) > so_far + 20 and len(read) > read_so_far + 5), bool)
+            assert not any_done(others)
             stop.set()
             for other in others:
                 other.result()
         assert len(pruned.dropped) == len(expired)
-        assert set(ids(conn, "conversation_calls")) == {*written, *edges(TODAY)}
+        assert set(ids(conn, "conversation_calls")) == {*written, *edges(ago(0))}
         assert len(ids(conn, "conversation_events")) == 7 * len(written) + 2
 
     def test_who_prune_at_once_drop_each_day_once(self, record_database: str, conn: Conn) -> None:
@@ -271,7 +275,7 @@ class TestOthers:
         assert sorted(day for each in results for day in days(each.dropped)) == [ago(n) for n in range(11, 3, -1)]
         assert [each.put_off for each in results] == [()] * 4
         assert sum(each.strays for each in results) == len(TABLES)
-        assert days(stored_days(conn)) == [TODAY]
+        assert days(stored_days(conn)) == [ago(0)]
 
 
 class TestRights:

@@ -37,7 +37,7 @@ from luthien.telemetry.setup import Telemetry, start_telemetry
 from luthien.telemetry.spans import StageEvent, emit_stage, end_span
 from tests.integration.conftest import StartGateway
 from tests.otlp_receiver import OtlpReceiver, attributes_of
-from tests.playbook import ScriptedProvider, answers, running_gateway, streams
+from tests.playbook import ScriptedProvider, Turn, answers, running_gateway, streams
 from tests.wire import (
     DONE,
     anthropic_request,
@@ -723,6 +723,13 @@ def test_a_gateway_that_stops_while_bytes_are_given_leaves_a_response_final(
 
     send = Client.send
     sent: list[bytes] = []
+    gate = provider.gate()
+
+    async def play(turn: Turn) -> None:
+        await turn.head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
+        await turn.chunk(openai_chunk({"content": "given"}))
+        await gate.wait()
+        await turn.chunk(openai_chunk({"content": "lost"}) + DONE)
 
     async def stuck(client: Client, data: bytes, *, last: bool = False) -> None:
         if len(sent) == 1:
@@ -733,9 +740,10 @@ def test_a_gateway_that_stops_while_bytes_are_given_leaves_a_response_final(
             await asyncio.sleep(20)
         sent.append(data)
         await send(client, data, last=last)
+        gate.open()
 
     monkeypatch.setattr(Client, "send", stuck)
-    provider.will(streams(openai_chunk({"content": "given"}), openai_chunk({"content": "lost"}), DONE, pause_s=0.05))
+    provider.will(play)
     with start() as gateway:
         response = gateway.post(OPENAI, openai_request(stream=True))
         call = gateway.call(response)

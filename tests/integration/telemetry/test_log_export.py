@@ -36,7 +36,7 @@ from luthien.telemetry.log_export import LogExport, start_log_export
 from luthien.telemetry.logs import CallContextFilter, JsonFormatter
 from tests.integration.conftest import StartGateway
 from tests.otlp_receiver import AttributeValue, OtlpReceiver, attributes_of
-from tests.playbook import Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway
+from tests.playbook import DEADLINE_S, Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway
 from tests.tcp_proxy import TcpProxy
 from tests.wire import openai_request, openai_response, openai_stream
 
@@ -82,12 +82,13 @@ def exporting(receiver: OtlpReceiver, **settings: Any) -> Iterator[LogExport]:
     """Exports what is logged inside the block; all of it has arrived afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+        patch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(DEADLINE_S))
         export = start_log_export(Settings(**settings))
     assert export is not None
     try:
         yield export
     finally:
-        assert export.stop(10.0)
+        assert export.stop(DEADLINE_S)
 
 
 def lines(receiver: OtlpReceiver, logger: str) -> list[LogRecord]:
@@ -168,7 +169,9 @@ def test_a_client_that_hangs_up_leaves_a_line(
     provider.will(stall)
     with start() as gateway:
         body = json.dumps(openai_request("prompt-mark", stream=True))
-        with httpx.stream("POST", gateway.url + OPENAI, content=body, headers=HEADERS) as response:
+        with httpx.stream(
+            "POST", gateway.url + OPENAI, content=body, headers=HEADERS, timeout=DEADLINE_S
+        ) as response:
             call_id = response.headers["luthien-call-id"]
             next(response.iter_bytes())
         gateway.call(call_id)
@@ -389,6 +392,7 @@ def test_logs_over_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
     server.start()
     try:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "10")
         export = start_log_export(Settings(otlp_protocol="grpc"))
         assert export is not None
         logging.getLogger("luthien.test").error("x" * 8192)
@@ -411,11 +415,11 @@ def test_logs_on_the_console(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 def test_nothing_is_started_unless_logs_are_exported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
-    before = threading.active_count()
+    before = {*threading.enumerate()}
     assert start_log_export(Settings()) is None
     assert start_log_export(Settings(otlp_endpoint="http://c:4318", logs_exporter="none")) is None
     assert start_log_export(Settings(otlp_traces_endpoint="http://c:4318/v1/traces")) is None
-    assert threading.active_count() == before
+    assert {*threading.enumerate()} <= before
 
 
 def test_a_wrong_variable_of_the_sdk_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,8 @@ NUMBER = {"find": r"\b\d{3}-\d{4}\b", "replace": "[number]", "regex": True}
 
 def policy(*rules: Json, wire_format: WireFormat = OPENAI_CHAT, **config: Any) -> ReplaceText:
     call = CallContext(UUID(int=0), wire_format, "m", streaming=True)
-    return ReplaceText(ReplaceTextConfig.model_validate({"rules": rules, **config}), call)
+    unhurried = {"rules": rules, "match_timeout_ms": 10_000}
+    return ReplaceText(ReplaceTextConfig.model_validate(unhurried | config), call)
 
 
 async def through(replacing: ReplaceText, chunks: Sequence[Chunk]) -> list[Chunk]:

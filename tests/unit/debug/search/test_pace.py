@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
-import time
+import pytest
 
+from luthien.debug.search import indexer
 from luthien.debug.search.indexer import Pace
 
 
-def rests(others_per_s: float) -> float:
-    """How many times as long as its work it rests at most, when others use so much of a core meanwhile."""
+class Clock:
+    """Goes on when it is told to."""
+
+    now_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(indexer, "time", clock)
+    return clock
+
+
+def rests(clock: Clock, others_per_s: float) -> list[float]:
+    """How many times as long as its work it rests, when others use so much of a core meanwhile."""
     rested: list[float] = []
-    ratios: list[float] = []
-    began = time.monotonic()
-    pace = Pace(0.25, rested.append, lambda: (time.monotonic() - began) * others_per_s)
+    pace = Pace(0.25, rested.append, lambda: (clock.now_s - 100) * others_per_s)
     for _ in range(5):
-        before = time.monotonic()
         pace.begin()
-        while time.monotonic() - before < 0.002:
-            pass
+        clock.now_s += 0.004
         pace.breathe(0.0)
-        ratios.append(rested[-1] / (time.monotonic() - before))
-    return max(ratios)
+    return [each / 0.004 for each in rested]
 
 
-def test_it_works_a_quarter_of_the_time_when_nothing_else_is_to_be_done() -> None:
-    assert 1 < rests(others_per_s=0.1) <= 3
+def test_it_works_a_quarter_of_the_time_when_nothing_else_is_to_be_done(clock: Clock) -> None:
+    assert rests(clock, others_per_s=0.1) == pytest.approx([3] * 5)
 
 
-def test_it_all_but_stops_when_calls_need_the_core() -> None:
-    assert rests(others_per_s=0.9) > 3
+def test_it_all_but_stops_when_calls_need_the_core(clock: Clock) -> None:
+    assert rests(clock, others_per_s=0.9) == pytest.approx([19] * 5)
 
 
 def test_whoever_waits_for_it_lets_it_work_all_the_time() -> None:
