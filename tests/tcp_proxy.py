@@ -84,11 +84,16 @@ class TcpProxy:
     def refuse(self) -> None:
         """Breaks every line and takes no new ones."""
 
-        def refuse() -> None:
+        async def refuse() -> None:
+            # A line that was just taken loses its server if that closes before it begins, and would never be closed.
+            for listener in self._server.sockets:
+                self._loop.remove_reader(listener.fileno())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
             self._server.close()
             self._reset()
 
-        self._call(refuse)
+        self._do(refuse())
 
     def accept(self) -> None:
         """Takes new lines again, on the same port, and keeps them."""

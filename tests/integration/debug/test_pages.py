@@ -243,7 +243,7 @@ def test_one_stage_is_served_without_reading_the_others(record_database: str, pr
     provider.will(answers(openai_response("Hi")))
     with (
         proxy_to(record_database) as proxy,
-        running_gateway(proxy.dsn(record_database), provider.url, [CHANGING]) as gateway,
+        running_gateway(proxy.dsn(record_database), provider.url, [CHANGING], index=False) as gateway,
     ):
         call = gateway.call(gateway.post(OPENAI, openai_request("Hello " * 50_000)))
         for way in ("raw", "text"):
