@@ -44,6 +44,12 @@ class Failed(StoreError):
     title = "This could not be made"
 
 
+class Stopping(Failed):
+    """Nothing is begun any more."""
+
+    title = "The gateway stops"
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     function: Callable[..., Any]
@@ -124,7 +130,7 @@ class Apart:
 
     def _go_on(self) -> None:
         if self._is_ended:
-            raise Failed("the gateway stops")
+            raise Stopping("the gateway stops")
 
     def _start(self) -> Connection:
         ours, theirs = Pipe()
