@@ -7,6 +7,7 @@ however that ends: it hangs on one end of a socket pair. See decision 18.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import subprocess
@@ -41,6 +42,12 @@ class Failed(StoreError):
     """It could not be done there; says why."""
 
     title = "This could not be made"
+
+
+class Stopping(Failed):
+    """Nothing is begun any more."""
+
+    title = "The gateway stops"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +130,7 @@ class Apart:
 
     def _go_on(self) -> None:
         if self._is_ended:
-            raise Failed("the gateway stops")
+            raise Stopping("the gateway stops")
 
     def _start(self) -> Connection:
         ours, theirs = Pipe()
@@ -179,7 +186,11 @@ def _bound_memory(limit_bytes: int) -> None:
         import resource
     except ImportError:  # Windows, which has no such limit
         return
-    resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
+    _, most_bytes = resource.getrlimit(resource.RLIMIT_AS)
+    if most_bytes != resource.RLIM_INFINITY:  # where the gateway's own is lower, that stays
+        limit_bytes = min(limit_bytes, most_bytes)
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses it
+        resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
 
 
 def main() -> None:

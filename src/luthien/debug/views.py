@@ -12,7 +12,7 @@ from functools import cache
 from typing import TypeVar
 from uuid import UUID
 
-from luthien.debug.apart import Apart, CannotStart
+from luthien.debug.apart import Apart, CannotStart, Stopping
 from luthien.debug.call.completeness import Evidence
 from luthien.debug.call.lookup import Found, Lookup, Pending
 from luthien.debug.diff import Differ
@@ -61,7 +61,7 @@ class Lane:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Raises StoreBusy when there is no more room to wait in, or no time."""
+        """Raises StoreBusy when there is no more room to wait in, Stopping when there is no more time."""
         if self._waiting >= self._most_waiting:
             raise StoreBusy(f"{self._waiting} others wait for calls to be read: try again in a moment")
         self._waiting += 1
@@ -71,7 +71,7 @@ class Lane:
             self._waiting -= 1
         try:
             if self._is_closed:
-                raise StoreBusy("the gateway stops")
+                raise Stopping("the gateway stops")
             yield
         finally:
             self._going.release()

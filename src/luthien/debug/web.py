@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from luthien.debug.addresses import session_page
+from luthien.debug.apart import Stopping
 from luthien.debug.call.completeness import reason_in_words
 from luthien.debug.showing.shown import duration, plain, pretty, size, visible
 from luthien.debug.signin import SignIn, asked_page
@@ -133,7 +134,7 @@ def sign_in_page(sign_in: SignIn, target: str, *, failed: bool = False, status: 
 
 def _not_now(request: Request, error: StoreError) -> Response:
     if wants_json(request):
-        reason = {StoreAway: "away", StoreBusy: "busy"}.get(type(error), "failed")
+        reason = {StoreAway: "away", StoreBusy: "busy", Stopping: "stopping"}.get(type(error), "failed")
         return not_yet(json_response({"error": str(error), "reason": reason}, status=503))
     return not_yet(page("message.html", {"title": error.title, "text": str(error)}, status=503))
 

@@ -22,7 +22,7 @@ SPAN = 16
 
 _MAX_FACET_BYTES = 512
 _ANY: Final = "*"
-"""What is not asked for. No side, part, path or version is called so, and none has a space: the policy comes last."""
+"""What is not asked for."""
 _SIDES: Final = tuple(side.value for side in Side)
 _PARTS: Final = tuple(part.value for part in Part)
 _MODES: Final = tuple(mode.value for mode in Mode)
@@ -49,17 +49,17 @@ def decision_facets(
     """What a policy decided on a side, and whether it changed something, or would have."""
     mode = Mode.SHADOW if is_shadow else Mode.ENFORCE
     for decided in (action, Decided.CHANGE) if is_changing else (action,):
-        for whose in (_ANY, version):
-            yield facet("decision", side, decided, mode, whose, policy)
+        for whose in (_ANY, _own(version)):
+            yield facet("decision", side, decided, mode, whose, _own(policy))
 
 
 def change_facets(side: str, part: str, path: str | None, policy: str | None, version: str | None) -> Iterator[str]:
     """What was changed on a side, by whom, and where; without a path for as much of it as is not about that."""
     who = [(_ANY, _ANY)]
     if policy is not None:
-        who += [(_ANY, policy)] if version is None else [(_ANY, policy), (version, policy)]
+        who += [(whose, _own(policy)) for whose in ((_ANY,) if version is None else (_ANY, _own(version)))]
         yield from (facet("change", side, _ANY, _ANY, *each) for each in who[1:])
-    for where in (_ANY,) if path is None else (_ANY, path):
+    for where in (_ANY,) if path is None else (_ANY, _own(path)):
         yield from (facet("change", side, part, where, *each) for each in who)
 
 
@@ -81,16 +81,25 @@ def asked_facets(wanted: CallFilter) -> list[tuple[str, ...]]:
 
 
 def _asked_decisions(wanted: CallFilter) -> Iterator[str]:
-    whose = wanted.version or _ANY, wanted.policy or ""
+    whose = _asked(wanted.version), _asked(wanted.policy)
     said = product(_one_of(wanted.side, _SIDES), _one_of(wanted.decided, _ACTIONS), _one_of(wanted.mode, _MODES))
     return (facet("decision", *each, *whose) for each in said)
 
 
 def _asked_changes(wanted: CallFilter) -> Iterator[str]:
-    who = (_ANY if wanted.changed_by is None else wanted.version or _ANY), wanted.changed_by or _ANY
+    who = _ANY if wanted.changed_by is None else _asked(wanted.version), _asked(wanted.changed_by)
     parts = _one_of(wanted.part, _PARTS if wanted.path is not None or wanted.changed_by is None else (_ANY,))
-    said = product(_one_of(wanted.side, _SIDES), parts, (wanted.path or _ANY,))
+    said = product(_one_of(wanted.side, _SIDES), parts, (_asked(wanted.path),))
     return (facet("change", *each, *who) for each in said)
+
+
+def _asked(value: str | None) -> str:
+    return _ANY if value is None else _own(value)
+
+
+def _own(value: str) -> str:
+    """A value that somebody else chose, so that it is neither two values nor `_ANY`."""
+    return "%2A" if value == _ANY else value.replace("%", "%25").replace(" ", "%20")
 
 
 def _one_of(asked: str | None, all_there_are: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from uuid import UUID
 import psutil
 import pytest
 
+from luthien.debug import apart as process
 from luthien.debug.apart import Apart, CannotStart, Failed
 from luthien.debug.call.completeness import Evidence
 from luthien.debug.call.lookup import Found
@@ -159,6 +161,8 @@ async def test_what_breaks_says_what_and_not_why(apart: Apart) -> None:
     assert "secret" not in str(raised.value)
     with pytest.raises(Failed, match="MemoryError"):
         await apart.run(bytes, 2 * 1024**3)
+    await apart.run(process._bound_memory, 2 * 1024**3)  # of a gateway that may have less
+    assert await apart.run(resource.getrlimit, resource.RLIMIT_AS) == (1024**3, 1024**3)
     assert await apart.run(len, "four") == 4
 
 

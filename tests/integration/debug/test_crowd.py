@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from luthien.debug.apart import Stopping
 from luthien.debug.call.call_view import view_call
 from luthien.debug.views import BIG_AT_ONCE, SMALL_AT_ONCE, THREADS, Lane
 from luthien.errors import StoreBusy
@@ -105,6 +106,12 @@ def test_small_calls_do_not_wait_for_big_ones_and_no_more_exports_than_there_is_
     assert len(exported.text.splitlines()) == 2
     assert views.exports.take()
 
+    views.end()
+    for path in ("", f"/{big.headers['luthien-call-id']}"):
+        stopping = gateway.get(f"/debug/calls{path}.json")
+        assert (stopping.status_code, stopping.json()["reason"]) == (503, "stopping")
+        assert stopping.json()["error"] == "the gateway stops"
+
 
 async def test_a_line_has_an_end_and_is_closed_with_the_gateway() -> None:
     lane = Lane(1, most_waiting=1)
@@ -121,7 +128,5 @@ async def _turn(lane: Lane) -> str:
     try:
         async with lane.turn():
             return ""
-    except StoreBusy as busy:
-        if "others wait" in str(busy):
-            raise
-        return str(busy)
+    except Stopping as stopping:
+        return str(stopping)

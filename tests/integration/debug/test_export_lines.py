@@ -12,9 +12,10 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from luthien.debug.call.lookup import Found, Lookup
+from luthien.debug.apart import Failed
+from luthien.debug.call.lookup import Found, Listed, Lookup
 from luthien.debug.export.forms import Whole, export_call
-from luthien.debug.export.lines import as_lines
+from luthien.debug.export.lines import as_lines, line_without
 from luthien.debug.export.parties import Addresses, NotInRecord
 from luthien.exchange import EventType, StageRecord, new_call_id
 from luthien.record.queue import RecordQueue
@@ -108,6 +109,27 @@ async def test_an_error_in_the_middle_is_the_last_line_and_says_where_to_go_on(
     }
     assert [each["call_id"] for each in read_calls] == ids[: len(read_calls)]
     assert len(read_calls) < len(ids)
+
+
+async def test_a_call_that_cannot_be_made_is_named_so_that_one_can_go_on_behind_it(
+    lookup: Lookup, record_database: str
+) -> None:
+    newest, broken, oldest = store(record_database, [whole_call() for _ in range(3)])
+
+    async def line(_lookup: Lookup, listed: Listed) -> str:
+        if str(listed.row["call_id"]) == broken:
+            raise Failed("this was not made within 60 seconds")
+        return line_without(listed)
+
+    async def told(before: str | None) -> list[Any]:
+        at = before and UUID(before)
+        lines = as_lines(lookup, EVERY_CALL, at or None, 10, payloads=True, whole=line)
+        return [json.loads(each) async for each in lines]
+
+    first, last = await told(None)
+    assert first["call_id"] == newest
+    assert last == {"error": f"call {broken}: this was not made within 60 seconds", "after": newest}
+    assert [each["call_id"] for each in await told(broken)] == [oldest]
 
 
 async def test_of_a_stream_that_broke_off_an_archive_has_the_frames(lookup: Lookup, record_database: str) -> None:

@@ -83,6 +83,26 @@ def test_whatever_is_asked_of_a_change_is_one_of_its_facets() -> None:
             assert not other & set(asked)
 
 
+def test_no_value_is_taken_for_another_one_or_for_any() -> None:
+    change = set(change_facets("request", "tool_arguments", "/tools/*", "of two", "1"))
+    decision = set(decision_facets("request", "block", "of two", "1", is_shadow=True, is_changing=False))
+    for wanted in (
+        CallFilter(path="*"),
+        CallFilter(changed_by="*"),
+        CallFilter(changed_by="of two", version="*"),
+        CallFilter(changed_by="two", version="1 of"),
+        CallFilter(changed_by="1 of two", path="/tools/*"),
+        CallFilter(path="/tools/* *"),
+        CallFilter(policy="of two", version="*"),
+        CallFilter(policy="two", version="1 of"),
+        CallFilter(policy="two", version="* of"),
+    ):
+        [asked] = asked_facets(wanted)
+        assert not {*change, *decision} & {*asked}, wanted
+    [asked] = asked_facets(CallFilter(policy="of two", version="1"))
+    assert len(decision & {*asked}) == 1
+
+
 def test_whatever_is_asked_of_a_decision_is_one_of_its_facets() -> None:
     decision = {*decision_facets("request", "block", "redact", "1", is_shadow=True, is_changing=False)}
     other = {*decision_facets("request", "modify", "redact", "2", is_shadow=True, is_changing=True)}

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from uuid import UUID
 
+from luthien.debug.apart import Failed, Stopping
 from luthien.debug.call.call_json import row_as_dict
 from luthien.debug.call.call_view import view_call
 from luthien.debug.call.lookup import Found, Listed, Lookup
@@ -46,7 +47,7 @@ async def as_lines(
             listed = await lookup.calls(wanted, before, min(limit, _ROWS))
             if payloads:
                 for each in listed:
-                    yield await make(lookup, each)
+                    yield await _named(make, lookup, each)
                     before = each.row["call_id"]
             elif listed:
                 yield await asyncio.to_thread(_rows, listed)
@@ -58,6 +59,16 @@ async def as_lines(
         _log.warning("an export of calls broke: %s", type(error).__name__)
         said = str(error) if isinstance(error, StoreError) else f"the export failed ({type(error).__name__})"
         yield dumps({"error": said, "after": None if before is None else str(before)}) + "\n"
+
+
+async def _named(make: Line, lookup: Lookup, listed: Listed) -> str:
+    """Its line; where that cannot be made, however often it is asked for, the error says of which call."""
+    try:
+        return await make(lookup, listed)
+    except Stopping:
+        raise
+    except Failed as error:
+        raise Failed(f"call {listed.row['call_id']}: {error}") from error
 
 
 async def _whole(lookup: Lookup, listed: Listed) -> str:
