@@ -119,9 +119,16 @@ class Sender:
     def _connect_anew(self) -> None:
         """Else gRPC would try again when it pleases: up to two minutes after the receiver is back."""
         with self._changing:
-            if not self._stopped.is_set():
-                self._channel.close()
-                self._channel = channel(self._otlp)
+            if self._stopped.is_set():
+                return
+            try:
+                anew = channel(self._otlp)
+            except (
+                OSError
+            ):  # its certificates are being exchanged: until the next time, the old one is better than none
+                return
+            self._channel.close()
+            self._channel = anew
 
     def _tell(self, error: Any) -> None:
         words = one_line(error.details() or "")
