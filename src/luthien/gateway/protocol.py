@@ -43,6 +43,15 @@ class Protocol(H11Protocol):
     def resume_writing(self) -> None:
         self._go_on()
         super().resume_writing()
+        self._watch_rest()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch_rest()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._watch_rest()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._go_on()
@@ -53,6 +62,11 @@ class Protocol(H11Protocol):
         if patience_s is not None:
             left = untaken_bytes(self.transport)
             self._stall = self.loop.call_later(patience_s, self._look, left, patience_s)
+
+    def _watch_rest(self) -> None:
+        """What is left when the connection is to end may be too little for a pause, and would wait for ever."""
+        if self._stall is None and self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._watch()
 
     def _look(self, before: int, patience_s: float) -> None:
         if untaken_bytes(self.transport) < before:
