@@ -54,6 +54,7 @@ _FOR_A_MOMENT: Final = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
+_MOST_ATTEMPTS: Final = 16
 _OPTIONS: Final = [
     ("grpc.max_receive_message_length", 64 * 1024),
     ("grpc.use_local_subchannel_pool", 1),  # else all channels to one address share one line, and its troubles
@@ -90,7 +91,7 @@ class Sender:
     def send(self, request: bytes) -> bool:
         """Whether it was taken, be it in part."""
         ends = time.monotonic() + self._otlp.timeout_s
-        for attempt in range(16):
+        for attempt in range(_MOST_ATTEMPTS):
             if self._stopped.is_set():
                 break
             try:
@@ -100,7 +101,7 @@ class Sender:
                 break
             except grpc.RpcError as error:
                 self._connect_anew()
-                pause_s = _pause_s(error, attempt)
+                pause_s = _pause_s(error, attempt) if attempt + 1 < _MOST_ATTEMPTS else None
                 if pause_s is None or time.monotonic() + pause_s >= ends:
                     self._tell(error)
                     return False

@@ -9,12 +9,15 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 from opentelemetry._logs import LogRecord
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
@@ -28,7 +31,7 @@ from luthien.settings import read_settings
 from luthien.telemetry import conventions as names
 from luthien.telemetry.answers import Answers
 from luthien.telemetry.exporters import otlp_logs, span_exporter
-from luthien.telemetry.grpc_export import Sender
+from luthien.telemetry.grpc_export import SERVICES, Sender
 from luthien.telemetry.setup import start_telemetry
 from tests import certificates
 from tests.certificates import Certificates
@@ -457,3 +460,30 @@ def test_exports_go_on_after_certificates_were_exchanged(tls: Certificates, tmp_
         receiver.refusal = lambda: None
         assert sender.send(b"")
         sender.shutdown()
+
+
+def test_a_receiver_that_is_never_ready_is_asked_so_often_and_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """It says each time that now is the time to try again."""
+    at_once = Status(code=grpc.StatusCode.UNAVAILABLE.value[0])
+    at_once.details.add().Pack(RetryInfo())
+    asked = []
+
+    def refuse(request: bytes, context: grpc.ServicerContext) -> None:
+        asked.append(request)
+        context.set_trailing_metadata([("grpc-status-details-bin", at_once.SerializeToString())])
+        context.abort(grpc.StatusCode.UNAVAILABLE, "never")
+
+    handlers = {"Export": grpc.unary_unary_rpc_method_handler(refuse)}
+    with ThreadPoolExecutor(1) as threads:
+        server = grpc.server(threads)
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICES["traces"], handlers)])
+        where = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        sender = Sender(Otlp(where, "grpc", {}, 30.0, "none", None, None, None, None), "traces", Answers("traces"))
+        assert not sender.send(b"")
+        sender.shutdown()
+        server.stop(None).wait()
+    assert len(asked) == 16
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == [
+        "traces could not be exported over gRPC: UNAVAILABLE never"
+    ]
