@@ -6,8 +6,9 @@ those of all.
 
 from __future__ import annotations
 
+import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
@@ -26,6 +27,8 @@ _PROTOCOLS: Final = ("http/protobuf", "grpc")
 _COMPRESSIONS: Final = ("gzip", "deflate", "none")
 _TEMPORALITIES: Final = ("cumulative", "delta", "lowmemory")
 _HISTOGRAMS: Final = ("explicit_bucket_histogram", "base2_exponential_bucket_histogram")
+
+_GRPC_NAME: Final = re.compile(r"[0-9a-z_.-]+(?<!-bin)")
 
 _Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 _SET_BY_THE_PROTOCOL: Final = frozenset(
@@ -147,20 +150,28 @@ class OtlpSettings(BaseSettings):
         """What the variables say of one signal.
 
         Raises:
-            ConfigError: its endpoint is no address that its protocol could use, or a file no certificate.
+            ConfigError: its endpoint is no address or a header no name that its protocol could use, or a file no
+                certificate.
         """
         own = {name: getattr(self, f"otlp_{signal}_{name}") for name in _OPTIONS}
         said = {name: getattr(self, f"otlp_{name}") if own[name] is None else own[name] for name in _OPTIONS}
-        variable = f"OTEL_EXPORTER_OTLP_{'' if own['endpoint'] is None else f'{signal.upper()}_'}ENDPOINT"
+
+        def variable(name: str) -> str:
+            return f"OTEL_EXPORTER_OTLP_{'' if own[name] is None else f'{signal}_'}{name}".upper()
+
         protocol = said["protocol"]
-        endpoint = _address(said["endpoint"] or "", variable, protocol)
+        endpoint = _address(said["endpoint"] or "", variable("endpoint"), protocol)
+        headers = {} if said["headers"] is None else read_headers(said["headers"].get_secret_value())
+        if protocol == "grpc" and not all(map(_GRPC_NAME.fullmatch, headers)):
+            must = "must have names of letters, digits, '_', '.' and '-', and none that ends in -bin, for gRPC"
+            raise _wrong(variable("headers"), must)
         if protocol != "grpc" and own["endpoint"] is None:
             endpoint = f"{endpoint.rstrip('/')}/v1/{signal}"
-        self._check_certificates(signal, said)
+        _check_certificates(said, variable)
         return Otlp(
             endpoint=endpoint,
             protocol=protocol,
-            headers={} if said["headers"] is None else read_headers(said["headers"].get_secret_value()),
+            headers=headers,
             timeout_s=said["timeout"],
             compression=said["compression"],
             certificate=_text(said["certificate"]),
@@ -168,30 +179,6 @@ class OtlpSettings(BaseSettings):
             client_certificate=_text(said["client_certificate"]),
             insecure=said["insecure"],
         )
-
-    def _check_certificates(self, signal: Signal, said: Mapping[str, Any]) -> None:
-        """gRPC would end the whole process over some of them."""
-
-        def variable(name: str) -> str:
-            own = getattr(self, f"otlp_{signal}_{name}") is not None
-            return f"OTEL_EXPORTER_OTLP_{f'{signal}_' if own else ''}{name}".upper()
-
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        if said["certificate"] is not None:
-            try:
-                context.load_verify_locations(said["certificate"])
-            except (OSError, ValueError):
-                raise _wrong(variable("certificate"), "must be a file with certificates in PEM") from None
-        if said["client_certificate"] is None:
-            if said["client_key"] is not None:
-                raise _wrong(variable("client_key"), "has no certificate: set that in CLIENT_CERTIFICATE, too")
-            return
-        try:
-            context.load_cert_chain(said["client_certificate"], said["client_key"], password="")
-        except (OSError, ValueError):
-            key = "its key, if CLIENT_KEY is not set" if said["client_key"] is None else "CLIENT_KEY that of it"
-            must = f"must be a file with a certificate in PEM, and {key}; the key without a password"
-            raise _wrong(variable("client_certificate"), must) from None
 
 
 _OPTIONS: Final = (
@@ -205,6 +192,26 @@ _OPTIONS: Final = (
     "client_certificate",
     "insecure",
 )
+
+
+def _check_certificates(said: Mapping[str, Any], variable: Callable[[str], str]) -> None:
+    """gRPC would end the whole process over some of them."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if said["certificate"] is not None:
+        try:
+            context.load_verify_locations(said["certificate"])
+        except (OSError, ValueError):
+            raise _wrong(variable("certificate"), "must be a file with certificates in PEM") from None
+    if said["client_certificate"] is None:
+        if said["client_key"] is not None:
+            raise _wrong(variable("client_key"), "has no certificate: set that in CLIENT_CERTIFICATE, too")
+        return
+    try:
+        context.load_cert_chain(said["client_certificate"], said["client_key"], password="")
+    except (OSError, ValueError):
+        key = "its key, if CLIENT_KEY is not set" if said["client_key"] is None else "CLIENT_KEY that of it"
+        must = f"must be a file with a certificate in PEM, and {key}; the key without a password"
+        raise _wrong(variable("client_certificate"), must) from None
 
 
 def _address(endpoint: str, variable: str, protocol: str) -> str:

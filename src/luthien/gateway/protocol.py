@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import struct
+import sys
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -41,6 +43,15 @@ class Protocol(H11Protocol):
     def resume_writing(self) -> None:
         self._go_on()
         super().resume_writing()
+        self._watch_rest()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch_rest()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._watch_rest()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._go_on()
@@ -49,11 +60,16 @@ class Protocol(H11Protocol):
     def _watch(self) -> None:
         patience_s = STALL_S if self._is_page() else self.app_state.get(WRITE_TIMEOUT_S)
         if patience_s is not None:
-            left = self.transport.get_write_buffer_size()
+            left = untaken_bytes(self.transport)
             self._stall = self.loop.call_later(patience_s, self._look, left, patience_s)
 
+    def _watch_rest(self) -> None:
+        """What is left when the connection is to end may be too little for a pause, and would wait for ever."""
+        if self._stall is None and self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._watch()
+
     def _look(self, before: int, patience_s: float) -> None:
-        if self.transport.get_write_buffer_size() < before:
+        if untaken_bytes(self.transport) < before:
             self._watch()
             return
         if self.scope:
@@ -67,3 +83,24 @@ class Protocol(H11Protocol):
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
+
+
+def untaken_bytes(transport: asyncio.Transport) -> int:
+    """How much of what was sent the client has not taken, as far as can be seen.
+
+    What the system holds is counted, too, where it says that: it takes more only when a third of its megabytes are
+    gone, for which a slow client may need minutes.
+    """
+    return transport.get_write_buffer_size() + _queued_bytes(transport.get_extra_info("socket").fileno())
+
+
+def _queued_bytes(descriptor: int) -> int:
+    if sys.platform != "linux":
+        return 0
+    import fcntl
+    import termios
+
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)))[0])
+    except OSError:
+        return 0

@@ -54,6 +54,7 @@ _FOR_A_MOMENT: Final = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
+_MOST_ATTEMPTS: Final = 16
 _OPTIONS: Final = [
     ("grpc.max_receive_message_length", 64 * 1024),
     ("grpc.use_local_subchannel_pool", 1),  # else all channels to one address share one line, and its troubles
@@ -90,7 +91,7 @@ class Sender:
     def send(self, request: bytes) -> bool:
         """Whether it was taken, be it in part."""
         ends = time.monotonic() + self._otlp.timeout_s
-        for attempt in range(16):
+        for attempt in range(_MOST_ATTEMPTS):
             if self._stopped.is_set():
                 break
             try:
@@ -100,7 +101,7 @@ class Sender:
                 break
             except grpc.RpcError as error:
                 self._connect_anew()
-                pause_s = _pause_s(error, attempt)
+                pause_s = _pause_s(error, attempt) if attempt + 1 < _MOST_ATTEMPTS else None
                 if pause_s is None or time.monotonic() + pause_s >= ends:
                     self._tell(error)
                     return False
@@ -119,9 +120,16 @@ class Sender:
     def _connect_anew(self) -> None:
         """Else gRPC would try again when it pleases: up to two minutes after the receiver is back."""
         with self._changing:
-            if not self._stopped.is_set():
-                self._channel.close()
-                self._channel = channel(self._otlp)
+            if self._stopped.is_set():
+                return
+            try:
+                anew = channel(self._otlp)
+            except (
+                OSError
+            ):  # its certificates are being exchanged: until the next time, the old one is better than none
+                return
+            self._channel.close()
+            self._channel = anew
 
     def _tell(self, error: Any) -> None:
         words = one_line(error.details() or "")

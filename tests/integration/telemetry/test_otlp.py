@@ -6,14 +6,18 @@ import asyncio
 import logging
 import os
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 from opentelemetry._logs import LogRecord
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
@@ -21,11 +25,13 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from luthien.errors import ConfigError
+from luthien.otlp import Otlp
 from luthien.record.sink import DiscardingSink
 from luthien.settings import read_settings
 from luthien.telemetry import conventions as names
 from luthien.telemetry.answers import Answers
 from luthien.telemetry.exporters import otlp_logs, span_exporter
+from luthien.telemetry.grpc_export import SERVICES, Sender
 from luthien.telemetry.setup import start_telemetry
 from tests import certificates
 from tests.certificates import Certificates
@@ -378,6 +384,9 @@ def test_a_wrong_value_is_refused_at_the_start_and_not_repeated(
     assert "sk-s" not in str(raised.value) + caplog.text
 
 
+GRPC = {"ENDPOINT": "http://c:4317", "PROTOCOL": "grpc"}
+
+
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
@@ -387,15 +396,18 @@ def test_a_wrong_value_is_refused_at_the_start_and_not_repeated(
         ({"ENDPOINT": "ftp://c:1", "PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_ENDPOINT: must be an address"),
         ({"ENDPOINT": "http://a b"}, "OTEL_EXPORTER_OTLP_ENDPOINT: must be an address"),
         ({"LOGS_ENDPOINT": "http://c\n"}, "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT: must be an address"),
+        ({**GRPC, "HEADERS": "x-bin=sk-secret"}, "OTEL_EXPORTER_OTLP_HEADERS: must have names of letters, digits"),
+        ({**GRPC, "LOGS_HEADERS": "a=b,x!y=sk-secret"}, "OTEL_EXPORTER_OTLP_LOGS_HEADERS: must have names of"),
     ],
 )
-def test_an_endpoint_that_is_no_address_is_refused_at_the_start(
+def test_what_the_protocol_cannot_use_is_refused_at_the_start(
     environment: pytest.MonkeyPatch, variables: dict[str, str], said: str
 ) -> None:
     for name, value in variables.items():
         environment.setenv(PREFIX + name, value)
-    with pytest.raises(ConfigError, match=re.escape(said)):
+    with pytest.raises(ConfigError, match=re.escape(said)) as raised:
         read_settings()
+    assert "sk-s" not in str(raised.value)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -433,3 +445,45 @@ def test_files_that_are_no_certificates_are_refused_at_the_start(
         environment.setenv(PREFIX + name, str(found[which]))
     with pytest.raises(ConfigError, match=re.escape(f"{PREFIX}{said}")):
         read_settings()
+
+
+def test_exports_go_on_after_certificates_were_exchanged(tls: Certificates, tmp_path: Path) -> None:
+    """For a moment they were not there, when a channel was to be made anew."""
+    authority = tmp_path / "authority.pem"
+    shutil.copy(tls.authority, authority)
+    with otlp_grpc_receiver(lambda: Refusal(code=grpc.StatusCode.PERMISSION_DENIED), tls=tls) as receiver:
+        files = (str(authority), str(tls.client_key), str(tls.client))
+        sender = Sender(Otlp(receiver.endpoint, "grpc", {}, 10.0, "gzip", *files, None), "traces", Answers("traces"))
+        authority.unlink()
+        assert not sender.send(b"")
+        shutil.copy(tls.authority, authority)
+        receiver.refusal = lambda: None
+        assert sender.send(b"")
+        sender.shutdown()
+
+
+def test_a_receiver_that_is_never_ready_is_asked_so_often_and_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """It says each time that now is the time to try again."""
+    at_once = Status(code=grpc.StatusCode.UNAVAILABLE.value[0])
+    at_once.details.add().Pack(RetryInfo())
+    asked = []
+
+    def refuse(request: bytes, context: grpc.ServicerContext) -> None:
+        asked.append(request)
+        context.set_trailing_metadata([("grpc-status-details-bin", at_once.SerializeToString())])
+        context.abort(grpc.StatusCode.UNAVAILABLE, "never")
+
+    handlers = {"Export": grpc.unary_unary_rpc_method_handler(refuse)}
+    with ThreadPoolExecutor(1) as threads:
+        server = grpc.server(threads)
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICES["traces"], handlers)])
+        where = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        sender = Sender(Otlp(where, "grpc", {}, 30.0, "none", None, None, None, None), "traces", Answers("traces"))
+        assert not sender.send(b"")
+        sender.shutdown()
+        server.stop(None).wait()
+    assert len(asked) == 16
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == [
+        "traces could not be exported over gRPC: UNAVAILABLE never"
+    ]

@@ -35,7 +35,12 @@ PARENT_ID = "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE_ID}-{PARENT_ID}-01"
 HERE = (HostPattern.parse("127.0.0.1"),)
 STRANGERS = (IPv4Network("10.0.0.0/8"),)
-OTHER_HEADERS = {"b3": f"{TRACE_ID}-{PARENT_ID}-1", "x-b3-traceid": TRACE_ID, "uber-trace-id": f"{TRACE_ID}:1:0:1"}
+OTHER_HEADERS = {
+    "b3": f"{TRACE_ID}-{PARENT_ID}-1",
+    "x-b3-traceid": TRACE_ID,
+    "uber-trace-id": f"{TRACE_ID}:1:0:1",
+    "ot-tracer-traceid": TRACE_ID,
+}
 
 
 @pytest.fixture
