@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import regex
 from hypothesis import assume, example, given, settings
@@ -291,6 +295,49 @@ class TestHostile:
         limit.restart()
         with pytest.raises(MatchTimeout):
             rule.apply("a", limit)
+
+    def test_only_the_time_of_the_thread_that_matches_counts(self) -> None:
+        limit = TimeLimit(0.05)
+        rule = Substitution("a", "", is_regex=False)
+        rule.apply("a", limit)
+        threading.Event().wait(0.1)
+        assert rule.apply("a", limit) == ("", 1)
+
+    def test_a_search_that_other_threads_cut_short_begins_anew(self) -> None:
+        """The engine counts the time of all threads: here it says at once, and often, that all is used up."""
+        cut_short = iter([True] * 30)
+
+        def look(text: str, start: int, *, partial: bool, timeout: float) -> regex.Match[str] | None:
+            assert 0 < timeout <= 5
+            if next(cut_short, False):
+                raise TimeoutError
+            return regex.compile("a").search(text, start, partial=partial, timeout=timeout)
+
+        found = TimeLimit(5).find(look, "bab", 0)
+        assert found is not None
+        assert found.start() == 1
+
+    def test_but_not_for_ever(self) -> None:
+        """However little of the time was its own."""
+        asked: list[int] = []
+
+        def look(text: str, start: int, *, partial: bool, timeout: float) -> None:
+            asked.append(start)
+            threading.Event().wait(0.05)
+            raise TimeoutError
+
+        with pytest.raises(MatchTimeout):
+            TimeLimit(0.01).find(look, "bab", 0)
+        assert len(asked) <= 6
+
+    def test_each_thread_has_a_clock_of_its_own(self) -> None:
+        limit = TimeLimit(0.05)
+        rule = Substitution("a", "", is_regex=False)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(rule.apply, "a", limit).result() == ("", 1)
+        while time.thread_time() < 0.1:
+            pass
+        assert rule.apply("a", limit) == ("", 1)
 
     def test_held_text_is_not_searched_from_every_position_each_time(self) -> None:
         """The engine is asked first where it was undecided before, and only there."""

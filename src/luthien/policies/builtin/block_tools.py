@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from luthien.formats import jsontext
 from luthien.formats.sse import MAX_DEPTH
+from luthien.policies.builtin.substitution import TimeLimit
 from luthien.policies.policy import Block, BlockKind, Needs, Policy, Request, Verdict
 
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -50,7 +51,7 @@ class Condition(BaseModel):
     def holds(self, arguments: Any, timeout_s: float) -> bool:
         values = _values_at(arguments, self.pointer.split("/")[1:])
         texts = (value if isinstance(value, str) else jsontext.render(value).decode() for value in values)
-        return any((self.pattern.search(text, timeout=timeout_s) is None) == self.negate for text in texts)
+        return any((TimeLimit(timeout_s).find(self.pattern.search, text, 0) is None) == self.negate for text in texts)
 
 
 class Rule(BaseModel):

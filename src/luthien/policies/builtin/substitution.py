@@ -6,6 +6,7 @@ from which position on could more text still change the outcome? Everything befo
 
 from __future__ import annotations
 
+import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from luthien.policies.builtin.open_pattern import OpenPattern
 # How much settled text may gather before it is dropped.
 _SETTLED_CHARS = 256
 
+# How many times its limit a search may take that other threads interrupt: on the wall's clock.
+_MOST_WALL = 20
 
 _Look = Callable[..., "regex.Match[str] | None"]
 
@@ -29,7 +32,9 @@ class MatchTimeout(Exception):
 
 
 class TimeLimit:
-    """How long all matching may take from one `restart` to the next.
+    """How long all matching may take from one `restart` to the next, in each thread it is done in.
+
+    What counts is the thread's own time: a machine that is busy with something else says nothing of a pattern.
 
     Args:
         limit_s: for a short text, in seconds; for a long one as much again for each million characters.
@@ -41,7 +46,9 @@ class TimeLimit:
 
     def restart(self, chars: int = 0) -> None:
         self._limit_s = self._for_short_s * (1 + chars / 1e6)
-        self._ends_at = time.perf_counter() + self._limit_s
+        self._gives_up_at = time.perf_counter() + _MOST_WALL * self._limit_s
+        self._thread: int | None = None
+        self._ends_at = 0.0
 
     def find(self, look: _Look, text: str, start: int, *, partial: bool = False) -> regex.Match[str] | None:
         """What a pattern's `search` or `match` finds from `start` on.
@@ -49,13 +56,19 @@ class TimeLimit:
         Raises:
             MatchTimeout: the limit is reached.
         """
-        left_s = self._ends_at - time.perf_counter()
-        try:
-            if left_s > 0:
+        while (left_s := self._left_s()) > 0:
+            try:
                 return look(text, start, partial=partial, timeout=left_s)
-        except TimeoutError:
-            pass
-        raise MatchTimeout(f"matching took longer than {self._limit_s:g} s") from None
+            except TimeoutError:
+                # The engine's clock is the process's own time: other threads may have used it up.
+                if time.perf_counter() > self._gives_up_at:
+                    break
+        raise MatchTimeout(f"matching took longer than {self._limit_s:g} s")
+
+    def _left_s(self) -> float:
+        if self._thread != (thread := threading.get_ident()):
+            self._thread, self._ends_at = thread, time.thread_time() + self._limit_s
+        return self._ends_at - time.thread_time()
 
 
 class Found(Protocol):
