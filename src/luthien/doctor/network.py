@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import httpx2 as httpx
@@ -14,6 +18,8 @@ from luthien.upstream.client import proxy_for
 
 TIMEOUT_S = 5.0
 
+T = TypeVar("T")
+
 
 def providers(config: Config, connect_timeout_s: float) -> Iterator[Finding]:
     """Each provider's list of models is asked for, by the way that calls take: proxies, names, certificates."""
@@ -21,7 +27,7 @@ def providers(config: Config, connect_timeout_s: float) -> Iterator[Finding]:
         url = httpx.URL(config.upstream_url(name) + "/v1/models")
         check, where = f"provider {name}", origin(str(url))
         try:
-            status, took_s = _ask(url, min(connect_timeout_s, TIMEOUT_S))
+            status, took_s = in_time(partial(_ask, url, min(connect_timeout_s, TIMEOUT_S)))
         except httpx.HTTPError as error:
             said = f"{where} cannot be reached: {words(error)}"
             if name in config.upstreams:
@@ -45,6 +51,29 @@ def _ask(url: httpx.URL, timeout_s: float) -> tuple[int, float]:
         response = transport.handle_request(request)
         response.close()
     return response.status_code, time.perf_counter() - began
+
+
+def in_time(ask: Callable[[], T]) -> T:
+    """What it answers, within a time for all of it: a limit of httpx's begins anew with each byte.
+
+    Raises:
+        httpx.ReadTimeout: not in time. Whoever is asked keeps a thread busy that nobody waits for.
+    """
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except Exception as error:  # noqa: BLE001 it is raised where the answer is waited for
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="luthien-doctor", daemon=True).start()
+    try:
+        return answer.result(TIMEOUT_S)
+    except TimeoutError:
+        if answer.done():
+            raise
+        raise httpx.ReadTimeout("") from None
 
 
 def origin(url: str) -> str:

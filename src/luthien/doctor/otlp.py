@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import httpx2 as httpx
 
 from luthien.doctor.finding import Finding, ok, problem, warning
-from luthien.doctor.network import TIMEOUT_S, origin, words
+from luthien.doctor.network import TIMEOUT_S, in_time, origin, words
 from luthien.errors import ConfigError
 from luthien.otlp import Otlp, Signal
 from luthien.settings import Settings
@@ -55,7 +55,7 @@ def _examined(check: str, signal: Signal, otlp: Otlp) -> Finding:
     try:
         if otlp.protocol == "grpc":
             return _over_grpc(check, signal, otlp, where)
-        return _over_http(check, signal, otlp, where)
+        return in_time(lambda: _over_http(check, signal, otlp, where))
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         return problem(check, f"{where} cannot be reached: {words(error)}", f"{_port(otlp.protocol)} {_MEANWHILE}")
 

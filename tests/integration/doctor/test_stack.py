@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -10,7 +13,7 @@ import grpc
 import pytest
 from pydantic import SecretStr
 
-from luthien.doctor import otlp, tracing
+from luthien.doctor import network, otlp, tracing
 from luthien.doctor.finding import Finding, Level
 from luthien.settings import Settings
 from tests.otlp_receiver import Refusal, Reservation, otlp_grpc_receiver, otlp_receiver
@@ -179,3 +182,32 @@ def test_a_receiver_that_hangs_up_is_told_in_words() -> None:
         with suppress(ConnectionError):
             found = receivers(receiver.endpoint)
     assert {each.level for each in found.values()} == {Level.PROBLEM}
+
+
+def test_a_receiver_that_answers_a_byte_at_a_time_does_not_hold_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, and the answer never."""
+    monkeypatch.setattr(network, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(otlp, "TIMEOUT_S", 0.3)
+    is_over = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            for _ in range(200):
+                if is_over.wait(0.05):
+                    return
+                connection.sendall(b"a")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(3) as pool:
+        serving = pool.submit(lambda: drip(listener.accept()[0]))
+        try:
+            found = receivers(
+                f"http://127.0.0.1:{listener.getsockname()[1]}",
+                metrics_exporters=frozenset(),
+                logs_exporters=frozenset(),
+            )["OTLP traces"]
+            assert not serving.done()
+        finally:
+            is_over.set()
+    assert found.level is Level.PROBLEM
+    assert "no answer within 0.3 s" in found.found
