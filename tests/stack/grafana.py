@@ -23,7 +23,7 @@ from luthien.policies.policy import NoConfig, Policy, Verdict
 
 
 class Stern(Policy):
-    """Blocks at one word, and breaks at another."""
+    """Blocks at one word, breaks at another, and notes a third."""
 
     async def on_request(self, request):
         said = str(request.body)
@@ -31,7 +31,7 @@ class Stern(Policy):
             return Verdict.block("not here")
         if "fragile" in said:
             raise RuntimeError("broke")
-        return Verdict.allow()
+        return Verdict.annotate("noted") if "odd" in said else Verdict.allow()
 '''
 """The file of a policy, for calls of every outcome."""
 Json = dict[str, Any]

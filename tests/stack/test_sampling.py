@@ -13,24 +13,12 @@ from luthien.telemetry import conventions as names
 from tests.otlp_receiver import OtlpReceiver, attributes_of, exports_unhurried, otlp_receiver
 from tests.playbook import DEADLINE_S, Gateway, ScriptedProvider, Turn, answers, call_id_of, running_gateway, streams
 from tests.stack.files import VARIANTS, collector
+from tests.stack.grafana import STERN
 from tests.stack.ottl import condition, regex, value_of
 from tests.wire import openai_request, openai_response, openai_stream
 
 CHAT = "/v1/chat/completions"
 SAMPLING = collector(*VARIANTS["sampling"])["processors"]["tail_sampling"]["policies"]
-OWN = """
-from luthien.policies.policy import Policy, Verdict
-
-
-class Stern(Policy):
-    async def on_request(self, request):
-        said = str(request.body)
-        if "forbidden" in said:
-            return Verdict.block("not here")
-        if "fragile" in said:
-            raise RuntimeError("broke")
-        return Verdict.annotate("noted") if "odd" in said else Verdict.allow()
-"""
 
 Trace = Sequence[Span]
 
@@ -126,7 +114,7 @@ def traces(
     module_record_database: str, shared_provider: ScriptedProvider, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Trace]]:
     file = tmp_path_factory.mktemp("policies") / "own.py"
-    file.write_text(OWN)
+    file.write_text(STERN)
     hide = {"policy": "replace_text", "config": {"rules": [{"find": "classified", "replace": "[hidden]"}]}}
     shadow = {
         "policy": "replace_text",

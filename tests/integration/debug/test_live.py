@@ -51,6 +51,15 @@ def stored(dsn: str, calls: int = 1) -> list[str]:
     return [str(call[0].call_id) for call in made]
 
 
+def stored_before(dsn: str, calls: int = 1) -> None:
+    """Like `stored`, and waits for every older transaction: who follows from then on begins after the calls."""
+    stored(dsn, calls)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        [(beyond,)] = conn.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())").fetchall()
+        none_is_older = "SELECT 1 WHERE pg_snapshot_xmin(pg_current_snapshot()) >= %s::xid8"
+        assert eventually(lambda: conn.execute(none_is_older, [str(beyond)]).fetchone(), bool)
+
+
 class TestTheFeed:
     def test_tells_of_a_call_while_it_runs_and_when_it_has_ended(
         self, gateway: Gateway, provider: ScriptedProvider
@@ -208,7 +217,7 @@ class TestWhoComesBack:
         monkeypatch.setattr(live, "KEPT", 3)
         with following(gateway.url) as feed:
             last = feed.position
-        stored(record_database, 4)
+        stored_before(record_database, 4)
         with following(gateway.url, last=last) as again:
             gap = again.wait_for_kind("gap")
             assert gap.data["reason"] == "too_many"
@@ -235,7 +244,7 @@ class TestWhoComesBack:
     def test_with_a_position_that_says_nothing_is_told_so(
         self, gateway: Gateway, record_database: str, last: str, reason: str
     ) -> None:
-        stored(record_database)
+        stored_before(record_database)
         with following(gateway.url, last=last) as feed:
             assert feed.wait_for_kind("gap").data["reason"] == reason
             new = stored(record_database)
