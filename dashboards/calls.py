@@ -11,12 +11,14 @@ from grafana_foundation_sdk.models.dashboard import DynamicConfigValue
 from dashboards import parts
 from dashboards.parts import COLORS
 from dashboards.reports import (
+    HIDDEN,
     IN_TIME,
     Shown,
     choice_variable,
     chosen,
     chosen_overlap,
     figures,
+    lacking,
     report_variable,
     rows,
     text_variable,
@@ -127,14 +129,15 @@ SELECT
     avg(duration_ms) AS duration_ms,
     avg(policy_ms) AS policy_ms,
     avg(upstream_first_chunk_ms) AS upstream_first_chunk_ms,
-    avg(client_first_chunk_ms) AS client_first_chunk_ms
+    avg(client_first_chunk_ms) AS client_first_chunk_ms,
+    {lacking(model="model_requested", provider="provider")}
 FROM report_calls
 WHERE {_WANTED}
 GROUP BY 1, 2
 ORDER BY calls DESC, 1, 2
 LIMIT 100
 """  # noqa: S608
-    filters = f"model={parts.column('model')}&provider={parts.column('provider')}"
+    filters = "&".join(f"{each}={parts.column(each)}" for each in ("model", "provider", "without"))
     link = parts.calls_link("Its calls", filters)
     columns = {
         "model": Shown("Model", "string", link, 160),
@@ -149,10 +152,11 @@ LIMIT 100
         "policy_ms": Shown("of it, policies", "ms"),
         "upstream_first_chunk_ms": Shown("Provider's first", "ms"),
         "client_first_chunk_ms": Shown("Client's first", "ms"),
+        "without": HIDDEN,
     }
     description = (
-        "The hundred that were asked for most often. A row opens its calls; one without a provider, whose "
-        "calls reached none, all of its model. The last two columns are of streams: from the start of the call to "
+        "The hundred that were asked for most often. A row opens its calls; those of one without a "
+        "provider reached none, or not yet. The last two columns are of streams: from the start of the call to "
         "the provider's first chunk, and to the client's."
     )
     return rows("By model and provider", description, statement, columns)
@@ -184,28 +188,28 @@ SELECT
     COALESCE(session_id, '') AS session,
     CASE WHEN is_complete THEN 'complete' ELSE records_stored || ' of ' || COALESCE(records_emitted::text, '?') END
         AS record,
-    call_id::text AS call_id
+    call_id::text AS call_id,
+    {lacking("without_model", model="model_requested")},
+    {lacking("without_provider", provider="provider")},
+    {lacking("without_session", session="session_id")}
 FROM report_calls
 WHERE {_WANTED}
 ORDER BY report_calls.call_id DESC
 LIMIT {MOST_ROWS}
 """  # noqa: S608
     page = parts.page_link("Its page", f"/debug/calls/{parts.column('call_id')}")
+    of_model, of_provider, of_session = (
+        f"{each}={parts.column(each)}&without={parts.column(f'without_{each}')}"
+        for each in ("model", "provider", "session")
+    )
     columns = {
         "started_at": Shown("Began", "dateTimeAsIso", page, 170),
         "outcome": Shown(
             "Outcome", "string", parts.calls_link("Calls that ended so", f"outcome={parts.column('outcome')}"), 130
         ),
         "trace_id": Shown("Trace", "string", parts.trace_link(), 90),
-        "model": Shown(
-            "Model", "string", parts.calls_link("Calls of this model", f"model={parts.column('model')}"), 160
-        ),
-        "provider": Shown(
-            "Provider",
-            "string",
-            parts.calls_link("Calls to this provider", f"provider={parts.column('provider')}"),
-            110,
-        ),
+        "model": Shown("Model", "string", parts.calls_link("Calls of this model", of_model), 160),
+        "provider": Shown("Provider", "string", parts.calls_link("Calls to this provider", of_provider), 110),
         "changed": Shown("Changed", "string", page, 90),
         "policies": Shown("Policies", "string", page, 150),
         "http_status": Shown("Status", "none", page, 70),
@@ -216,11 +220,10 @@ LIMIT {MOST_ROWS}
         "upstream_ms": Shown("Provider took", "ms", page, 110),
         "policy_ms": Shown("Policies took", "ms", page, 110),
         "gateway_ms": Shown("Gateway took", "ms", page, 110),
-        "session": Shown(
-            "Session", "string", parts.calls_link("Calls of this session", f"session={parts.column('session')}")
-        ),
+        "session": Shown("Session", "string", parts.calls_link("Calls of this session", of_session)),
         "record": Shown("Record", "string", page, 100),
         "call_id": Shown("Call", "string", page, 300),
+        **dict.fromkeys(("without_model", "without_provider", "without_session"), HIDDEN),
     }
     description = (
         f"The newest {MOST_ROWS} of those that are chosen above. A row opens its page, where the payloads and the "

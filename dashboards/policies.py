@@ -9,14 +9,20 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from dashboards import parts
 from dashboards.parts import AnyPanel, promql
-from dashboards.reports import IN_TIME, Shown, chosen, figures, report_variable, rows
+from dashboards.reports import HIDDEN, IN_TIME, Shown, chosen, figures, lacking, report_variable, rows
 
 _DECIDED: Final = f"{IN_TIME}\n    AND {chosen('policy', 'policy')}"
 _OURS: Final = 'job="luthien", luthien_policy_name=~"$policy"'
 _NAME: Final = "luthien_policy_name"
 _MODE: Final = "CASE WHEN shadow THEN 'shadow' ELSE 'enforce' END"
-_ROW: Final = "&".join(f"{each}={parts.column(each)}" for each in ("policy", "version", "side", "mode"))
+_ROW: Final = "&".join(f"{each}={parts.column(each)}" for each in ("policy", "version", "side", "mode", "without"))
 """The decisions of a row, as filters of calls."""
+
+
+def _of_change(name: str) -> str:
+    """The changes of a row, by policy, side, part and this, as filters of calls."""
+    same = ("side", "part", name, "without")
+    return "&".join([f"changed_by={parts.column('policy')}", *(f"{each}={parts.column(each)}" for each in same)])
 
 
 def policies() -> Dashboard:
@@ -141,7 +147,8 @@ SELECT
     sum(count)::bigint AS counted,
     avg(duration_ms) AS mean_ms,
     max(duration_ms) AS max_ms,
-    max(recorded_at) AS last_at
+    max(recorded_at) AS last_at,
+    {lacking(version="version")}
 FROM report_decisions
 WHERE {_DECIDED}
 GROUP BY policy, version, side, shadow
@@ -164,6 +171,7 @@ LIMIT 200
         "mean_ms": Shown("Mean time", "ms", link),
         "max_ms": Shown("Longest", "ms", link),
         "last_at": Shown("Last", "dateTimeAsIso", link, 170),
+        "without": HIDDEN,
     }
     description = (
         "One row for each version of a policy and each side: how many calls it looked at there, which part of them "
@@ -183,7 +191,8 @@ SELECT
     {_MODE} AS mode,
     count(*) AS decisions,
     count(*) FILTER (WHERE changed) AS changing,
-    avg(duration_ms) AS mean_ms
+    avg(duration_ms) AS mean_ms,
+    {lacking(version="version")}
 FROM report_decisions
 WHERE {_DECIDED}
 GROUP BY policy, action, version, side, shadow
@@ -200,6 +209,7 @@ LIMIT 200
         "decisions": Shown("Decisions", link=link),
         "changing": Shown("Changing", link=link),
         "mean_ms": Shown("Mean time", "ms", link),
+        "without": HIDDEN,
     }
     description = (
         "What each version of a policy decided on each side, how many of these decisions changed something, and how "
@@ -219,7 +229,8 @@ SELECT
     count(DISTINCT (call_id, message)) FILTER (WHERE message IS NOT NULL) AS messages,
     count(*) AS places,
     sum(bytes_removed)::bigint AS bytes_removed,
-    sum(bytes_added)::bigint AS bytes_added
+    sum(bytes_added)::bigint AS bytes_added,
+    {lacking(changed_by="policy", version="version")}
 FROM report_changes
 WHERE {IN_TIME}
     AND {chosen("policy", "COALESCE(policy, '')")}
@@ -227,8 +238,7 @@ GROUP BY 1, 2, 3, 4
 ORDER BY calls DESC, 1, 2, 3, 4
 LIMIT 200
 """  # noqa: S608
-    same = (("changed_by", "policy"), ("version", "version"), ("side", "side"), ("part", "part"))
-    link = parts.calls_link("Calls it changed", "&".join(f"{name}={parts.column(of)}" for name, of in same))
+    link = parts.calls_link("Calls it changed", _of_change("version"))
     columns = {
         "policy": Shown("Policy", "string", link),
         "version": Shown("Version", "string", link),
@@ -239,6 +249,7 @@ LIMIT 200
         "places": Shown("Places", link=link),
         "bytes_removed": Shown("Removed", "bytes", link),
         "bytes_added": Shown("Added", "bytes", link),
+        "without": HIDDEN,
     }
     description = (
         "What differs between what came in and what went out, by the policy and the part of a call: in how many "
@@ -259,7 +270,8 @@ SELECT
     count(*) AS places,
     count(DISTINCT call_id) AS calls,
     sum(bytes_removed)::bigint AS bytes_removed,
-    sum(bytes_added)::bigint AS bytes_added
+    sum(bytes_added)::bigint AS bytes_added,
+    {lacking(changed_by="policy", path="path")}
 FROM report_changes
 WHERE {IN_TIME}
     AND {chosen("policy", "COALESCE(policy, '')")}
@@ -267,8 +279,7 @@ GROUP BY 1, 2, 3, 4
 ORDER BY places DESC, 1, 2, 3, 4
 LIMIT 100
 """  # noqa: S608
-    same = (("changed_by", "policy"), ("side", "side"), ("part", "part"), ("path", "path"))
-    link = parts.calls_link("Calls changed there", "&".join(f"{name}={parts.column(of)}" for name, of in same))
+    link = parts.calls_link("Calls changed there", _of_change("path"))
     columns = {
         "path": Shown("Path", "string", link, 420),
         "side": Shown("Side", "string", link),
@@ -278,10 +289,10 @@ LIMIT 100
         "calls": Shown("Calls", link=link),
         "bytes_removed": Shown("Removed", "bytes", link),
         "bytes_added": Shown("Added", "bytes", link),
+        "without": HIDDEN,
     }
     description = (
         "Where policies change most: * stands for any index, and … for keys that the wire format does not define, "
-        "such as a tool's arguments, which are not said here. Empty: too large to be compared; such a row opens "
-        "what was changed in that part of a call, at whatever path."
+        "such as a tool's arguments, which are not said here. Empty: too large to be compared."
     )
     return rows("Most changed paths", description, statement, columns)

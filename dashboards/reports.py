@@ -40,6 +40,16 @@ def _one_of(variable: str, *expressions: str) -> str:
     return "(" + " OR ".join(f"{each} IN (${{{variable}:sqlstring}})" for each in expressions) + ")"
 
 
+def lacking(alias: str = "without", **columns: str) -> str:
+    """A column for links: the filters that a row has no value for, as the filter `without` of calls takes them.
+
+    Args:
+        columns: what each filter's value is in the statement.
+    """
+    each = ", ".join(f"CASE WHEN COALESCE({column}, '') = '' THEN '{name}' END" for name, column in columns.items())
+    return f"concat_ws(',', {each}) AS {alias}"
+
+
 def report_variable(name: str, label: str, statement: str) -> QueryVariable:
     """The values that a statement finds: any number of them; all at first, and then what has none is not left out."""
     made = QueryVariable(name).label(label).datasource(POSTGRES).query(statement)
@@ -69,6 +79,10 @@ class Shown(NamedTuple):
     width: int | None = None
 
 
+HIDDEN: Final = Shown("", "string")
+"""Of a column that only links use."""
+
+
 def figures(title: str, description: str, statement: str, columns: Mapping[str, Shown]) -> stat.Panel:
     """The columns of a statement's only row as numbers beside each other, each with its unit and link."""
     made = stat.Panel().title(title).description(description).span(24).height(4).datasource(POSTGRES)
@@ -89,6 +103,8 @@ def rows(title: str, description: str, statement: str, columns: Mapping[str, Sho
 
 
 def _properties(shown: Shown) -> list[DynamicConfigValue]:
+    if shown is HIDDEN:
+        return _values({"unit": shown.unit, "custom.hidden": True, "custom.hideFrom.viz": True})
     links = None if shown.link is None else [shown.link.build()]
     return _values({"displayName": shown.title, "unit": shown.unit, "links": links, "custom.width": shown.width})
 

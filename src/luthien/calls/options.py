@@ -31,6 +31,7 @@ HELP: Mapping[str, str] = {
     "changed_by": "A policy that changed something.",
     "part": "What was changed.",
     "path": "Where, as reports have it: /messages/*/content.",
+    "without": "Those that have none of this; several with commas.",
 }
 _PANEL = "Which calls"
 

@@ -49,6 +49,8 @@ class Mode(StrEnum):
 
 NEEDS_INDEX = ("version", "side", "decided", "mode", "text", "changed_by", "part", "path")
 """What only the index knows."""
+WITHOUT = ("session", "model", "provider", "format", "key", "policy", "version", "changed_by", "path")
+"""What a call may be asked to have none of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +91,31 @@ class CallFilter:
     part: Part | None = None
     path: str | None = None
     """Where something was changed, as `conversation_changes` has it for counting."""
+    without: tuple[str, ...] | None = None
+    """Some of `WITHOUT`, none of which it has. For `model` none was asked for; for `policy` it is over, and none
+    looked at it; for `changed_by` and `path` there is a change of which that is not known; `version` is the
+    decision's, or the change's. Never with a value of the same: no call has it and has it not."""
+
+    def lacks(self, name: str) -> bool:
+        return self.without is not None and name in self.without
+
+    def asks(self, name: str) -> bool:
+        """Whether it asks for a value of this, or for a decision or change that has none."""
+        return getattr(self, name) is not None or (name in NEEDS_INDEX and self.lacks(name))
 
     @property
     def needs_index(self) -> bool:
         """Whether calls that are not yet indexed may be missing from the list."""
-        return any(getattr(self, name) is not None for name in NEEDS_INDEX)
+        return any(self.asks(name) for name in NEEDS_INDEX)
 
     @property
     def asks_decision(self) -> bool:
         """Whether more is asked of the policy than that it looked at the call."""
-        said = (self.version, self.side, self.decided, self.mode)
-        return self.policy is not None and any(each is not None for each in said)
+        return self.policy is not None and any(self.asks(name) for name in ("version", "side", "decided", "mode"))
 
     @property
     def asks_change(self) -> bool:
-        return any(each is not None for each in (self.changed_by, self.part, self.path))
+        return any(self.asks(name) for name in ("changed_by", "part", "path"))
 
 
 EVERY_CALL = CallFilter()

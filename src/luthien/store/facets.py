@@ -13,7 +13,7 @@ from typing import Final
 from uuid import UUID
 
 from luthien.exchange import Side, call_time_ms
-from luthien.store.call_filter import CallFilter, Decided, Mode, Part
+from luthien.store.call_filter import NEEDS_INDEX, CallFilter, Decided, Mode, Part
 from luthien.store.lexemes import asked_words, plain
 
 SLOT_MS = 1 << 20
@@ -23,6 +23,8 @@ SPAN = 16
 _MAX_FACET_BYTES = 512
 _ANY: Final = "*"
 """What is not asked for."""
+_NONE: Final = ""
+"""What there is not."""
 _SIDES: Final = tuple(side.value for side in Side)
 _PARTS: Final = tuple(part.value for part in Part)
 _MODES: Final = tuple(mode.value for mode in Mode)
@@ -35,6 +37,11 @@ def facet(name: str, *values: str) -> str:
     if len(whole.encode()) <= _MAX_FACET_BYTES:
         return whole
     return f"={name}#{hashlib.sha256(whole.encode()).hexdigest()}"
+
+
+def lacking(name: str) -> str:
+    """The lexeme that says that a call has none of this."""
+    return facet("without", name)
 
 
 def time_facets(call_id: UUID) -> tuple[str, str]:
@@ -54,11 +61,13 @@ def decision_facets(
 
 
 def change_facets(side: str, part: str, path: str | None, policy: str | None, version: str | None) -> Iterator[str]:
-    """What was changed on a side, by whom, and where; without a path for as much of it as is not about that."""
-    who = [(_ANY, _ANY)]
-    if policy is not None:
-        who += [(whose, _own(policy)) for whose in ((_ANY,) if version is None else (_ANY, _own(version)))]
-        yield from (facet("change", side, _ANY, _ANY, *each) for each in who[1:])
+    """What was changed on a side, by whom, and where; without a path for as much of it as is not about that.
+
+    What is not known of a change is empty: its path, or None, the policy and the version.
+    """
+    named = [(whose, _own(policy or _NONE)) for whose in (_ANY, _own(version or _NONE))]
+    yield from (facet("change", side, _ANY, _ANY, *each) for each in named)
+    who = [(_ANY, _ANY), *named]
     for where in (_ANY,) if path is None else (_ANY, _own(path)):
         yield from (facet("change", side, part, where, *each) for each in who)
 
@@ -69,6 +78,7 @@ def asked_facets(wanted: CallFilter) -> list[tuple[str, ...]]:
     asked: list[tuple[str, ...]] = [
         (facet(name, str(value)),) for name in named if (value := getattr(wanted, name)) is not None
     ]
+    asked += [(lacking(name),) for name in wanted.without or () if name not in NEEDS_INDEX]
     if wanted.outcome is not None:
         asked.append(tuple(facet("outcome", each) for each in wanted.outcome))
     if wanted.asks_decision:
@@ -81,20 +91,24 @@ def asked_facets(wanted: CallFilter) -> list[tuple[str, ...]]:
 
 
 def _asked_decisions(wanted: CallFilter) -> Iterator[str]:
-    whose = _asked(wanted.version), _asked(wanted.policy)
+    whose = _asked(wanted, "version"), _asked(wanted, "policy")
     said = product(_one_of(wanted.side, _SIDES), _one_of(wanted.decided, _ACTIONS), _one_of(wanted.mode, _MODES))
     return (facet("decision", *each, *whose) for each in said)
 
 
 def _asked_changes(wanted: CallFilter) -> Iterator[str]:
-    who = _ANY if wanted.changed_by is None else _asked(wanted.version), _asked(wanted.changed_by)
-    parts = _one_of(wanted.part, _PARTS if wanted.path is not None or wanted.changed_by is None else (_ANY,))
-    said = product(_one_of(wanted.side, _SIDES), parts, (_asked(wanted.path),))
+    is_whose = wanted.asks("changed_by")
+    who = _asked(wanted, "version") if is_whose else _ANY, _asked(wanted, "changed_by")
+    parts = _one_of(wanted.part, _PARTS if wanted.asks("path") or not is_whose else (_ANY,))
+    said = product(_one_of(wanted.side, _SIDES), parts, (_asked(wanted, "path"),))
     return (facet("change", *each, *who) for each in said)
 
 
-def _asked(value: str | None) -> str:
-    return _ANY if value is None else _own(value)
+def _asked(wanted: CallFilter, name: str) -> str:
+    value = getattr(wanted, name)
+    if value is None:
+        return _NONE if wanted.lacks(name) else _ANY
+    return _own(value)
 
 
 def _own(value: str) -> str:

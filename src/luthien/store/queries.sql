@@ -40,6 +40,14 @@ AND (%(changed)s::text IS NULL OR CASE %(changed)s
     WHEN 'any' THEN calls.request_changed OR calls.response_changed
     ELSE calls.outcome IS NOT NULL AND (calls.request_changed OR calls.response_changed) IS NOT TRUE
 END)
+AND (%(without)s::text[] IS NULL OR %(without)s <@ ARRAY[
+    CASE WHEN COALESCE(calls.session_id, '') = '' THEN 'session' END,
+    CASE WHEN COALESCE(calls.model_requested, '') = '' THEN 'model' END,
+    CASE WHEN COALESCE(calls.provider, '') = '' THEN 'provider' END,
+    CASE WHEN COALESCE(calls.wire_format, '') = '' THEN 'format' END,
+    CASE WHEN COALESCE(calls.gateway_key, '') = '' THEN 'key' END,
+    CASE WHEN calls.outcome IS NOT NULL AND COALESCE(calls.policies, '[]') = '[]' THEN 'policy' END
+])
 
 -- part: unindexed_that_fit
 -- The calls of a range that wait for the index and that a filter lets through, looked at one by one; none if only the

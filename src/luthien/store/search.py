@@ -13,7 +13,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
-from luthien.store.call_filter import CallFilter
+from luthien.store.call_filter import NEEDS_INDEX, CallFilter
 from luthien.store.facets import tsquery
 from luthien.store.sql import query
 from luthien.store.windows import NEWEST, Window, clipped, id_range, search_windows, windows
@@ -120,7 +120,12 @@ def _conditions(wanted: CallFilter) -> dict[str, Any]:
     asked = {name: getattr(wanted, name) for name in _STORED}
     # Whether it decided so is known before the call's row has it, and of calls whose row never will.
     policy = None if wanted.asks_decision else wanted.policy
-    return asked | {"policy": policy, "outcome": None if wanted.outcome is None else [*wanted.outcome]}
+    without = [each for each in wanted.without or () if each not in NEEDS_INDEX]
+    return asked | {
+        "policy": policy,
+        "outcome": None if wanted.outcome is None else [*wanted.outcome],
+        "without": without or None,
+    }
 
 
 def _is_searched(wanted: CallFilter) -> bool:

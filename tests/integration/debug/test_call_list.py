@@ -142,6 +142,16 @@ class TestTheFilter:
             "on the request",
         ]
         assert found[0].href == "/debug/calls?side=request&path=%2Fmessages%2F%2A%2Fcontent"
+        wanted = read_filter(parse_qsl("without=model,provider,changed_by&side=request"))
+        found = conditions("/debug/calls", wanted)
+        assert [each.words for each in found] == [
+            "that were changed, it is not known by which policy",
+            "on the request",
+            "for which no model was asked",
+            "without a provider",
+        ]
+        assert found[0].href == "/debug/calls?without=model%2Cprovider"
+        assert found[3].href == "/debug/calls?side=request&without=model%2Cchanged_by"
 
     @pytest.mark.parametrize("name", NAMES)
     def test_every_condition_has_words_and_a_way_without_it(self, name: str) -> None:
@@ -161,6 +171,7 @@ class TestTheFilter:
         assert "is no time" in field
         assert "there is no such filter" in html_of(gateway, "/debug/calls?nonsense=1", status=400)
         assert "use the list" in html_of(gateway, "/debug/live?text=x", status=400)
+        assert "path: only indexed calls" in html_of(gateway, "/debug/live?without=model,path", status=400)
         assert "Say policy or changed_by, too" in html_of(gateway, "/debug/calls?version=3f2a", status=400)
         several = html_of(gateway, "/debug/calls?outcome=blocked&outcome=complete", status=400)
         field = several[several.index('id="f-outcome"') :].partition('id="f-changed"')[0]
@@ -194,6 +205,8 @@ class TestTheFilter:
         assert narrowed("/debug/calls", wanted, "policy", "q") == "/debug/calls?policy=q&outcome=blocked"
         wanted = replace(EVERY_CALL, model="m")
         assert narrowed("/debug/calls", wanted, "session", "s") == "/debug/calls?session=s&model=m"
+        wanted = replace(EVERY_CALL, without=("model", "provider"))
+        assert narrowed("/debug/calls", wanted, "model", "used") == "/debug/calls?model=used&without=provider"
 
 
 ROW: dict[str, Any] = {
@@ -210,6 +223,7 @@ ROW: dict[str, Any] = {
     "response_changed": False,
     "started_at": datetime(2026, 11, 22, 12, tzinfo=UTC),
 }
+COLUMNS = ("session_id", "gateway_key", "provider", "wire_format")
 
 
 @pytest.mark.parametrize(
@@ -233,6 +247,13 @@ ROW: dict[str, Any] = {
         ("changed=none", {}, False),
         ("changed=none", {"request_changed": None}, True),
         ("changed=none", {"request_changed": None, "outcome": None}, False),
+        ("without=session", {}, False),
+        ("without=session,key,provider,format", dict.fromkeys(COLUMNS), True),
+        ("without=session,key,provider,format", {**dict.fromkeys(COLUMNS), "provider": "p"}, False),
+        ("without=model", {"model_requested": None}, True),
+        ("without=model", {"model_used": None}, False),
+        ("without=policy", {"policies": []}, True),
+        ("without=policy", {"policies": None, "outcome": None}, False),
         ("since=2026-11-22T12:00Z", {}, True),
         ("since=2026-11-22T12:01Z", {}, False),
         ("until=2026-11-22T12:00Z", {}, False),

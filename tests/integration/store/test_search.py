@@ -49,6 +49,7 @@ class Judged:
             (
                 wanted.policy == self.policy,
                 wanted.version in (None, self.version),
+                not wanted.lacks("version") or not self.version,
                 wanted.side in (None, self.side),
                 wanted.decided in (None, self.action) or (wanted.decided == "change" and self.changed),
                 wanted.mode is None or self.shadow is (wanted.mode == "shadow"),
@@ -68,7 +69,7 @@ class Made:
     format: str
     key: str
     first: Judged
-    """The policy that changed the request, if any did."""
+    """The policy that changed the request, if any did; without a name there was none, and it is not known who did."""
     second: Judged
     outcome: str
     request_changed: bool
@@ -85,12 +86,22 @@ class Made:
             "none": not changed and self.outcome != "running",
         }
         is_over = self.outcome != "running"
-        looked = {self.first.policy, self.second.policy} if is_over else set()
-        if wanted.version or wanted.side or wanted.decided or wanted.mode:
+        looked = {self.first.policy, self.second.policy} - {""} if is_over else set()
+        if wanted.version or wanted.side or wanted.decided or wanted.mode or wanted.lacks("version"):
             judged = any(each.passes(wanted) for each in (self.first, self.second))
         else:
             judged = wanted.policy in looked
-        asks_change = wanted.changed_by or wanted.part or wanted.path
+        asks_change = wanted.changed_by or wanted.part or wanted.path or wanted.lacks("changed_by")
+        whose = self.first.policy, self.first.policy and self.first.version
+        lacking = {
+            "session": not self.session,
+            "model": not self.model,
+            "provider": not self.provider,
+            "format": not self.format,
+            "key": not self.key,
+            "policy": is_over and not looked,
+            "path": False,
+        }
         at = datetime.fromtimestamp(call_time_ms(self.call_id) / 1000, UTC)
         return all(
             (
@@ -107,8 +118,9 @@ class Made:
                 wanted.until is None or at < wanted.until,
                 wanted.text is None or set(wanted.text.lower().split()) <= set(self.words),
                 not asks_change or (self.request_changed and wanted.side in (None, "request")),
-                wanted.changed_by is None
-                or (wanted.changed_by == self.first.policy and wanted.version in (None, self.first.version)),
+                all(lacking.get(name, True) for name in wanted.without or ()),
+                not wanted.asks("changed_by")
+                or whose == (wanted.changed_by or "", "" if wanted.lacks("version") else wanted.version or whose[1]),
                 wanted.part in (None, Part.MESSAGE),
                 wanted.path in (None, "/messages/*/content"),
             )
@@ -126,8 +138,8 @@ def made_calls(count: int) -> list[Made]:
         request_changed = some.random() < 0.3
         first, second = (
             Judged(
-                some.choice(("redact", HOSTILE)),
-                some.choice(("3f2a91c04d5e", "1.0+3f2a91c0")),
+                some.choice(("redact", HOSTILE, "") if side == "request" else ("redact", HOSTILE)),
+                some.choice(("3f2a91c04d5e", "1.0+3f2a91c0", "")),
                 side,
                 some.choice(("modify", "allow", "block", "error")),
                 side == "response" and some.random() < 0.5,
@@ -135,15 +147,17 @@ def made_calls(count: int) -> list[Made]:
             )
             for side in ("request", "response")
         )
+        if not first.policy:
+            second = replace(second, policy="")
         calls.append(
             Made(
                 call_at(now - age_s),
-                some.choice(("one", "two", HOSTILE, "s" * 900)),
-                some.choice(("gpt-4o", "claude", "rare" if number % 20 == 0 else "gpt-4o")),
+                some.choice(("one", "two", HOSTILE, "s" * 900, "")),
+                some.choice(("gpt-4o", "claude", "rare" if number % 20 == 0 else "gpt-4o", "")),
                 some.choice(("gpt-4o-2024", "claude")),
-                some.choice(("openai", "anthropic")),
-                some.choice(("openai_chat", "anthropic_messages")),
-                some.choice(("team-a", "Team-A")),
+                some.choice(("openai", "anthropic", "")),
+                some.choice(("openai_chat", "anthropic_messages", "")),
+                some.choice(("team-a", "Team-A", "")),
                 first,
                 second,
                 outcome,
@@ -192,13 +206,17 @@ def records_of(made: Made) -> Iterator[StageRecord]:
                 None,
                 {
                     "luthien.outcome": made.outcome,
-                    "luthien.policies": tuple(f"{each.policy}@{each.version}" for each in (made.first, made.second)),
+                    "luthien.policies": tuple(
+                        f"{each.policy}@{each.version}" for each in (made.first, made.second) if each.policy
+                    ),
                     "luthien.records.emitted": 7,
                 },
             ),
         ]
     for sequence, (event_type, payload, attributes) in enumerate(stages):
-        yield record(made.call_id, sequence, event_type, payload, attributes=attributes)
+        if event_type != EventType.POLICY_DECISION or attributes["luthien.policy.name"]:
+            told = {name: value for name, value in attributes.items() if value != ""}
+            yield record(made.call_id, sequence, event_type, payload, attributes=told)
 
 
 def store(dsn: str, *calls: Made) -> None:
@@ -234,6 +252,7 @@ def filters(calls: list[Made]) -> list[CallFilter]:
         "changed": ["request", "response", "any", "none"],
         "since": [half, half + timedelta(days=99)],
         "until": [half, half - timedelta(days=99)],
+        "without": [("session",), ("model", "provider"), ("format",), ("key",), ("policy",)],
     }
     indexed: dict[str, list[Any]] = {
         "text": ["common", "COMMON apple", "word7", "apple pear", "absent", "comm"],
@@ -255,11 +274,18 @@ def filters(calls: list[Made]) -> list[CallFilter]:
         for value in more[name]
         for needed in NEEDS[name]
     ]
+    of_what_is_not_known = [
+        CallFilter(without=("changed_by",)),
+        CallFilter(without=("version", "changed_by"), side=Side.REQUEST, part=Part.MESSAGE),
+        CallFilter(without=("version", "provider"), changed_by="redact"),
+        CallFilter(without=("version",), policy="redact", decided=Decided.BLOCK),
+        CallFilter(without=("path",), changed_by="redact"),
+    ]
     several = []
     for _ in range(60):
         names = {*some.sample(sorted(every), some.randint(2, 5)), *some.sample(("policy", "changed_by"), 1)}
         several.append(without(CallFilter(**{name: some.choice(every[name]) for name in sorted(names)})))
-    return [EVERY_CALL, *alone, *said_more, *several]
+    return [EVERY_CALL, *alone, *said_more, *of_what_is_not_known, *several]
 
 
 class TestAFilter:
@@ -349,12 +375,14 @@ class TestAFilter:
                 CallFilter(text="common"),
                 CallFilter(policy="redact", version="3f2a91c04d5e", side=Side.RESPONSE),
                 CallFilter(outcome=("completed", "running")),
+                CallFilter(without=("session", "model")),
+                CallFilter(without=("changed_by", "version")),
             ):
                 conn.execute("SELECT luthien_found(%s::tsquery, %s, %s, true, 50)", (tsquery(wanted), *whole))
             conn.execute("SELECT luthien_changed_after('1', gen_random_uuid(), 200)")
         found = [plan for plan in plans if "Limit" in plan and "conversation_search" in plan]
         feed = [plan for plan in plans if "Limit" in plan and "conversation_calls" in plan]
-        assert len(found) == 3
+        assert len(found) == 5
         assert len(feed) == 2
         assert not [plan for plan in found + feed if "Seq Scan" in plan]
         assert all("Bitmap Index Scan" in plan for plan in found)

@@ -83,6 +83,20 @@ def test_whatever_is_asked_of_a_change_is_one_of_its_facets() -> None:
             assert not other & set(asked)
 
 
+def test_what_is_not_known_of_a_change_can_be_asked_for_and_is_no_value() -> None:
+    unknown = {*change_facets("request", "other", "", None, None)}
+    known = {*change_facets("request", "other", "/tools/*", "redact", "1")}
+    capped = {*change_facets("request", "other", None, None, None)}
+    for names in (("changed_by",), ("path",), ("changed_by", "path"), ("changed_by", "version")):
+        for part in (None, Part.OTHER):
+            [asked] = asked_facets(CallFilter(without=names, part=part))
+            assert len(unknown & {*asked}) == 1, names
+            assert not known & {*asked}, names
+            assert len(capped & {*asked}) == ("path" not in names), names
+    [asked] = asked_facets(CallFilter(path="/tools/*", without=("changed_by",)))
+    assert not {*known, *unknown} & {*asked}
+
+
 def test_no_value_is_taken_for_another_one_or_for_any() -> None:
     change = set(change_facets("request", "tool_arguments", "/tools/*", "of two", "1"))
     decision = set(decision_facets("request", "block", "of two", "1", is_shadow=True, is_changing=False))

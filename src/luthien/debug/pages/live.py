@@ -127,8 +127,9 @@ def read_live_filter(items: list[tuple[str, str]], also: tuple[str, ...] = ()) -
     """As `read_filter`; but what only the index knows cannot be followed."""
     wanted = read_filter(items, also=also)
     for name in NEEDS_INDEX:
-        if getattr(wanted, name) is not None:
-            raise FilterError(name, "only indexed calls can be asked for this, not those that come in: use the list")
+        if wanted.asks(name):
+            why = "only indexed calls can be asked for this, not those that come in: use the list"
+            raise FilterError("without", f"{name}: {why}") if wanted.lacks(name) else FilterError(name, why)
     return wanted
 
 

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from urllib.parse import urlencode
 
 from luthien.exchange import Outcome, Side
-from luthien.store.call_filter import CallFilter, Changed, Decided, Mode, Part
+from luthien.store.call_filter import WITHOUT, CallFilter, Changed, Decided, Mode, Part
 from luthien.store.lexemes import MAX_ASKED, asked_words
 
 RUNNING = "running"
@@ -25,10 +25,12 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "outcome": (*(outcome.value for outcome in Outcome), RUNNING),
     "changed": get_args(Changed),
     "part": tuple(part.value for part in Part),
+    "without": WITHOUT,
 }
 """The values of the parameters that have only certain ones."""
-SEVERAL = ("outcome",)
-"""The parameters that take several values, one of which a call must have: with commas between them, or one by one."""
+SEVERAL = ("outcome", "without")
+"""The parameters that take several values, with commas between them or one by one: a call must have one of them, or,
+of `without`, none of all these."""
 NEEDS = {
     "version": ("policy", "changed_by"),
     "side": ("policy", "changed_by", "part", "path"),
@@ -74,10 +76,19 @@ def read_filter(
         if name not in NAMES:
             raise FilterError(name, f"there is no such filter; there are {', '.join(NAMES)}")
         wanted[name] = _read(name, value, now or datetime.now(UTC))
+    read = CallFilter(**wanted)
+    _check_together(read)
+    return read
+
+
+def _check_together(wanted: CallFilter) -> None:
+    for name in wanted.without or ():
+        if getattr(wanted, name) is not None:
+            raise FilterError("without", f"{name} is asked for, too; no call has it and has none")
     for name, needed in NEEDS.items():
-        if name in wanted and not any(each in wanted for each in needed):
-            raise FilterError(name, f"of what? Say {' or '.join(needed)}, too")
-    return CallFilter(**wanted)
+        if wanted.asks(name) and not any(wanted.asks(each) for each in needed):
+            said = f"of what? Say {' or '.join(needed)}, too"
+            raise FilterError("without", f"{name}: {said}") if wanted.lacks(name) else FilterError(name, said)
 
 
 def together(items: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -91,12 +102,16 @@ def together(items: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def without(wanted: CallFilter, *names: str) -> CallFilter:
     """The filter without some of its conditions, and without those that then say more of nothing."""
+    rest = _without_these(wanted, names)
+    loose = [name for name, needed in NEEDS.items() if not any(rest.asks(each) for each in needed)]
+    return _without_these(rest, loose)
+
+
+def _without_these(wanted: CallFilter, names: Iterable[str]) -> CallFilter:
     nothing: dict[str, Any] = dict.fromkeys(names)
-    rest = replace(wanted, **nothing)
-    loose: dict[str, Any] = {
-        name: None for name, needed in NEEDS.items() if all(getattr(rest, each) is None for each in needed)
-    }
-    return replace(rest, **loose)
+    lacking = None if "without" in nothing else wanted.without
+    nothing["without"] = tuple(each for each in lacking or () if each not in nothing) or None
+    return replace(wanted, **nothing)
 
 
 def filter_items(wanted: CallFilter) -> list[tuple[str, str]]:

@@ -27,6 +27,14 @@ CHOICE_WORDS: Mapping[str, Mapping[str, str]] = {
     "changed": {"any": "request or response", "none": "nothing"},
     "decided": {"change": "change something"},
     "mode": {"shadow": "in shadow"},
+    "without": {
+        "model": "model asked for",
+        "key": "gateway key",
+        "policy": "policy that looked",
+        "version": "known version",
+        "changed_by": "known policy of the change",
+        "path": "known path of the change",
+    },
 }
 """What values are called in the form, where that is not what they are called in addresses."""
 _SAID: Mapping[str, Mapping[str, str]] = {
@@ -46,6 +54,17 @@ _SAID: Mapping[str, Mapping[str, str]] = {
         "change": "to change something",
     },
     "mode": {"enforce": "and enforced that", "shadow": "in shadow"},
+    "without": {
+        "session": "without a session",
+        "model": "for which no model was asked",
+        "provider": "without a provider",
+        "format": "without a format",
+        "key": "without a gateway key",
+        "policy": "that no policy looked at",
+        "version": "in a version that is not known",
+        "changed_by": "that were changed, it is not known by which policy",
+        "path": "that were changed, it is not known at which path",
+    },
 }
 _BEFORE = {
     "id": "whose id begins with",
@@ -83,7 +102,9 @@ def conditions(base: str, wanted: CallFilter) -> list[Condition]:
     """The filter in words. Who changed which part is one condition, since it is one question."""
     found = []
     for name in _ORDER:
-        if getattr(wanted, name) is None or (name == "part" and wanted.changed_by is not None):
+        if wanted.lacks(name):
+            found.append(Condition(_SAID["without"][name], "", "", address(base, without(wanted, name))))
+        if name == "without" or getattr(wanted, name) is None or (name == "part" and wanted.changed_by is not None):
             continue
         names = ("changed_by", "part") if name == "changed_by" else (name,)
         found.append(Condition(*_said(wanted, name), address(base, without(wanted, *names))))

@@ -9,7 +9,7 @@ from luthien.debug.search.changed import changes_of
 from luthien.debug.search.decided import decisions_of
 from luthien.debug.search.texts import Breathe, words_in
 from luthien.store.calls import as_text
-from luthien.store.facets import change_facets, decision_facets, facet, time_facets
+from luthien.store.facets import change_facets, decision_facets, facet, lacking, time_facets
 from luthien.store.index import Decision, Entry, ReadCall
 from luthien.store.stored import CallRow
 
@@ -59,10 +59,14 @@ def row_facets(row: CallRow) -> Iterator[str]:
         "format": row["wire_format"],
         "key": row["gateway_key"],
     }
-    yield from (facet(name, value) for name, value in named.items() if value)
+    yield from (facet(name, value) if value else lacking(name) for name, value in named.items())
     yield from {facet("model", row[column]) for column in ("model_requested", "model_used") if row[column]}
+    if not row["model_requested"]:
+        yield lacking("model")
     for policy in row["policies"] or ():
         yield facet("policy", str(policy.get("name", "")))
+    if row["outcome"] is not None and not row["policies"]:
+        yield lacking("policy")
     sides = [side for side in ("request", "response") if row[f"{side}_changed"]]
     yield from (facet("changed", side) for side in sides)
     if sides:
@@ -79,4 +83,4 @@ def _facets_of_decisions(decisions: Iterable[Decision]) -> Iterator[str]:
 
 def _facets_of_changes(told: Iterable[tuple[str, str, str | None, str | None, str | None]]) -> Iterator[str]:
     for number, (side, part, path, policy, version) in enumerate(told):
-        yield from change_facets(side, part, path if number < MAX_PATHS else None, policy, version)
+        yield from change_facets(side, part, (path or "") if number < MAX_PATHS else None, policy, version)

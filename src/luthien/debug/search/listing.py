@@ -35,7 +35,7 @@ def narrowed(base: str, wanted: CallFilter, name: str, value: str | None) -> str
     if not value or len(value) > _LONGEST or "\0" in value or value != value.strip():
         return None
     asked: Any = (value,) if name in SEVERAL else value
-    if getattr(wanted, name) != asked:
+    if getattr(wanted, name) != asked or wanted.lacks(name):
         wanted = without(wanted, name)  # and what was said of another one
     change: dict[str, Any] = {name: asked}
     narrower = replace(wanted, **change)

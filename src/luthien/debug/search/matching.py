@@ -23,6 +23,7 @@ def matches(wanted: CallFilter, row: CallRow) -> bool:
         )
         and (wanted.policy is None or any(each.get("name") == wanted.policy for each in row["policies"] or ()))
         and (wanted.outcome is None or (row["outcome"] or RUNNING) in wanted.outcome)
+        and _lacks(wanted, row)
         and _is_changed(wanted, row)
         and _is_in_time(wanted, row)
     )
@@ -30,7 +31,20 @@ def matches(wanted: CallFilter, row: CallRow) -> bool:
 
 def may_leave(wanted: CallFilter) -> bool:
     """Whether a call that the filter let through once may be one later that it does not."""
-    return (wanted.outcome is not None and RUNNING in wanted.outcome) or wanted.changed == "none"
+    is_of_running = wanted.outcome is not None and RUNNING in wanted.outcome
+    return is_of_running or wanted.changed == "none" or wanted.without is not None
+
+
+def _lacks(wanted: CallFilter, row: CallRow) -> bool:
+    is_without = {
+        "session": not row["session_id"],
+        "model": not row["model_requested"],
+        "provider": not row["provider"],
+        "format": not row["wire_format"],
+        "key": not row["gateway_key"],
+        "policy": row["outcome"] is not None and not row["policies"],
+    }
+    return all(is_without.get(name, True) for name in wanted.without or ())
 
 
 def _is_changed(wanted: CallFilter, row: CallRow) -> bool:

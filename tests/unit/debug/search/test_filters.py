@@ -23,7 +23,7 @@ from luthien.debug.search.filters import (
 )
 from luthien.exchange import Side
 from luthien.policies.policy import Action
-from luthien.store.call_filter import EVERY_CALL, NEEDS_INDEX, CallFilter, Decided, Mode, Part
+from luthien.store.call_filter import EVERY_CALL, NEEDS_INDEX, WITHOUT, CallFilter, Decided, Mode, Part
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 WORDS = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=50).filter(
@@ -32,8 +32,8 @@ WORDS = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=
 TIMES = st.datetimes(datetime(1970, 1, 2), datetime(9999, 1, 1), timezones=st.just(UTC))
 
 
-def _in_order(outcomes: set[str]) -> tuple[str, ...]:
-    return tuple(each for each in CHOICES["outcome"] if each in outcomes)
+def _in_order(some: set[str], name: str) -> tuple[str, ...]:
+    return tuple(each for each in CHOICES[name] if each in some)
 
 
 FILTERS = st.builds(
@@ -42,7 +42,8 @@ FILTERS = st.builds(
     session=st.none() | WORDS,
     model=st.none() | WORDS,
     policy=st.none() | WORDS,
-    outcome=st.none() | st.sets(st.sampled_from(CHOICES["outcome"]), min_size=1).map(_in_order),
+    outcome=st.none()
+    | st.sets(st.sampled_from(CHOICES["outcome"]), min_size=1).map(lambda some: _in_order(some, "outcome")),
     changed=st.none() | st.sampled_from(CHOICES["changed"]),
     since=st.none() | TIMES,
     until=st.none() | TIMES,
@@ -53,7 +54,12 @@ FILTERS = st.builds(
     side=st.none() | st.sampled_from(Side),
     decided=st.none() | st.sampled_from(Decided),
     mode=st.none() | st.sampled_from(Mode),
-).map(without)
+    without=st.none() | st.sets(st.sampled_from(WITHOUT), min_size=1).map(lambda some: _in_order(some, "without")),
+).map(lambda wanted: without(replace(wanted, without=_lacking(wanted))))
+
+
+def _lacking(wanted: CallFilter) -> tuple[str, ...] | None:
+    return tuple(each for each in wanted.without or () if getattr(wanted, each) is None) or None
 
 
 @given(FILTERS)
@@ -99,6 +105,8 @@ def test_an_id_is_how_it_begins_whichever_way_it_is_written() -> None:
     [
         ("outcome", "complete", "is none of completed, blocked"),
         ("outcome", "blocked,,complete", "'complete' is none of completed, blocked"),
+        ("without", "provider,part", "'part' is none of session, model, provider, format, key, policy, version"),
+        ("without", "model,version", "version: of what? Say policy or changed_by, too"),
         ("version", "3f2a91c04d5e", "Say policy or changed_by, too"),
         ("side", "request", "Say policy or changed_by or part or path, too"),
         ("decided", "block", "Say policy, too"),
@@ -127,6 +135,13 @@ def test_what_cannot_be_is_said_with_its_name_and_what_may_be(parameter: str, va
     assert caught.value.parameter == parameter
 
 
+def test_no_call_has_something_and_has_it_not() -> None:
+    with pytest.raises(FilterError, match="without: model is asked for, too"):
+        read_filter([("without", "provider,model"), ("model", "x")])
+    with pytest.raises(FilterError, match="decided: of what"):
+        read_filter([("without", "policy"), ("decided", "block")])
+
+
 def test_what_is_somebody_else_s_is_left_alone() -> None:
     assert read_filter([("before", "x"), ("limit", "9")], also=("before", "limit")) == EVERY_CALL
 
@@ -136,6 +151,7 @@ def test_only_text_changes_and_decisions_need_the_index() -> None:
     for name in NEEDS_INDEX:
         asked: Any = {name: "x"}
         assert CallFilter(**asked).needs_index
+    assert [name for name in WITHOUT if CallFilter(without=(name,)).needs_index] == ["version", "changed_by", "path"]
 
 
 def test_several_outcomes_stand_together_or_one_by_one() -> None:
@@ -156,6 +172,9 @@ def test_what_said_more_goes_with_the_last_that_it_said_more_of() -> None:
     assert without(wanted, "policy") == CallFilter(changed_by="p", version="1", side=Side.REQUEST)
     assert without(wanted, "policy", "changed_by") == EVERY_CALL
     assert without(wanted, "version") == replace(wanted, version=None)
+    unknown = read_filter([("without", "provider,version,changed_by"), ("side", "request")])
+    assert without(unknown, "changed_by") == CallFilter(without=("provider",))
+    assert without(unknown, "version") == replace(unknown, without=("provider", "changed_by"))
     for name, needed in NEEDS.items():
         for each in needed:
             assert getattr(
