@@ -291,7 +291,8 @@ def test_filters_are_those_of_the_pages(terminal: Terminal, changing: Gateway, p
     assert found("--changed", "request") == [two]
     assert found("--changed", "none") == [one]
     assert found("--policy", "replace_text", "--outcome", "completed", "--since", "1h") == [two, one]
-    assert found("--until", "1h") == []
+    assert found("--without", "session,key") == [two, one]
+    assert found("--without", "policy") == found("--until", "1h") == []
     assert found("--wire-format", "anthropic.messages") == []
     assert json.loads(terminal.run("show", "last", "--model", "gpt-one").stdout)["call_id"] == one
     exported = terminal.run("export", "--model", "gpt-two").stdout

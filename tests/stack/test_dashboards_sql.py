@@ -4,6 +4,7 @@ link is followed. What Grafana does in between is `tests.stack.grafana`; Grafana
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -19,8 +20,11 @@ from psycopg.rows import dict_row
 
 from dashboards.parts import LOKI, POSTGRES, PROMETHEUS, TEMPO
 from dashboards.written import written
+from luthien.debug.search.indexer import MAX_BYTES
+from luthien.exchange import EventType, StageRecord
 from luthien.store.reports import grant_reader
 from tests.playbook import Gateway, Play, ScriptedProvider, answers, call_id_of, eventually, running_gateway, streams
+from tests.records import call_at, record, store
 from tests.stack.grafana import STERN, Json, Value, View, dashboards, links, panels, statements
 from tests.wire import openai_request, openai_response, openai_stream
 
@@ -43,8 +47,8 @@ class Stack:
     traces: dict[str, str]
     listed: dict[str, list[str]] = field(default_factory=dict)
 
-    def view(self, name: str, **chosen: Value) -> View:
-        now = datetime.now(UTC)
+    def view(self, name: str, hours_ago: float = 0, **chosen: Value) -> View:
+        now = datetime.now(UTC) - timedelta(hours=hours_ago)
         board = BOARDS[f"luthien-{name}"]
         return View(board, now - timedelta(hours=1), now + timedelta(minutes=1), chosen)
 
@@ -88,11 +92,14 @@ def stack(
         reader = open_.enter_context(reading(module_record_database))
         gateway = open_.enter_context(running_gateway(module_record_database, shared_provider.url, policies))
         ids = made_calls(gateway, shared_provider)
+        older = older_calls()
+        store(module_record_database, *(each for call in older.values() for each in call))
         traces = {name: gateway.call(call_id)["trace_id"] for name, call_id in ids.items()}
         owner = open_.enter_context(psycopg.connect(module_record_database, autocommit=True))
         eventually(
             lambda: owner.execute("SELECT count(*) FROM conversation_unindexed").fetchone(), lambda row: row == (0,)
         )
+        ids |= {name: str(records[0].call_id) for name, records in older.items()}
         yield Stack(gateway, ids, reader, traces)
 
 
@@ -138,6 +145,34 @@ def made_calls(gateway: Gateway, provider: ScriptedProvider) -> dict[str, str]:
         ids[name] = call_id_of(gateway.post(CHAT, body, headers=headers))
     ids["rejected"] = call_id_of(gateway.post(CHAT, b"{"))
     return ids
+
+
+def older_calls() -> dict[str, list[StageRecord]]:
+    """Calls of three hours ago by name, of which less is known than of others."""
+    redact = {"name": "redact", "action": "modify", "changed": True}
+    return {
+        "by nobody known": changed_call(b"one", name="noted", version="1", action="allow"),
+        "in no version": changed_call(b"one", **redact),
+        "in a version": changed_call(b"one", **redact, version="1"),
+        "too large": changed_call(b"one" * (MAX_BYTES // 5), **redact, version="1"),
+    }
+
+
+def changed_call(text: bytes, **decided: Any) -> list[StageRecord]:
+    call_id = call_at(time.time() - 3 * 3600)
+    decision = {f"luthien.policy.{name}": value for name, value in {**decided, "side": "request"}.items()}
+    ended = {
+        "luthien.outcome": "completed",
+        "luthien.policies": (f"{decided['name']}@{decided.get('version', '')}",),
+        "luthien.records.emitted": 4,
+    }
+    before, after = (b'{"messages": [{"role": "user", "content": "%s"}]}' % each for each in (text, text[::-1]))
+    return [
+        record(call_id, 0, EventType.REQUEST_ORIGINAL, before),
+        record(call_id, 1, EventType.POLICY_DECISION, None, attributes=decision),
+        record(call_id, 2, EventType.REQUEST_FINAL, after, attributes={"luthien.changed": True}),
+        record(call_id, 3, EventType.CALL_OUTCOME, None, attributes=ended),
+    ]
 
 
 def test_the_json_is_not_stale() -> None:
@@ -308,6 +343,36 @@ def test_the_links_of_policies_open_exactly_the_calls_they_count(stack: Stack) -
             assert len(opened(title, "calls", row)) == row["calls"], (title, row)
 
 
+def test_rows_open_the_calls_of_which_nobody_knows_what_others_say(stack: Stack) -> None:
+    """Who changed it, in which version, or at which path."""
+    view = stack.view("policies", hours_ago=2.5)
+
+    def opened(title: str, *named: str) -> dict[tuple[str, ...], list[str]]:
+        found = {}
+        for row in stack.rows(view, title):
+            calls = stack.follow(view.link(link_on(view, title, "calls"), row))
+            assert len(calls) == row["calls"], row
+            found[tuple(row[each] for each in named)] = calls
+        return found
+
+    assert opened("By policy and version", "policy", "version") == {
+        ("noted", "1"): ["by nobody known"],
+        ("redact", ""): ["in no version"],
+        ("redact", "1"): ["in a version", "too large"],
+    }
+    assert opened("Bytes and messages changed", "policy", "version", "part") == {
+        ("", "", "message"): ["by nobody known"],
+        ("redact", "", "message"): ["in no version"],
+        ("redact", "1", "message"): ["in a version"],
+        ("redact", "1", "other"): ["too large"],
+    }
+    assert opened("Most changed paths", "policy", "path") == {
+        ("", "/messages/*/content"): ["by nobody known"],
+        ("redact", "/messages/*/content"): ["in a version", "in no version"],
+        ("redact", ""): ["too large"],
+    }
+
+
 def test_failed_calls_are_opened_whatever_broke_them(stack: Stack) -> None:
     view = stack.view("calls")
     assert stack.follow(view.link(link_on(view, "In this time", "failed"))) == ["broken", "failed"]
@@ -318,7 +383,8 @@ def test_failed_calls_are_opened_whatever_broke_them(stack: Stack) -> None:
 
 def test_the_links_of_a_row_open_its_call_its_trace_and_those_like_it(stack: Stack) -> None:
     view = stack.view("calls")
-    for row in stack.rows(view, "Calls"):
+    rows = stack.rows(view, "Calls")
+    for row in rows:
         [name] = stack.names([row["call_id"]])
         page = view.link(link_on(view, "Calls", "call_id"), row)
         assert page == f"{LUTHIEN}/debug/calls/{stack.ids[name]}"
@@ -329,14 +395,18 @@ def test_the_links_of_a_row_open_its_call_its_trace_and_those_like_it(stack: Sta
         assert pane["queries"][0]["query"] == row["trace_id"] == stack.traces[name]
         assert pane["datasource"] == TEMPO.uid
         assert name in stack.follow(view.link(link_on(view, "Calls", "outcome"), row))
-        assert name in stack.follow(view.link(link_on(view, "Calls", "model"), row))
-    hostile = {stack.names([each["call_id"]])[0]: each for each in stack.rows(view, "Calls")}
+        for column in ("model", "provider", "session"):
+            like_it = [each for each in rows if each[column] == row[column]]
+            found = stack.follow(view.link(link_on(view, "Calls", column), row))
+            assert found == stack.names([each["call_id"] for each in like_it]), (column, row)
+    hostile = {stack.names([each["call_id"]])[0]: each for each in rows}
     assert stack.follow(view.link(link_on(view, "Calls", "model"), hostile["drop"])) == ["drop"]
     assert stack.follow(view.link(link_on(view, "Calls", "model"), hostile["tag"])) == ["tag"]
     assert stack.follow(view.link(link_on(view, "Calls", "session"), hostile["drop"])) == ["drop"]
     for row in stack.rows(view, "By model and provider"):
-        if row["model"]:
-            assert len(stack.follow(view.link(link_on(view, "By model and provider", "calls"), row))) >= row["calls"]
+        for column in ("calls", "changed", "blocked", "failed"):
+            found = stack.follow(view.link(link_on(view, "By model and provider", column), row))
+            assert len(found) == row[column], (column, row)
 
 
 @pytest.mark.parametrize("uid", BOARDS)

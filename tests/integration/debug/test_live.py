@@ -155,13 +155,15 @@ class TestTheFeed:
         with (
             following(gateway.url, "?model=wanted") as some,
             following(gateway.url, "?outcome=running&rows=live") as running,
+            following(gateway.url, "?without=provider") as unsent,
             following(gateway.url) as every,
         ):
             plain, wanted = called(gateway), called(gateway, model="wanted")
             for feed, call_id in ((every, plain), (every, wanted), (some, wanted)):
                 feed.wait_for_outcome(call_id)
             assert some.calls() == [wanted]
-            running.wait_for(lambda it: {e.data["call_id"] for e in it.of("left")} == {plain, wanted})
+            for feed in (running, unsent):
+                feed.wait_for(lambda it: {e.data["call_id"] for e in it.of("left")} == {plain, wanted})
 
     @pytest.mark.parametrize(
         "query", ["?text=x", "?changed_by=x", "?part=tools", "?nonsense=1", "?outcome=fine", "?rows=x"]

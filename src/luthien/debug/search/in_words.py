@@ -30,7 +30,7 @@ CHOICE_WORDS: Mapping[str, Mapping[str, str]] = {
     "without": {
         "model": "model asked for",
         "key": "gateway key",
-        "policy": "policy that looked",
+        "policy": "policy that looked at it",
         "version": "known version",
         "changed_by": "known policy of the change",
         "path": "known path of the change",
