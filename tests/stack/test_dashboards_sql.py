@@ -47,8 +47,8 @@ class Stack:
     traces: dict[str, str]
     listed: dict[str, list[str]] = field(default_factory=dict)
 
-    def view(self, name: str, hours_ago: float = 0, **chosen: Value) -> View:
-        now = datetime.now(UTC) - timedelta(hours=hours_ago)
+    def view(self, name: str, **chosen: Value) -> View:
+        now = datetime.now(UTC)
         board = BOARDS[f"luthien-{name}"]
         return View(board, now - timedelta(hours=1), now + timedelta(minutes=1), chosen)
 
@@ -345,7 +345,8 @@ def test_the_links_of_policies_open_exactly_the_calls_they_count(stack: Stack) -
 
 def test_rows_open_the_calls_of_which_nobody_knows_what_others_say(stack: Stack) -> None:
     """Who changed it, in which version, or at which path."""
-    view = stack.view("policies", hours_ago=2.5)
+    now = datetime.now(UTC)
+    view = View(BOARDS["luthien-policies"], now - timedelta(hours=4), now - timedelta(hours=2))
 
     def opened(title: str, *named: str) -> dict[tuple[str, ...], list[str]]:
         found = {}
