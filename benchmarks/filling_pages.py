@@ -143,6 +143,8 @@ _SEARCH = """
                 '=span:' || to_hex(floor(extract(epoch FROM started_at) * 1000)::bigint / %(slot_ms)s / %(span)s),
                 '=outcome:' || COALESCE(outcome, 'running'),
                 '=session:' || session_id, '=provider:' || provider, '=format:' || wire_format,
+                CASE WHEN session_id IS NULL THEN '=without:session' END,
+                CASE WHEN gateway_key IS NULL THEN '=without:key' END,
                 '=key:' || gateway_key, '=model:' || model_requested, '=model:' || model_used,
                 CASE WHEN request_changed THEN '=changed:request' END,
                 CASE WHEN response_changed THEN '=changed:response' END,
