@@ -182,7 +182,8 @@ def index_some(
     """Indexes some of the calls that are due; returns how many. Raises psycopg.Error."""
     claims = index.claim(conn, _AT_ONCE)
     until = time.monotonic() + _BEGUN_WITHIN_S
-    done, together = 0, claims[:0]
+    done = 0
+    together: Sequence[Claim] = ()
     try:
         rows = index.read_rows(conn, [each.call_id for each in claims]) if claims else {}
         while done < len(claims) and not is_stopping() and (done == 0 or time.monotonic() < until):
@@ -193,7 +194,7 @@ def index_some(
             pace.begin()
             _index(conn, together, rows, pace, stats)
             pace.breathe(0.0)
-            done, together = done + len(together), claims[:0]
+            done, together = done + len(together), ()
     except psycopg.Error as error:
         with suppress(psycopg.Error):  # the connection may be lost
             index.give_back(conn, claims[done + len(together) :])
