@@ -25,6 +25,8 @@ from luthien.telemetry.logs import configure_logging
 
 IDLE_S = 60.0
 """It ends when nothing was asked of it for so long, and its memory is the machine's again."""
+START_S = 30.0
+"""So long it may take until it is there: mostly a fifth of a second."""
 LIMIT_S = 60.0
 """What takes longer is given up, and the process with it."""
 
@@ -84,7 +86,7 @@ class Apart:
 
         Raises:
             CannotStart: there is no process.
-            StoreError: it says so, or the process was lost over it.
+            StoreError: it says so, or the process was lost over it, or was not there in time.
         """
         done: T = await asyncio.get_running_loop().run_in_executor(self._thread, self._do, _Job(function, args))
         return done
@@ -141,6 +143,8 @@ class Apart:
                 self._process = subprocess.Popen(
                     command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
                 )
+            if not ours.poll(START_S):
+                raise Failed(f"the process that was to make this did not start within {START_S:.0f} seconds")
             if ours.recv() == "ready":
                 self._connection = ours
                 return ours

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2 as httpx
@@ -17,6 +17,8 @@ from luthien.doctor.finding import Finding, ok, problem, warning
 from luthien.upstream.client import proxy_for
 
 TIMEOUT_S = 5.0
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+"""What OpenSSL says, by its version, of an answer that is not encrypted."""
 
 T = TypeVar("T")
 
@@ -92,4 +94,12 @@ def words(error: Exception) -> str:
         return f"no answer within {TIMEOUT_S:g} s"
     if isinstance(error, httpx.InvalidURL | ValueError):
         return "its address is not one"
-    return (str(error) or type(error).__name__).rstrip(".")
+    said = str(error)
+    if any(each in said for each in _NO_TLS):
+        return "what answers there is not encrypted: its address must begin with http://"
+    return (said or type(error).__name__).rstrip(".")
+
+
+def wants_tls(url: str, status: int, body: bytes) -> bool:
+    """Whether it was asked in the clear and says that it is encrypted, as servers in Go do, and nginx."""
+    return url.startswith("http:") and status == 400 and b"HTTPS" in body

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import httpx2 as httpx
 
 from luthien.doctor.finding import Finding, ok, problem, warning
-from luthien.doctor.network import TIMEOUT_S, in_time, origin, words
+from luthien.doctor.network import TIMEOUT_S, in_time, origin, wants_tls, words
 from luthien.errors import ConfigError
 from luthien.otlp import Otlp, Signal
 from luthien.settings import Settings
@@ -84,6 +84,8 @@ def _over_http(check: str, signal: Signal, otlp: Otlp, where: str) -> Finding:
             said = f"{where} answers {status} with a web page: no receiver of OTLP does"
             return problem(check, said, f"A proxy or a sign-in is in its place. {_MEANWHILE}")
         return _taken(check, signal, body, f"{where} takes them", f"in {took_ms:.0f} ms")
+    if wants_tls(str(url), status, body):
+        return problem(check, f"{where} is encrypted", f"Its address must begin with https://. {_MEANWHILE}")
     if status in (401, 403):
         return problem(check, f"{where} does not let them in ({status})", f"{_UNKNOWN}. {_MEANWHILE}")
     if status == 429 or status >= 500:

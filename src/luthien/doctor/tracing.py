@@ -12,7 +12,7 @@ import httpx2 as httpx
 from luthien.debug.tempo.breaker import Failure
 from luthien.debug.tempo.transports import Direct, NoRoute, Transport, Unanswerable, fetch, transport_of
 from luthien.doctor.finding import Finding, ok, problem, warning
-from luthien.doctor.network import TIMEOUT_S, origin, words
+from luthien.doctor.network import TIMEOUT_S, origin, wants_tls, words
 from luthien.settings import Settings
 
 _MEANWHILE = "Calls' pages have all but Tempo's spans meanwhile"
@@ -62,6 +62,8 @@ def _grafana(url: str, *, is_link_only: bool) -> Finding:
     where = origin(url)
     try:
         response = httpx.get(f"{url.rstrip('/')}/api/health", timeout=TIMEOUT_S)
+        if wants_tls(url, response.status_code, response.content):
+            return problem("Grafana", f"{where} is encrypted", "LUTHIEN_GRAFANA_URL must begin with https://")
         health = json.loads(response.content)
         version, database = health["version"], health["database"]
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:

@@ -145,10 +145,11 @@ def claim(conn: Connection, at_most: int) -> list[Claim]:
     return sorted((Claim(*row) for row in rows), key=lambda each: each.call_id, reverse=True)
 
 
-def give_back(conn: Connection, claims: Sequence[Claim]) -> None:
-    """For others, at once."""
+def give_back(conn: Connection, claims: Sequence[Claim], after_s: float = 0.0) -> None:
+    """For others, after some time; it was no attempt."""
     if claims:
-        conn.execute(query("give_back_unindexed"), {"ids": [each.call_id for each in claims]})
+        asked = {"ids": [each.call_id for each in claims], "after_s": after_s}
+        conn.execute(query("give_back_unindexed"), asked)
 
 
 def read_rows(conn: Connection, call_ids: Sequence[UUID]) -> dict[UUID, CallRow]:

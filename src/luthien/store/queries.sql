@@ -328,7 +328,7 @@ WHERE call_id = ANY(ARRAY(
 RETURNING call_id
 
 -- name: give_back_unindexed
-UPDATE conversation_unindexed SET due_at = now(), attempts = attempts - 1
+UPDATE conversation_unindexed SET due_at = now() + make_interval(secs => %(after_s)s), attempts = attempts - 1
 WHERE call_id = ANY(%(ids)s) AND attempts > 0
 
 -- name: index_calls

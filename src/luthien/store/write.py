@@ -22,6 +22,8 @@ Key = tuple[UUID, int]
 
 # Data exceptions, integrity violations, limits of the program, raised by a trigger, internal.
 _ABOUT_CONTENT = frozenset({"22", "23", "54", "P0", "XX"})
+# States of a transaction, rollbacks, rights and what is missing in the schema, resources, locks.
+_ABOUT_DATABASE = frozenset({"25", "40", "42", "53", "55"})
 _EVENT_TYPES = (
     *("uuid", "int4", "text", "timestamptz", "text", "text", "bytea", "bytea", "int8"),
     *("bool", "int4", "bytea", "int8", "jsonb"),
@@ -100,6 +102,11 @@ def is_about_content(error: Exception) -> bool:
     if error.sqlstate is None:  # psycopg itself says so
         return not isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
     return error.sqlstate[:2] in _ABOUT_CONTENT
+
+
+def is_of_no_batch(error: psycopg.Error) -> bool:
+    """Whether the database says that any batch would have failed now. A lost connection may be due to the batch."""
+    return (error.sqlstate or "")[:2] in _ABOUT_DATABASE
 
 
 def is_too_slow(error: Exception) -> bool:

@@ -56,7 +56,8 @@ _FOR_A_MOMENT: Final = frozenset(
 )
 _MOST_ATTEMPTS: Final = 16
 _OPTIONS: Final = [
-    ("grpc.max_receive_message_length", 64 * 1024),
+    # An answer that is longer counts as a failure, though the receiver has taken what it was sent.
+    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
     ("grpc.use_local_subchannel_pool", 1),  # else all channels to one address share one line, and its troubles
 ]
 

@@ -203,13 +203,29 @@ def test_it_ends_with_the_gateway(shared_record_database: str, shared_provider: 
     assert children() <= before
 
 
-def test_where_there_is_no_process_the_page_is_made_all_the_same(
-    shared_record_database: str, shared_provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
+def test_where_it_does_not_start_the_page_says_so_and_where_it_cannot_is_made_all_the_same(
+    shared_record_database: str, shared_provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
-    with pytest.raises(CannotStart):
-        asyncio.run(Apart().run(os.getpid))
+    hangs = tmp_path / "python"
+    hangs.write_text("#!/bin/sh\nexec sleep 600\n")
+    hangs.chmod(0o700)
     shared_provider.will(answers(openai_response()))
     with running_gateway(shared_record_database, shared_provider.url, POLICIES) as gateway:
-        call = gateway.call(gateway.post(CHAT, openai_request("a needle" + "x" * 700_000)))
-    assert json.dumps(call["verdict"]).startswith('"replace_text changed')
+        apart = gateway.app._now.views._apart
+        with monkeypatch.context() as patched:
+            patched.setattr(process, "START_S", 0.2)
+            patched.setattr(sys, "executable", str(hangs))
+            response = gateway.post(CHAT, openai_request("a needle" + "x" * 700_000))
+            page = f"/debug/calls/{call_id_of(response)}.json"
+            hung = eventually(lambda: gateway.get(page), lambda each: each.status_code == 503)
+            assert (hung.status_code, hung.json()["reason"], hung.headers["retry-after"]) == (503, "failed", "1")
+            assert "did not start within" in hung.json()["error"]
+            assert apart.pid is None, "it is still there"
+            patched.setattr(sys, "executable", "/nonexistent/python")
+            with pytest.raises(CannotStart):
+                asyncio.run(Apart().run(os.getpid))
+            call = gateway.call(response)
+            assert json.dumps(call["verdict"]).startswith('"replace_text changed')
+            assert apart.pid is None
+        assert gateway.get(page).status_code == 200
+        assert apart.pid is not None

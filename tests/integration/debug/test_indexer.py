@@ -358,6 +358,40 @@ class TestACallThatIsHard:
         assert [column(conn, "error", each[0].call_id) for each in (older, newer)] == [None, None]
         assert "attempts" in column(conn, "error", deadly[0].call_id)
 
+    def test_has_as_many_attempts_as_before_after_what_was_the_database_s_fault(
+        self, conn: Conn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its own may be that it took too long; no other that was claimed with it has a part in that."""
+        monkeypatch.setattr(indexer, "_TOGETHER_BYTES", 0)
+        store(conn, *call(says("older")), *call(says("newer")))
+        for code in (*["53100"] * (index.MAX_ATTEMPTS + 1), "57014"):
+            conn.execute(
+                "CREATE OR REPLACE FUNCTION refuses() RETURNS trigger LANGUAGE plpgsql AS"
+                f" $$ BEGIN RAISE 'not now' USING ERRCODE = '{code}'; END $$"
+            )
+            conn.execute(
+                "CREATE OR REPLACE TRIGGER refuses BEFORE INSERT ON conversation_search"
+                " FOR EACH ROW EXECUTE FUNCTION refuses()"
+            )
+            conn.execute("UPDATE conversation_unindexed SET due_at = now()")
+            with pytest.raises(psycopg.OperationalError, match="not now"):
+                index_some(conn, UNHURRIED, IndexStats())
+        attempts = conn.execute("SELECT attempts FROM conversation_unindexed ORDER BY call_id DESC").fetchall()
+        assert attempts == [(1,), (0,)]
+        conn.execute("DROP FUNCTION refuses CASCADE")
+        conn.execute("UPDATE conversation_unindexed SET due_at = now()")
+        assert index_all(conn) == IndexStats(indexed=2)
+
+    def test_that_was_not_begun_in_time_is_given_back(self, conn: Conn, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its claim would run out while another is indexed, and count as an attempt that was not finished."""
+        monkeypatch.setattr(indexer, "_TOGETHER_BYTES", 0)
+        monkeypatch.setattr(indexer, "_BEGUN_WITHIN_S", 0.0)
+        store(conn, *call(says("older")), *call(says("old")), *call(says("newer")))
+        assert index_some(conn, UNHURRIED, IndexStats()) == 1
+        left = conn.execute("SELECT attempts, due_at <= now() FROM conversation_unindexed").fetchall()
+        assert left == [(0, True)] * 2
+        assert index_all(conn) == IndexStats(indexed=2)
+
     def test_whose_document_postgres_refuses_keeps_its_facets(
         self, conn: Conn, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -176,6 +176,20 @@ class TestTempo:
         assert [each.level for each in traces().values()] == [Level.OK]
 
 
+def test_an_encrypted_port_that_is_asked_in_the_clear_and_the_other_way_round(provider: ScriptedProvider) -> None:
+    """What is written in Go says the first itself."""
+    provider.will(answers(b"Client sent an HTTP request to an HTTPS server.\n", status=400))
+    found = {**receivers(provider.url), **traces(tempo_url=provider.url, grafana_url=provider.url)}
+    for check in ("OTLP traces", "Grafana"):
+        assert "is encrypted" in found[check].found
+        assert "must begin with https://" in found[check].todo
+    assert "an HTTP request to an HTTPS server" in found["Tempo"].found
+    with otlp_receiver() as receiver:
+        url = receiver.endpoint.replace("http:", "https:")
+        for each in {**receivers(url), **traces(tempo_url=url, grafana_url=url)}.values():
+            assert "not encrypted: its address must begin with http://" in each.found
+
+
 def test_a_receiver_that_hangs_up_is_told_in_words() -> None:
     with otlp_receiver() as receiver:
         receiver.refusal = lambda: Refusal(hangs_up=True)

@@ -179,6 +179,7 @@ class TestADatabaseThatCannotBeAsked:
             with pytest.raises(StoreBusy, match="connections for reading the record are in use"):
                 await reader.calls(EVERY_CALL, None, 1)
         assert await reader.calls(EVERY_CALL, None, 1) == []
+        assert reader._taken == 0, "else a database that is away would be called busy"
         await reader.close()
 
     async def test_because_it_says_nothing_is_given_up(

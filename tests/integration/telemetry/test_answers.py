@@ -57,15 +57,19 @@ def said_of(caplog: pytest.LogCaptureFixture, signal: str) -> list[str]:
 
 @PROTOCOLS
 def test_what_is_rejected_is_counted_and_told_once(protocol: str, caplog: pytest.LogCaptureFixture) -> None:
-    """It is lost, and not sent again. Whoever rejects more than there was rejected all of it."""
+    """It is lost, and not sent again. Whoever rejects more than there was rejected all of it.
+
+    However many words are made of it, the rest was taken.
+    """
     answers = [Reservation(2, "too\nold \x1b[31m\u202e" + "x" * 10_000), Reservation(9, "again"), Reservation(-1)]
+    answers.append(Reservation(0, "x" * 100_000))
     with RECEIVERS[protocol]() as receiver:
         telemetry = exporting_to(receiver.endpoint, protocol, TRACES_COMPRESSION="gzip")
         for answer in answers:
             receiver.refusal = lambda answer=answer: answer  # type: ignore[misc]
             end_spans(telemetry, 3)
         assert telemetry.processor.lost_on_the_way() == KEPT | {"rejected": 5}
-        assert receiver.requests == 3
+        assert receiver.requests == 4
         receiver.refusal = lambda: Reservation(1, "a warning")
         telemetry.meter.create_counter(names.CALLS).add(1)
         assert telemetry.shutdown(10.0)

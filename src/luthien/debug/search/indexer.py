@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -26,7 +27,7 @@ from luthien.store.deadline import WatchedConnection
 from luthien.store.index import Claim, ReadCall, Sweep
 from luthien.store.stored import CallRow
 from luthien.store.worker import Worker
-from luthien.store.write import is_about_content
+from luthien.store.write import is_about_content, is_of_no_batch
 from luthien.telemetry import conventions as names
 
 _log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ _SAME = diff_payloads(None, None)
 _AT_ONCE = 16
 _TOGETHER_BYTES = 1024 * 1024
 """So many bytes of payloads are read and indexed together; a call with more, alone."""
+_BEGUN_WITHIN_S = index.LEASE_S / 2
+"""What was not begun so long after it was claimed is given back: one call may take the other half."""
 _POLL_S = 1.0
 _LAG_S = 10.0
 _SWEEP_PAUSE_S = 0.2
@@ -178,17 +181,26 @@ def index_some(
 ) -> int:
     """Indexes some of the calls that are due; returns how many. Raises psycopg.Error."""
     claims = index.claim(conn, _AT_ONCE)
-    rows = index.read_rows(conn, [each.call_id for each in claims]) if claims else {}
+    until = time.monotonic() + _BEGUN_WITHIN_S
     done = 0
-    while done < len(claims) and not is_stopping():
-        together = _together(claims[done:], rows)
-        if together[0].attempts > 1:  # it may have ended whoever was at it, and takes no other with it
-            index.give_back(conn, claims[done + 1 :])
-            claims = claims[: done + 1]
-        pace.begin()
-        _index(conn, together, rows, pace, stats)
-        pace.breathe(0.0)
-        done += len(together)
+    together: Sequence[Claim] = ()
+    try:
+        rows = index.read_rows(conn, [each.call_id for each in claims]) if claims else {}
+        while done < len(claims) and not is_stopping() and (done == 0 or time.monotonic() < until):
+            together = _together(claims[done:], rows)
+            if together[0].attempts > 1:  # it may have ended whoever was at it, and takes no other with it
+                index.give_back(conn, claims[done + 1 :])
+                claims = claims[: done + 1]
+            pace.begin()
+            _index(conn, together, rows, pace, stats)
+            pace.breathe(0.0)
+            done, together = done + len(together), ()
+    except psycopg.Error as error:
+        with suppress(psycopg.Error):  # the connection may be lost
+            index.give_back(conn, claims[done + len(together) :])
+            if is_of_no_batch(error):  # all others come first: it may be a lock on one of these
+                index.give_back(conn, together, index.LEASE_S)
+        raise
     index.give_back(conn, claims[done:])
     return done
 
