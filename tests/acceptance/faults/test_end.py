@@ -61,7 +61,7 @@ def test_the_gateway_is_killed_again_and_again(deployment: Deployment) -> None:
 def test_the_gateway_is_asked_to_stop(deployment: Deployment) -> None:
     """What can end within the grace period does; what cannot is ended, and recorded as far as it came."""
     with (
-        deployment.running({"LUTHIEN_GRACE_S": "3"}) as gateway,
+        deployment.running({"LUTHIEN_GRACE_S": "6"}) as gateway,
         load(deployment.url, FORM.clients, seed=4) as brief,
         load(deployment.url, 3, seed=5, ask=asks.endless) as endless,
     ):
@@ -84,7 +84,7 @@ def test_the_gateway_is_asked_to_stop_while_postgres_is_away(
     """It ends in time; what it could not store is stored by the next one."""
     with (
         deployment.running({"LUTHIEN_GRACE_S": "2"}) as gateway,
-        load(deployment.url, FORM.clients, seed=15) as ledger,
+        load(deployment.url, FORM.clients, seed=15, ask=asks.quick) as ledger,
     ):
         postgres.stop()
         ledger.wait_for(50)

@@ -84,7 +84,6 @@ def _call(gateway: Gateway, provider: ScriptedProvider, wire_format: str) -> str
 def _signed_in(gateway: Gateway, path: str, **options: Any) -> Iterator[tuple[Page, list[str]]]:
     with browser_page(**options) as page:
         troubles = watched(page)
-        page.set_default_timeout(5_000)
         page.goto(f"{gateway.url}/debug/sign-in?token={TOKEN}")
         page.goto(gateway.url + path)
         yield page, troubles

@@ -23,6 +23,7 @@ from luthien.store.call_filter import EVERY_CALL
 from luthien.store.read import RecordReader
 from luthien.store.write import prepare, write_batch
 from tests.integration.debug.har_schema import check_har
+from tests.playbook import DEADLINE_S
 from tests.records import record, whole_call
 from tests.tcp_proxy import proxy_to
 from tests.wire import openai_stream
@@ -41,7 +42,7 @@ def store(dsn: str, calls: list[list[StageRecord]]) -> list[str]:
 
 @pytest.fixture
 async def lookup(record_database: str) -> AsyncIterator[Lookup]:
-    reader = RecordReader(record_database)
+    reader = RecordReader(record_database, timeout_s=DEADLINE_S)
     await reader.open()
     yield Lookup(reader, RecordQueue(1, 1))
     await reader.close()
@@ -94,11 +95,12 @@ async def test_an_error_in_the_middle_is_the_last_line_and_says_where_to_go_on(
 ) -> None:
     ids = store(record_database, [whole_call() for _ in range(250)])
     with proxy_to(record_database) as proxy:
-        reader = RecordReader(proxy.dsn(record_database), timeout_s=2.0)
+        reader = RecordReader(proxy.dsn(record_database), timeout_s=DEADLINE_S)
         await reader.open()
         lookup = Lookup(reader, RecordQueue(1, 1))
         lines = as_lines(lookup, EVERY_CALL, None, 10**6, payloads=payloads)
         first = await anext(lines)
+        reader._pool.timeout = 0.2  # to see that no connection comes
         proxy.refuse()
         rest = [each async for each in lines]
         await reader.close()

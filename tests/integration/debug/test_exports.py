@@ -435,10 +435,17 @@ def test_a_client_that_hangs_up_ends_the_export(gateway: Gateway, provider: Scri
     made = [called(gateway, CHAT, openai_request()) for _ in range(12)]
     gateway.call(made[-1])
     url = f"{gateway.url}/debug/calls/export.ndjson"
-    for _ in range(6):  # more than there are connections to the database
+
+    def begins() -> bool:
+        """There is room for it once it was seen that one before it hung up."""
         with httpx.stream("GET", url, headers=gateway.headers, timeout=DEADLINE_S) as response:
-            assert next(response.iter_bytes(100))
-    assert len(lines_of(gateway, "?payloads=0")) == 12
+            return response.status_code == 200 and next(response.iter_bytes(100)) != b""
+
+    for _ in range(6):  # more than there are connections to the database
+        assert eventually(begins, bool)
+    path = "/debug/calls/export.ndjson?payloads=0"
+    response = eventually(lambda: gateway.get(path), lambda response: response.status_code == 200)
+    assert len(response.text.splitlines()) == 12
 
 
 # Who may

@@ -191,9 +191,10 @@ def test_the_feed_has_no_fields_but_ours(
             if name == b"id":
                 assert re.fullmatch(rb"[\da-f-]+", value), line
             if name == b"event":
-                assert value in {b"call", b"hello"}, line
-            if name == b"data" and (told := json.loads(value)).get("outcome") == "completed":
-                assert told["call_id"] == call_id
+                assert value in {b"call", b"hello", b"held", b"back"}, line
+            told = json.loads(value) if name == b"data" else {}
+            # Calls of the tests before may come, too, if a transaction that is still open kept them back.
+            if (told.get("call_id"), told.get("outcome")) == (call_id, "completed"):
                 assert "<script>" in told["model"]["requested"]
                 break
 

@@ -22,6 +22,7 @@ from luthien.record.queue import RecordQueue
 from luthien.record.spool import Spool, SpoolLimits
 from luthien.store.call_filter import EVERY_CALL
 from luthien.store.read import RecordReader
+from tests.playbook import DEADLINE_S
 from tests.records import call_at, record, store, whole_call
 
 
@@ -45,7 +46,7 @@ def queue(clock: Clock) -> RecordQueue:
 
 @pytest.fixture
 async def lookup(record_database: str, queue: RecordQueue) -> AsyncIterator[Lookup]:
-    reader = RecordReader(record_database)
+    reader = RecordReader(record_database, timeout_s=DEADLINE_S)
     await reader.open()
     yield Lookup(reader, queue)
     await reader.close()

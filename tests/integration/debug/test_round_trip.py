@@ -79,7 +79,7 @@ def stack(
                 module_record_database,
                 shared_provider.url,
                 [{"policy": "judge", "config": judge}],
-                tempo_timeout_s=10.0,
+                tempo_timeout_s=30.0,
                 **ways[request.param],
             )
         )

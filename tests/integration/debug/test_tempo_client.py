@@ -20,7 +20,7 @@ from luthien.debug.tempo.links import Times
 from luthien.debug.tempo.trace import Trace, TraceState
 from luthien.settings import Settings
 from luthien.telemetry import conventions as names
-from tests.playbook import Play, ScriptedProvider, Turn, answers
+from tests.playbook import DEADLINE_S, Play, ScriptedProvider, Turn, answers
 from tests.tempo_server import TempoServer, grafana_proxy, tempo_server
 
 CALL = UUID("01a20340-0000-7000-8000-000000000001")
@@ -45,7 +45,7 @@ def anybody() -> Iterator[ScriptedProvider]:
 
 @asynccontextmanager
 async def client(breaker: Breaker | None = None, **settings: Any) -> AsyncIterator[Tempo]:
-    asker = Tempo(Settings(**settings), breaker)
+    asker = Tempo(Settings(tempo_timeout_s=30, **settings), breaker)
     try:
         yield asker
     finally:
@@ -257,7 +257,7 @@ class Held:
         await self._then(turn)
 
     async def asked(self) -> None:
-        assert await asyncio.to_thread(self._is_asked.wait, 10)
+        assert await asyncio.to_thread(self._is_asked.wait, DEADLINE_S)
 
     def let_go(self) -> None:
         self._gate.open()
@@ -270,7 +270,7 @@ async def test_who_ask_for_the_same_trace_at_once_ask_together(anybody: Scripted
     trace = {"trace": {"resourceSpans": [{"scopeSpans": [{"spans": [{**span, "attributes": own}]}]}]}}
     first, second = Held(anybody, answers(trace)), Held(anybody, answers(trace))
     anybody.will(first, answers(trace))
-    async with client(tempo_url=anybody.url, tempo_timeout_s=10) as asker, asyncio.TaskGroup() as group:
+    async with client(tempo_url=anybody.url) as asker, asyncio.TaskGroup() as group:
         leading = group.create_task(found(asker))
         await first.asked()
         others = [group.create_task(found(asker)) for _ in range(5)]
@@ -326,7 +326,7 @@ async def test_a_trace_that_is_too_big_says_nothing_of_others(
     many = {"trace": {"resourceSpans": [{"scopeSpans": [three]}]}}
     for body, words in ((b" " * (9 * 1024 * 1024), "more than 8.0 MiB"), (many, "more than 50,000 spans")):
         anybody.will(answers(body))
-        async with client(tempo_url=anybody.url, tempo_timeout_s=10) as asker:
+        async with client(tempo_url=anybody.url) as asker:
             for _ in range(FAILURES + 1):
                 trace = await found(asker)
                 assert trace.state is TraceState.AWAY
@@ -346,9 +346,9 @@ async def test_a_long_answer_is_read_in_another_process(
 
     monkeypatch.setattr("luthien.debug.tempo.client.read_trace", here)
     anybody.will(says(200, head + unit * (BIG_BYTES // len(unit) + 1), kind))
-    async with client(tempo_url=anybody.url, tempo_timeout_s=10) as asker:
+    async with client(tempo_url=anybody.url) as asker:
         trace = await found(asker)
     assert (trace.state, "does not speak as Tempo does" in trace.sentence) == (TraceState.AWAY, True)
     anybody.will(answers(b"[" * BIG_BYTES * 2))
-    async with client(tempo_url=anybody.url, tempo_timeout_s=10) as asker:
+    async with client(tempo_url=anybody.url) as asker:
         assert "64.0 KiB" in (await found(asker, None)).sentence

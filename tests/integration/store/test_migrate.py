@@ -28,6 +28,7 @@ from luthien.store.migrate import (
     pending,
     read_migrations,
 )
+from tests.playbook import eventually
 
 NAMES = [migration.name for migration in read_migrations(migrations_folder())]
 TABLES = {"conversation_calls", "conversation_events", "conversation_quarantine"}
@@ -243,11 +244,13 @@ class TestWhatFails:
     def test_a_migrator_killed_in_the_middle_leaves_nothing(
         self, database: str, conn: psycopg.Connection[Any], tmp_path: Path
     ) -> None:
-        write_migration(tmp_path, "1_half", "CREATE TABLE half (id int);\nSELECT pg_sleep(1);")
+        write_migration(tmp_path, "1_half", "CREATE TABLE half (id int);\nSELECT pg_advisory_lock(1);")
+        conn.execute("SELECT pg_advisory_lock(1)")
         migrator = start_migrator(database, tmp_path)
-        wait_until_asleep(conn)
+        wait_until_in_the_middle(conn)
         migrator.send_signal(signal.SIGKILL)
         migrator.communicate()
+        conn.execute("SELECT pg_advisory_unlock(1)")
         write_migration(tmp_path, "1_half", "CREATE TABLE half (id int);")
         assert migrate(database, folder=tmp_path) == ["1_half"]
         assert len(books(conn)) == 1
@@ -347,13 +350,10 @@ def start_migrator(dsn: str, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", program, dsn, str(folder)], stdout=subprocess.PIPE, text=True)
 
 
-def wait_until_asleep(conn: psycopg.Connection[Any]) -> None:
+def wait_until_in_the_middle(conn: psycopg.Connection[Any]) -> None:
+    """Until a migrator waits for the lock that its migration asks for."""
     query = (
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
-        " AND pid <> pg_backend_pid()"
+        "SELECT FROM pg_locks JOIN pg_database AS here ON here.oid = database"
+        " WHERE datname = current_database() AND locktype = 'advisory' AND objid = 1 AND NOT granted"
     )
-    for _ in range(3000):
-        if conn.execute(query).fetchall() == [(1,)]:
-            return
-        conn.execute("SELECT pg_sleep(0.01)")
-    raise AssertionError("the migrator never came to its pg_sleep")
+    assert eventually(lambda: conn.execute(query).fetchall(), bool), "the migrator never came to its lock"

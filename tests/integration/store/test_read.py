@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from luthien.store.call_filter import EVERY_CALL
 from luthien.store.migrate import migrate, migrations_folder, read_migrations
 from luthien.store.read import RecordReader
 from luthien.store.windows import NEWEST
+from tests.playbook import DEADLINE_S
 from tests.records import call_at, record, store, whole_call
 from tests.tcp_proxy import proxy_to
 
@@ -161,6 +163,16 @@ class TestTheList:
         assert not [name for name, value in row.items() if "payload" in name or isinstance(value, bytes)]
 
 
+@contextmanager
+def impatient(reader: RecordReader) -> Iterator[None]:
+    """While the block runs, a connection is waited for only as long as it takes to see that none comes."""
+    patience_s, reader._pool.timeout = reader._pool.timeout, 0.2
+    try:
+        yield
+    finally:
+        reader._pool.timeout = patience_s
+
+
 class TestADatabaseThatCannotBeAsked:
     async def test_because_it_is_not_there_is_said_to_be_away(self) -> None:
         reader = RecordReader(NOWHERE, timeout_s=0.2)
@@ -171,12 +183,12 @@ class TestADatabaseThatCannotBeAsked:
         await reader.close()
 
     async def test_because_others_ask_is_said_to_be_busy(self, record_database: str) -> None:
-        reader = RecordReader(record_database, timeout_s=0.2)
+        reader = RecordReader(record_database, timeout_s=DEADLINE_S)
         await reader.open()
         async with AsyncExitStack() as stack:
             for _ in range(read._CONNECTIONS):
                 await stack.enter_async_context(reader._connection())
-            with pytest.raises(StoreBusy, match="connections for reading the record are in use"):
+            with impatient(reader), pytest.raises(StoreBusy, match="connections for reading the record are in use"):
                 await reader.calls(EVERY_CALL, None, 1)
         assert await reader.calls(EVERY_CALL, None, 1) == []
         assert reader._taken == 0, "else a database that is away would be called busy"
@@ -186,14 +198,14 @@ class TestADatabaseThatCannotBeAsked:
         self, record_database: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with proxy_to(record_database) as proxy:
-            reader = RecordReader(proxy.dsn(record_database), timeout_s=2.0)
+            reader = RecordReader(proxy.dsn(record_database), timeout_s=DEADLINE_S)
             await reader.open()
             assert await reader.calls(EVERY_CALL, None, 1) == []
             proxy.stall()
             monkeypatch.setattr(read._Connection, "silence_s", 0.2)
             monkeypatch.setattr(read._PlainConnection, "silence_s", 0.2)
             for ask in (reader.calls(EVERY_CALL, None, 1), reader.pending_migrations()):
-                with pytest.raises(StoreError, match="the database is away"):
+                with impatient(reader), pytest.raises(StoreError, match="the database is away"):
                     await ask
             monkeypatch.undo()
             proxy.resume()
@@ -202,11 +214,11 @@ class TestADatabaseThatCannotBeAsked:
 
     async def test_for_a_while_is_asked_again(self, record_database: str) -> None:
         with proxy_to(record_database) as proxy:
-            reader = RecordReader(proxy.dsn(record_database), timeout_s=2.0)
+            reader = RecordReader(proxy.dsn(record_database), timeout_s=DEADLINE_S)
             await reader.open()
             assert await reader.calls(EVERY_CALL, None, 1) == []
             proxy.refuse()
-            with pytest.raises(StoreError):
+            with impatient(reader), pytest.raises(StoreError):
                 await reader.calls(EVERY_CALL, None, 1)
             proxy.accept()
             assert await reader.calls(EVERY_CALL, None, 1) == []
