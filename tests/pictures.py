@@ -65,6 +65,16 @@ PICTURES = [
     Picture("stream", lambda story: f"/debug/calls/{story['answer']}", "#part-response", "#stream .legend", 1000),
     Picture("spans", lambda story: f"/debug/calls/{story['ran']}", "#trace", "#trace", 900, _has_spans),
     Picture("list", lambda story: "/debug/calls?changed=any&since=1h", "body", "main", 760),
+    Picture(
+        "filter",
+        lambda story: (
+            "/debug/calls?policy=redact&decided=change&side=request&path=/messages/*/content"
+            "&outcome=completed,upstream_error"
+        ),
+        "body",
+        "main",
+        620,
+    ),
     Picture("live", lambda story: "/debug/live", "body", "main", 760, _follows),
     Picture("session", lambda story: "/debug/sessions/support-4127", "body", "main", 1000),
     Picture(

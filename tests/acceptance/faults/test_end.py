@@ -83,8 +83,8 @@ def test_the_gateway_is_asked_to_stop_while_postgres_is_away(
 ) -> None:
     """It ends in time; what it could not store is stored by the next one."""
     with (
-        deployment.running({"LUTHIEN_GRACE_S": "2"}) as gateway,
-        load(deployment.url, FORM.clients, seed=15, ask=asks.quick) as ledger,
+        deployment.running({"LUTHIEN_GRACE_S": "10"}) as gateway,
+        load(deployment.url, FORM.clients, seed=15) as ledger,
     ):
         postgres.stop()
         ledger.wait_for(50)

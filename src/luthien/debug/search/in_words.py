@@ -24,8 +24,8 @@ _PARTS = {
 }
 CHOICE_WORDS: Mapping[str, Mapping[str, str]] = {
     "part": _PARTS,
-    "changed": {"any": "request or response", "none": "nothing"},
-    "decided": {"change": "change something"},
+    "changed": {"any": "something", "none": "nothing"},
+    "decided": {"change": "a change"},
     "mode": {"shadow": "in shadow"},
     "without": {
         "model": "model asked for",
