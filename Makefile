@@ -16,7 +16,7 @@ help:
 	@echo "make test    all tests"
 	@echo "make test-faults    what the record has when things break, in full and with figures (8 minutes)"
 	@echo "make lint    formatting, linters, types, direction of dependencies"
-	@echo "make docs    the tables of docs/telemetry.md and docs/logs.md, from the conventions"
+	@echo "make docs    what is generated: the tables of docs/telemetry.md and docs/logs.md, the dashboards' JSON"
 	@echo "make bench   what Luthien costs, as ratios"
 
 demo: $(VENV)/model
@@ -54,6 +54,7 @@ format: $(VENV)/ready
 
 docs: $(VENV)/ready
 	$(BIN)/python -m luthien.telemetry.document docs/telemetry.md docs/logs.md
+	$(BIN)/python -m dashboards
 
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks.overhead $(ARGS)

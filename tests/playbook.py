@@ -218,11 +218,16 @@ class Gateway:
         assert self.app.metrics_url is not None, "the metrics are not served"
         return httpx.get(self.app.metrics_url, timeout=DEADLINE_S).raise_for_status().text
 
-    def newest_call_id(self) -> str:
-        """The id of the newest call, once it is stored."""
-        listed = eventually(lambda: self.get("/debug/calls.json").json()["calls"], bool)
-        newest: str = listed[0]["call_id"]
-        return newest
+    def only_call_id(self, *besides: httpx.Response) -> str:
+        """The id of the one call that was made besides those, once something of it is stored."""
+        known = {call_id_of(response) for response in besides}
+
+        def others() -> list[str]:
+            listed = self.get("/debug/calls.json").json()["calls"]
+            return [call["call_id"] for call in listed if call["call_id"] not in known]
+
+        (only,) = eventually(others, bool)
+        return only
 
 
 def call_id_of(response_or_id: httpx.Response | str) -> str:

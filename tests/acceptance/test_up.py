@@ -16,7 +16,7 @@ import pytest
 
 from luthien.store.migrate import migrate
 from tests.acceptance.commands import Command, luthien
-from tests.playbook import ScriptedProvider, answers, eventually
+from tests.playbook import DEADLINE_S, ScriptedProvider, answers, eventually
 from tests.ports import reserved_port
 from tests.wire import openai_request, openai_response
 
@@ -48,14 +48,14 @@ def is_postgres(process: psutil.Process) -> bool:
 
 
 def call(address: str) -> str:
-    response = httpx.post(f"{address}/v1/chat/completions", json=openai_request(), timeout=20)
+    response = httpx.post(f"{address}/v1/chat/completions", json=openai_request(), timeout=DEADLINE_S)
     assert response.status_code == 200, response.text
     return response.headers["luthien-call-id"]
 
 
 def is_stored(address: str, headers: dict[str, str], call_id: str) -> bool:
     def ask() -> int:
-        return httpx.get(f"{address}/debug/calls/{call_id}.json", headers=headers, timeout=20).status_code
+        return httpx.get(f"{address}/debug/calls/{call_id}.json", headers=headers, timeout=DEADLINE_S).status_code
 
     return eventually(ask, lambda status: status == 200) == 200
 
@@ -111,7 +111,7 @@ def test_with_a_database_url_nothing_is_embedded(data_dir: Path, database: str) 
     with luthien("up", data_dir=data_dir, DATABASE_URL=database) as up:
         address = address_of(up)
         assert servers_of(psutil.Process(up.process.pid)) == []
-        assert httpx.get(f"{address}/readyz", timeout=20).status_code == 200
+        assert httpx.get(f"{address}/readyz", timeout=DEADLINE_S).status_code == 200
     assert not (data_dir / "postgres").exists()
 
 
@@ -165,7 +165,7 @@ def test_serve_with_one_worker_or_more(
         def is_ready() -> bool:
             assert serve.process.poll() is None, serve.output
             try:
-                return httpx.get(f"{address}/readyz", timeout=20).status_code == 200
+                return httpx.get(f"{address}/readyz", timeout=DEADLINE_S).status_code == 200
             except httpx.TransportError:
                 return False
 

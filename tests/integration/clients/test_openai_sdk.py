@@ -111,7 +111,7 @@ def test_responses_streamed_and_rewritten(record_database: str, provider: Script
         with client.responses.stream(model="m", input="I am Dana") as stream:
             events = list(stream)
             final_response = stream.get_final_response()
-        call_id = gateway.newest_call_id()
+        call_id = gateway.only_call_id()
         call, diff = gateway.call(call_id), gateway.diff(call_id)
     assert "secret" not in "".join(repr(event) for event in events)
     assert final_response.output_text == "a [hidden] b"

@@ -483,7 +483,7 @@ class TestStates:
             )
             calling.start()
             try:
-                call_id = gateway.newest_call_id()
+                call_id = gateway.only_call_id()
                 states = f"/debug/calls/{call_id}.json"
                 eventually(
                     lambda: gateway.get(states).json(),

@@ -14,7 +14,7 @@ import psycopg
 
 from luthien.exchange import EventType
 from tests.acceptance.commands import Command, luthien
-from tests.playbook import TOKEN, Gateway, Play, ScriptedProvider, answers, eventually, running_gateway
+from tests.playbook import DEADLINE_S, TOKEN, Gateway, Play, ScriptedProvider, answers, eventually, running_gateway
 from tests.ports import reserved_port
 from tests.records import record, store
 from tests.wire import DONE, openai_chunk, openai_request, openai_response
@@ -57,7 +57,7 @@ def serving(data_dir: Path, dsn: str, provider: ScriptedProvider) -> Iterator[tu
         def is_ready() -> bool:
             assert command.process.poll() is None, command.output
             try:
-                return httpx.get(f"{address}/readyz", timeout=20).status_code == 200
+                return httpx.get(f"{address}/readyz", timeout=DEADLINE_S).status_code == 200
             except httpx.TransportError:
                 return False
 
@@ -67,7 +67,7 @@ def serving(data_dir: Path, dsn: str, provider: ScriptedProvider) -> Iterator[tu
 
 def shown(address: str, call_id: str) -> dict[str, Any]:
     """The call's JSON, of which `completeness` is the same in the list, but for the details."""
-    response = httpx.get(f"{address}/debug/calls/{call_id}.json", headers=HEADERS, timeout=20)
+    response = httpx.get(f"{address}/debug/calls/{call_id}.json", headers=HEADERS, timeout=DEADLINE_S)
     assert response.status_code in (200, 202), response.text
     found: dict[str, Any] = response.json()
     assert (response.status_code == 202) == (found["completeness"]["state"] == "pending")
@@ -80,13 +80,13 @@ def state(address: str, call_id: str) -> str:
 
 
 def listed(address: str, call_id: str) -> str:
-    calls = httpx.get(f"{address}/debug/calls.json", headers=HEADERS, timeout=20).json()["calls"]
+    calls = httpx.get(f"{address}/debug/calls.json", headers=HEADERS, timeout=DEADLINE_S).json()["calls"]
     said: list[str] = [each["completeness"]["state"] for each in calls if each["call_id"] == call_id]
     return "".join(said)
 
 
 def page(address: str, call_id: str) -> str:
-    return httpx.get(f"{address}/debug/calls/{call_id}", headers=HEADERS | HTML, timeout=20).text
+    return httpx.get(f"{address}/debug/calls/{call_id}", headers=HEADERS | HTML, timeout=DEADLINE_S).text
 
 
 def test_a_call_whose_process_was_killed_is_interrupted_until_its_end_turns_up(
@@ -96,7 +96,7 @@ def test_a_call_whose_process_was_killed_is_interrupted_until_its_end_turns_up(
     provider.will(play)
     with serving(data_dir, record_database, provider) as (first, address):
         body = openai_request(stream=True)
-        with httpx.stream("POST", address + OPENAI, json=body, timeout=20) as response:
+        with httpx.stream("POST", address + OPENAI, json=body, timeout=DEADLINE_S) as response:
             call_id = response.headers["luthien-call-id"]
             eventually(lambda: shown(address, call_id), lambda call: call.get("records", {}).get("stored") == 2)
             assert state(address, call_id) == listed(address, call_id) == "pending"
@@ -144,7 +144,7 @@ def test_a_call_that_runs_in_another_process_is_pending_and_then_complete(
     with (
         running_gateway(record_database, provider.url) as one,
         running_gateway(record_database, provider.url) as other,
-        httpx.stream("POST", one.url + OPENAI, json=openai_request(stream=True), timeout=20) as response,
+        httpx.stream("POST", one.url + OPENAI, json=openai_request(stream=True), timeout=DEADLINE_S) as response,
     ):
         call_id = response.headers["luthien-call-id"]
         eventually(lambda: listed(other.url, call_id), bool)
@@ -251,7 +251,7 @@ def test_without_a_spool_calls_have_a_process_all_the_same(record_database: str,
         running_gateway(record_database, provider.url, spool=False) as other,
     ):
         body = openai_request(stream=True)
-        with httpx.stream("POST", one.url + OPENAI, json=body, timeout=20) as response:
+        with httpx.stream("POST", one.url + OPENAI, json=body, timeout=DEADLINE_S) as response:
             call_id = response.headers["luthien-call-id"]
             eventually(lambda: listed(other.url, call_id), bool)
             assert state(one.url, call_id) == state(other.url, call_id) == "pending"

@@ -80,7 +80,7 @@ class TestTheFeed:
 
         provider.will(hold)
         with following(gateway.url) as feed, ExitStack() as stack:
-            client = stack.enter_context(httpx.Client(timeout=30))
+            client = stack.enter_context(httpx.Client(timeout=DEADLINE_S))
             thread = threading.Thread(
                 target=client.post, args=(gateway.url + OPENAI,), kwargs={"json": openai_request()}
             )
@@ -346,7 +346,7 @@ class TestAServerThatStops:
             serving(data_dir, record_database, provider.url, *arguments, LUTHIEN_GRACE_S="60") as gateway,
         ):
             feeds = [stack.enter_context(following(gateway.url)) for _ in range(4)]
-            response = httpx.post(gateway.url + OPENAI, json=openai_request(), timeout=30)
+            response = httpx.post(gateway.url + OPENAI, json=openai_request(), timeout=DEADLINE_S)
             for feed in feeds:
                 feed.wait_for_outcome(response.headers["luthien-call-id"])
             gateway.signal(15)

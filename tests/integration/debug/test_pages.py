@@ -56,7 +56,7 @@ def call_id(gateway: Gateway, provider: ScriptedProvider) -> str:
 
 @contextmanager
 def signed_in_browser(gateway: Gateway) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=gateway.url, headers=HTML, follow_redirects=True, timeout=20) as browser:
+    with httpx.Client(base_url=gateway.url, headers=HTML, follow_redirects=True, timeout=DEADLINE_S) as browser:
         response = browser.get("/debug/sign-in", params={"token": TOKEN})
         assert response.url.path == "/debug/calls"
         assert TOKEN not in str(response.url)

@@ -64,7 +64,7 @@ def test_a_client_that_takes_nothing_of_its_stream_has_hung_up(gateway: Gateway,
     provider.will(goes_on)
     body = b'{"model": "m", "stream": true, "messages": []}'
     with closing(asked(gateway, post(body))):
-        call = gateway.call(gateway.newest_call_id())
+        call = gateway.call(gateway.only_call_id())
         call = eventually(lambda: gateway.call(call["call_id"]), lambda each: each["outcome"] is not None)
     assert call["outcome"] == "client_disconnected"
     assert call["error"]["message"] == "the client took nothing for 0.3 s"

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from luthien.exchange import call_time_ms
-from tests.playbook import Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway, streams
+from tests.playbook import DEADLINE_S, Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway, streams
 from tests.ports import reserved_port
 from tests.wire import (
     DONE,
@@ -186,7 +186,7 @@ def test_a_call_that_gets_no_connection_to_the_provider_is_a_504(
     gate = provider.gate()
 
     async def wait(turn: Turn) -> None:
-        await asyncio.wait_for(gate.wait(), 20)
+        await asyncio.wait_for(gate.wait(), DEADLINE_S)
         await answers(openai_response())(turn)
 
     provider.will(wait)
@@ -233,7 +233,7 @@ def test_a_body_that_is_no_json_object_is_a_400(
 def test_a_body_over_the_limit_is_a_413(record_database: str, provider: ScriptedProvider) -> None:
     with running_gateway(record_database, provider.url, max_body_bytes=100) as gateway:
         declared = gateway.post(OPENAI, b"x" * 101)
-        streamed = httpx.post(gateway.url + ANTHROPIC, content=iter([b"x" * 60, b"x" * 60]), timeout=20)
+        streamed = httpx.post(gateway.url + ANTHROPIC, content=iter([b"x" * 60, b"x" * 60]), timeout=DEADLINE_S)
         for response in (declared, streamed):
             assert response.status_code == 413
             call = gateway.call(response)
@@ -281,13 +281,13 @@ def test_a_stream_is_not_held_until_it_is_whole(gateway: Gateway, provider: Scri
     async def play(turn: Turn) -> None:
         await turn.head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
         await turn.chunk(openai_chunk({"content": "first"}))
-        await asyncio.wait_for(gate.wait(), 20)
+        await asyncio.wait_for(gate.wait(), DEADLINE_S)
         await turn.chunk(DONE)
         await turn.send(b"0\r\n\r\n")
 
     provider.will(play)
     body = json.dumps(openai_request(stream=True)).encode()
-    with httpx.stream("POST", gateway.url + OPENAI, content=body, timeout=20) as response:
+    with httpx.stream("POST", gateway.url + OPENAI, content=body, timeout=DEADLINE_S) as response:
         pieces = response.iter_raw()
         assert b"first" in next(pieces)
         gate.open()
@@ -300,7 +300,7 @@ def test_the_end_marker_does_not_wait_for_the_providers_eof(gateway: Gateway, pr
     async def play(turn: Turn) -> None:
         await turn.head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
         await turn.chunk(b"".join(anthropic_stream("a")))
-        await asyncio.wait_for(gate.wait(), 20)
+        await asyncio.wait_for(gate.wait(), DEADLINE_S)
 
     provider.will(play)
     response = gateway.post(ANTHROPIC, anthropic_request(stream=True))

@@ -20,6 +20,7 @@ import pytest
 
 from luthien.pipeline.passage import KEPT_BYTES
 from tests.playbook import (
+    DEADLINE_S,
     STAGES,
     Gateway,
     ScriptedProvider,
@@ -43,7 +44,7 @@ def states(call: dict[str, Any]) -> dict[str, str]:
 
 def send_raw(gateway: Gateway, method: str, target: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
     """A request whose path no client library has put in order."""
-    connection = http.client.HTTPConnection(urlsplit(gateway.url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(gateway.url).netloc, timeout=DEADLINE_S)
     connection.putrequest(method, target, skip_host=True)
     for name, value in {"host": "x", "content-length": "0", **(headers or {})}.items():
         connection.putheader(name, value)
@@ -163,7 +164,7 @@ class TestRefused:
         assert status == 403 if method != "BREW" else status in (400, 403)
         assert provider.turns == []
         if status == 403:
-            call = gateway.call(gateway.newest_call_id())
+            call = gateway.call(gateway.only_call_id())
             assert (call["outcome"], call["http_status"]) == ("rejected", 403)
             assert call["completeness"]["state"] == "complete"
             assert method in call["error"]["message"]
@@ -301,7 +302,7 @@ class TestBodies:
 
         provider.will(play)
         parts = [os.urandom(50_000) for _ in range(20)]
-        response = httpx.post(f"{gateway.url}/v1/embeddings", content=iter(parts), timeout=20)
+        response = httpx.post(f"{gateway.url}/v1/embeddings", content=iter(parts), timeout=DEADLINE_S)
         assert response.json() == {"ok": True}
         assert got == [b"".join(parts)]
         assert gateway.call(response)["stages"]["request_final"]["wire_bytes"] == 1_000_000
@@ -322,7 +323,7 @@ class TestBodies:
             yield b"the rest"
 
         provider.will(play)
-        assert httpx.post(f"{gateway.url}/v1/embeddings", content=parts(), timeout=20).json() == {"ok": True}
+        assert httpx.post(f"{gateway.url}/v1/embeddings", content=parts(), timeout=DEADLINE_S).json() == {"ok": True}
 
     def test_the_response_is_not_held_until_it_is_whole(self, gateway: Gateway, provider: ScriptedProvider) -> None:
         gate = provider.gate()
@@ -330,11 +331,11 @@ class TestBodies:
         async def play(turn: Turn) -> None:
             await turn.head(200, {"content-type": "text/plain", "content-length": "11"})
             await turn.send(b"first ")
-            await asyncio.wait_for(gate.wait(), 20)
+            await asyncio.wait_for(gate.wait(), DEADLINE_S)
             await turn.send(b"after")
 
         provider.will(play)
-        with httpx.stream("GET", f"{gateway.url}/v1/models", timeout=20) as response:
+        with httpx.stream("GET", f"{gateway.url}/v1/models", timeout=DEADLINE_S) as response:
             pieces = response.iter_raw()
             assert next(pieces) == b"first "
             gate.open()
@@ -354,7 +355,7 @@ class TestBodies:
                 sent += 1
 
         provider.will(play)
-        with httpx.stream("GET", f"{gateway.url}/v1/models", timeout=20) as response:
+        with httpx.stream("GET", f"{gateway.url}/v1/models", timeout=DEADLINE_S) as response:
             pieces = response.iter_raw()
             size = len(next(pieces))
             assert settled(lambda: sent) < 48
@@ -371,7 +372,7 @@ class TestBodies:
         assert gateway.call(response)["outcome"] == "completed"
         with pytest.raises(httpx.RemoteProtocolError):
             gateway.get("/v1/models")
-        call = gateway.call(gateway.newest_call_id())
+        call = gateway.call(gateway.only_call_id(response))
         assert (call["outcome"], call["error"]["type"]) == ("upstream_error", "upstream_incomplete")
 
     def test_event_streams_pass(self, gateway: Gateway, provider: ScriptedProvider) -> None:
@@ -421,7 +422,7 @@ class TestEnds:
         provider.will(play)
         with pytest.raises(httpx.RemoteProtocolError):
             gateway.get("/v1/models")
-        call = gateway.call(gateway.newest_call_id())
+        call = gateway.call(gateway.only_call_id())
         assert (call["outcome"], call["http_status"]) == ("upstream_error", 200)
         assert call["stages"]["response_original"]["payload"] == "a beginning"
         assert call["stages"]["response_final"]["payload"] == "a beginning"
@@ -438,7 +439,7 @@ class TestEnds:
             gone.set()
 
         provider.will(play)
-        with httpx.stream("GET", f"{gateway.url}/v1/models", timeout=20) as response:
+        with httpx.stream("GET", f"{gateway.url}/v1/models", timeout=DEADLINE_S) as response:
             assert next(response.iter_raw()) == b"a beginning"
         assert eventually(gone.is_set, bool)
         call = gateway.call(response.headers["luthien-call-id"])
@@ -462,7 +463,7 @@ class TestEnds:
             client.sendall(bytes(size))
             assert eventually(lambda: provider.turns, bool)
         assert eventually(gone.is_set, bool)
-        call = gateway.call(gateway.newest_call_id())
+        call = gateway.call(gateway.only_call_id())
         assert call["outcome"] == "client_disconnected"
         assert states(call) == dict.fromkeys(STAGES[:2], "recorded") | dict.fromkeys(STAGES[2:], "not_reached")
 
@@ -487,7 +488,7 @@ class TestEnds:
             client.sendall(b"%x\r\n%s\r\n" % (100_000, b"q" * 100_000))
             assert eventually(begun.is_set, bool)
         assert eventually(lambda: rest, bool)
-        call = gateway.call(gateway.newest_call_id())
+        call = gateway.call(gateway.only_call_id())
         assert call["outcome"] == "client_disconnected"
         assert call["stages"]["request_original"]["wire_bytes"] == 100_000
         assert call["stages"]["response_final"]["state"] == "not_reached"
@@ -501,7 +502,7 @@ class TestEnds:
 
         provider.will(play)
         parts = (bytes(100_000) for _ in range(400))
-        response = httpx.post(f"{gateway.url}/v1/embeddings", content=parts, timeout=20)
+        response = httpx.post(f"{gateway.url}/v1/embeddings", content=parts, timeout=DEADLINE_S)
         assert response.status_code in (413, 502)
         call = gateway.call(response)
         assert call["outcome"] == "upstream_error"
@@ -536,6 +537,6 @@ class TestEnds:
                 assert answer.result().status_code == 503
                 assert answer.result().json()["error"]["code"] == "gateway_stopped"
         with running_gateway(record_database, provider.url) as later:
-            call = later.call(later.newest_call_id())
+            call = later.call(later.only_call_id())
         assert (call["outcome"], call["error"]["type"]) == ("policy_error", "gateway_stopped")
         assert call["stages"]["response_final"]["state"] == ("recorded" if has_begun else "gateway_generated")

@@ -19,7 +19,7 @@ import yaml
 from luthien.gateway import reload
 from luthien.policies.policy import Policy
 from tests.otlp_receiver import attributes_of, exports_unhurried, otlp_receiver
-from tests.playbook import Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway
+from tests.playbook import DEADLINE_S, Gateway, ScriptedProvider, Turn, answers, eventually, running_gateway
 from tests.serving import serving
 from tests.wire import openai_request, openai_response, openai_stream
 
@@ -355,7 +355,7 @@ def process(
         def users() -> list[str]:
             before = len(provider.turns)
             for _ in range(8):
-                assert httpx.post(running.url + OPENAI, json=openai_request(), timeout=20).status_code == 200
+                assert httpx.post(running.url + OPENAI, json=openai_request(), timeout=DEADLINE_S).status_code == 200
             return [turn.json["user"] for turn in provider.turns[before:]]
 
         def hang_up() -> None:

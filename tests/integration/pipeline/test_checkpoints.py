@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from tests.dialects import Dialect, in_dialects
-from tests.playbook import TOKEN, Gateway, Play, ScriptedProvider, Turn, eventually, running_gateway
+from tests.playbook import DEADLINE_S, TOKEN, Gateway, Play, ScriptedProvider, Turn, eventually, running_gateway
 from tests.serving import read_until, serving
 from tests.wire import (
     openai_chunk,
@@ -99,7 +99,7 @@ def test_while_it_is_open_the_page_has_what_has_passed_and_says_so(
     provider.will(holding(*frames[:4]))
     with (
         running_gateway(record_database, provider.url, REPLACING, checkpoint_s=0.02) as gateway,
-        httpx.stream("POST", gateway.url + OPENAI, json=openai_request(stream=True), timeout=20) as response,
+        httpx.stream("POST", gateway.url + OPENAI, json=openai_request(stream=True), timeout=DEADLINE_S) as response,
     ):
         call_id = response.headers["luthien-call-id"]
         call = eventually(lambda: shown(gateway, call_id), lambda call: "there" in str(call))
@@ -150,7 +150,7 @@ def test_credentials_that_a_provider_sends_back_are_in_no_checkpoint(
     provider.will(holding(openai_chunk({"content": "before"}), frame))
     with (
         running_gateway(record_database, provider.url, checkpoint_s=0.02) as gateway,
-        httpx.stream("POST", gateway.url + OPENAI, json=openai_request(stream=True), timeout=20) as response,
+        httpx.stream("POST", gateway.url + OPENAI, json=openai_request(stream=True), timeout=DEADLINE_S) as response,
     ):
         call_id = response.headers["luthien-call-id"]
         call = eventually(lambda: shown(gateway, call_id), lambda call: "beforea" in str(call))

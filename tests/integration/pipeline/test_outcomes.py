@@ -23,6 +23,7 @@ from luthien.policies.policy import Policy, Request, Response, Verdict
 from luthien.policies.registry import BUILTIN
 from tests.dialects import Dialect, in_dialects
 from tests.playbook import (
+    DEADLINE_S,
     Gateway,
     Play,
     ScriptedProvider,
@@ -293,7 +294,7 @@ def connection(gateway: Gateway, path: str, body: dict[str, Any]) -> Iterator[so
     host, port = gateway.url.removeprefix("http://").split(":")
     data = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n"
-    with socket.create_connection((host, int(port)), timeout=20) as client:
+    with socket.create_connection((host, int(port)), timeout=DEADLINE_S) as client:
         client.sendall(head.encode() + data)
         yield client
 
@@ -332,7 +333,7 @@ def test_a_client_that_hangs_up_before_a_stream_says_anything(
         eventually(lambda: provider.turns, bool)
         hang_up(client, rudely=rudely)
     assert eventually(closed.is_set, bool)
-    call = stern.call(stern.newest_call_id())
+    call = stern.call(stern.only_call_id())
     assert ended(call) == ("client_disconnected", "client_disconnected")
     assert call["stages"]["request_final"]["state"] == "recorded"
     assert states(call)[-1] == "not_reached"
@@ -386,10 +387,10 @@ def test_a_client_that_hangs_up_while_policies_end_a_broken_stream(
     """The policies are stopped, and what each of them has seen is recorded although nothing was released."""
     provider.will(streams(*openai_stream("a")[:-1], then_cut=then_cut, pause_s=0.02))
     with connection(thoughtful, OPENAI, openai_request(stream=True)) as client:
-        assert Thoughtful.thinking.wait(20)
+        assert Thoughtful.thinking.wait(DEADLINE_S)
         hang_up(client, rudely=False)
-        assert Thoughtful.stopped.wait(20)
-    call = thoughtful.call(thoughtful.newest_call_id())
+        assert Thoughtful.stopped.wait(DEADLINE_S)
+    call = thoughtful.call(thoughtful.only_call_id())
     assert ended(call) == ("client_disconnected", "client_disconnected")
     assert states(call) == ["recorded", "recorded", "recorded", "not_reached"]
     assert decided(call) == [("stern", "request"), ("stern", "response"), ("thoughtful", "response")]
@@ -401,10 +402,10 @@ def test_a_client_that_hangs_up_in_mid_stream_before_anything_was_released(
     play, closed = holding(provider, *openai_stream("a")[:2])
     provider.will(play)
     with connection(thoughtful, OPENAI, openai_request(stream=True)) as client:
-        assert Thoughtful.seen.wait(20)
+        assert Thoughtful.seen.wait(DEADLINE_S)
         hang_up(client, rudely=False)
     assert eventually(closed.is_set, bool)
-    call = thoughtful.call(thoughtful.newest_call_id())
+    call = thoughtful.call(thoughtful.only_call_id())
     assert states(call) == ["recorded", "recorded", "recorded", "not_reached"]
     assert decided(call) == [("stern", "request"), ("stern", "response"), ("thoughtful", "response")]
 
@@ -415,10 +416,10 @@ def test_a_client_that_hangs_up_between_two_policies_on_a_plain_response(
     """What the first has decided is recorded."""
     provider.will(answers(openai_response()))
     with connection(thoughtful, OPENAI, openai_request()) as client:
-        assert Thoughtful.thinking.wait(20)
+        assert Thoughtful.thinking.wait(DEADLINE_S)
         hang_up(client, rudely=False)
-        assert Thoughtful.stopped.wait(20)
-    call = thoughtful.call(thoughtful.newest_call_id())
+        assert Thoughtful.stopped.wait(DEADLINE_S)
+    call = thoughtful.call(thoughtful.only_call_id())
     assert ended(call) == ("client_disconnected", "client_disconnected")
     assert states(call) == ["recorded", "recorded", "recorded", "not_reached"]
     assert decided(call) == [("stern", "request"), ("stern", "response")]
@@ -436,7 +437,7 @@ def test_a_client_that_hangs_up_before_a_plain_response(gateway: Gateway, provid
     with connection(gateway, OPENAI, openai_request()) as client:
         eventually(lambda: provider.turns, bool)
         hang_up(client, rudely=False)
-    call = gateway.call(gateway.newest_call_id())
+    call = gateway.call(gateway.only_call_id())
     assert call["outcome"] == "client_disconnected"
     assert states(call) == ["recorded", "recorded", "not_reached", "not_reached"]
 
@@ -445,7 +446,7 @@ def test_a_client_that_hangs_up_while_it_sends(gateway: Gateway) -> None:
     host, port = gateway.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as client:
         client.sendall(f"POST {OPENAI} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{{".encode())
-    call = gateway.call(gateway.newest_call_id())
+    call = gateway.call(gateway.only_call_id())
     assert call["outcome"] == "client_disconnected"
     assert states(call) == ["not_reached"] * 4
 
@@ -460,7 +461,7 @@ def test_a_client_that_hangs_up_after_the_end_marker_had_all_of_it(
         while DONE not in received:
             received += client.recv(65536)
         hang_up(client, rudely=True)
-    assert gateway.call(gateway.newest_call_id())["outcome"] == "completed"
+    assert gateway.call(gateway.only_call_id())["outcome"] == "completed"
 
 
 def test_a_streamed_rewrite_shows_in_the_diff(record_database: str, provider: ScriptedProvider) -> None:
@@ -555,7 +556,7 @@ def test_concurrent_calls_do_not_mix(gateway: Gateway, provider: ScriptedProvide
     async def ask(client: httpx.AsyncClient, index: int) -> tuple[str, httpx.Response]:
         text = f"call number {index}"
         body = json.dumps(openai_request(text, stream=True))
-        return text, await client.post(gateway.url + OPENAI, content=body, timeout=20)
+        return text, await client.post(gateway.url + OPENAI, content=body, timeout=DEADLINE_S)
 
     async def ask_all() -> list[tuple[str, httpx.Response]]:
         async with httpx.AsyncClient() as client:

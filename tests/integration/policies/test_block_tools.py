@@ -80,7 +80,7 @@ class TestOpenAI:
         assert calls == [LISTS, READS]
         assert (choice.message.content, choice.finish_reason) == (f"Let me see.\n\n{GONE}", "tool_calls")
         assert completion.usage.total_tokens == 12
-        call = dropping.call(dropping.newest_call_id())
+        call = dropping.call(dropping.only_call_id())
         assert call["changed"]["response"] is True
         (decision,) = [each for each in call["decisions"] if each["side"] == "response"]
         assert (decision["action"], decision["reason"]) == ("modify", "dropped a call of the tool shell")
@@ -108,7 +108,7 @@ class TestOpenAI:
         self.play(provider, streamed, READS, DELETES)
         with pytest.raises(openai.APIError, match="the model called the tool shell"):
             ask_openai(blocking, streamed)
-        assert blocking.call(blocking.newest_call_id())["outcome"] == "blocked"
+        assert blocking.call(blocking.only_call_id())["outcome"] == "blocked"
 
     def test_definitions_are_removed(self, dropping: Gateway, provider: ScriptedProvider, streamed: bool) -> None:
         self.play(provider, streamed, READS)
@@ -153,7 +153,7 @@ class TestResponses:
         self.play(provider, streamed, READS, DELETES)
         with pytest.raises(openai.APIError, match="the model called the tool shell"):
             ask_responses(blocking, streamed)
-        assert blocking.call(blocking.newest_call_id())["outcome"] == "blocked"
+        assert blocking.call(blocking.only_call_id())["outcome"] == "blocked"
 
     def test_definitions_are_removed(self, dropping: Gateway, provider: ScriptedProvider, streamed: bool) -> None:
         self.play(provider, streamed, READS)
@@ -198,7 +198,7 @@ class TestAnthropic:
         self.play(provider, streamed, READS, DELETES)
         with pytest.raises(anthropic.APIStatusError, match="the model called the tool shell"):
             ask_anthropic(blocking, streamed)
-        assert blocking.call(blocking.newest_call_id())["outcome"] == "blocked"
+        assert blocking.call(blocking.only_call_id())["outcome"] == "blocked"
 
     def test_definitions_are_removed(self, dropping: Gateway, provider: ScriptedProvider, streamed: bool) -> None:
         self.play(provider, streamed, READS)

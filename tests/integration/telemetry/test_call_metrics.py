@@ -17,6 +17,7 @@ from luthien.telemetry import conventions as names
 from tests.integration.conftest import StartGateway
 from tests.otlp_receiver import AttributeValue, OtlpReceiver, attributes_of
 from tests.playbook import (
+    DEADLINE_S,
     Gateway,
     Play,
     ScriptedProvider,
@@ -125,7 +126,7 @@ def held(gateway: Gateway, provider: ScriptedProvider, path: str = OPENAI) -> It
         await turn.reader.read(1)
 
     provider.will(play)
-    with httpx.stream("POST", gateway.url + path, json=openai_request(stream=True), timeout=20) as response:
+    with httpx.stream("POST", gateway.url + path, json=openai_request(stream=True), timeout=DEADLINE_S) as response:
         pieces = response.iter_raw()
         next(pieces)
         yield call_id_of(response), pieces

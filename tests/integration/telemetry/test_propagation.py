@@ -26,7 +26,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, get_c
 from luthien.hosts import HostPattern
 from tests.integration.conftest import StartGateway
 from tests.otlp_receiver import OtlpReceiver
-from tests.playbook import ScriptedProvider, Turn, answers, streams
+from tests.playbook import DEADLINE_S, ScriptedProvider, Turn, answers, streams
 from tests.wire import openai_request, openai_response, openai_stream
 
 OPENAI = "/v1/chat/completions"
@@ -208,7 +208,9 @@ def test_several_trace_contexts_are_none(start: StartGateway, provider: Scripted
         second = TRACEPARENT.replace("0af7", "1af7")
         headers = [("traceparent", TRACEPARENT), ("traceparent", second), ("content-type", "application/json")]
         url = gateway.url + OPENAI
-        call = gateway.call(httpx.post(url, content=json.dumps(openai_request()), headers=headers, timeout=30))
+        call = gateway.call(
+            httpx.post(url, content=json.dumps(openai_request()), headers=headers, timeout=DEADLINE_S)
+        )
     assert call["outcome"] == "completed"
     assert call["trace_id"] not in {TRACE_ID, TRACE_ID.replace("0af7", "1af7")}
 
