@@ -23,7 +23,7 @@ from luthien.doctor.finding import Finding, Level
 from luthien.doctor.words import size
 from luthien.errors import ConfigError, LuthienError, StoreError
 from luthien.local import local_settings
-from luthien.server import Server, WorkerConfig, Workers, address_of, listen, server_options, sign_in_link
+from luthien.server import Server, address_of, listen, server_options, sign_in_link
 from luthien.settings import Settings, read_settings, whole_days
 from luthien.store.gateway_role import grant_gateway
 from luthien.store.migrate import connect
@@ -33,6 +33,7 @@ from luthien.store.retention import StoredDay, expired_days, first_kept_day, str
 from luthien.store.retention import prune as run_prune
 from luthien.store.retention import repair as run_repair
 from luthien.telemetry.logs import configure_logging
+from luthien.workers import WorkerConfig, Workers
 
 _PRUNE_ATTEMPTS = 40
 """Ten seconds and more for each day."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import threading
@@ -15,11 +14,9 @@ from urllib.parse import quote
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.supervisors import Multiprocess
 
 from luthien.errors import ConfigError
 from luthien.gateway.protocol import ON_STOP, Protocol
-from luthien.gateway.reload import has_terminal
 from luthien.settings import Settings
 from luthien.telemetry.logs import logging_config
 
@@ -79,42 +76,6 @@ class Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-class WorkerConfig(uvicorn.Config):
-    """What each of several processes serves, and that it ends when its parent says so.
-
-    Ctrl-C is heard by all processes of a terminal: uvicorn's would take a second one for a reason to drop everything.
-    """
-
-    def load(self) -> None:
-        super().load()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-class Workers(Multiprocess):
-    """uvicorn's processes, which no longer seem to listen once they are told to end.
-
-    SIGHUP is for each of them: they take a changed configuration, and no call is ended for it.
-    """
-
-    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
-        super().__init__(config, sockets)
-        self._had_terminal = has_terminal()
-
-    def handle_hup(self) -> None:
-        if self._had_terminal and not has_terminal():
-            self.handle_term()
-            return
-        for process in self.processes:
-            if process.pid is not None and process.process.is_alive():
-                os.kill(process.pid, signal.SIGHUP)
-
-    def terminate_all(self) -> None:
-        # The system would go on to take connections for as long as one process has the socket open.
-        for listener in self.sockets:
-            listener.close()
-        super().terminate_all()
 
 
 def server_options(settings: Settings) -> dict[str, Any]:
