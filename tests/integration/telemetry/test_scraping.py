@@ -161,8 +161,8 @@ def test_each_worker_serves_metrics_of_its_own(
             lambda: re.findall(r"metrics are served at (http://127\.0\.0\.1:\d+/metrics)", running.command.output),
             lambda found: len(found) == 2,
         )
-        instances = {instance for url in urls for instance in eventually(lambda url=url: instances_at(url), bool)}
-    assert len(instances) == 2
+        instances = eventually(lambda: [instances_at(url) for url in urls], all)
+    assert len(set.union(*instances)) == 2
 
 
 def instances_at(url: str) -> set[str]:
