@@ -124,7 +124,7 @@ class Deployment:
             "LUTHIEN_SPOOL_DIR": str(self.spool_dir),
             "LUTHIEN_GRACE_S": "20",
             # A busy machine is no fault of the gateway's.
-            "LUTHIEN_RECEIPT_DEADLINE_MS": "5000",
+            "LUTHIEN_RECEIPT_DEADLINE_MS": "60000",
         }
         with luthien(
             "serve", *arguments, data_dir=self.folder, program=program, **{**environment, **settings}

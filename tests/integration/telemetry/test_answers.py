@@ -41,6 +41,7 @@ def exporting_to(endpoint: str, protocol: str, timeout_s: str = str(DEADLINE_S),
         variables = {"ENDPOINT": endpoint, "PROTOCOL": protocol, "TIMEOUT": timeout_s, **others}
         for name, value in variables.items():
             patch.setenv(PREFIX + name, value)
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")  # what is ended together is exported together
         return start_telemetry(read_settings(), DiscardingSink())
 
 
