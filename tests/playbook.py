@@ -305,7 +305,10 @@ def running_gateway(
         "spool_dir": Path(spools.name),
         "batch_max_age_ms": 5.0,
         "grace_s": 5.0,
-        "receipt_deadline_ms": 5000.0,  # a busy machine is no fault of Luthien's
+        # A busy machine is no fault of Luthien's.
+        "receipt_deadline_ms": DEADLINE_S * 1000,
+        "checkpoint_s": DEADLINE_S,
+        "keep_alive_s": DEADLINE_S,
     }
     built = Settings(**(options | settings))
     app = App(built, configuration, file)

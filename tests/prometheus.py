@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from tests.playbook import DEADLINE_S, eventually
 from tests.programs import program
 
 RULES = Path(__file__).parents[1] / "otel" / "rules" / "luthien.yml"
-SCRAPE_INTERVAL = "200ms"
+SCRAPE_INTERVAL = "500ms"
+"""A scrape may take no longer; one that does makes its series stale."""
 
 Labels = dict[str, str]
 
@@ -36,6 +38,12 @@ class Prometheus:
         found = self._ask("query", query=expression)
         assert found["resultType"] == "vector", f"{found['resultType']}: {expression}"
         return [(each["metric"], float(each["value"][1])) for each in found["result"]]
+
+    def scrapes_again(self) -> bool:
+        """Waits for a scrape of every target that begins after now."""
+        began_s = time.time()
+        oldest = f"min(timestamp(up)) > {began_s}"
+        return bool(eventually(lambda: self.now(oldest), bool))
 
     def over(self, expression: str, start_s: float, end_s: float, step_s: float) -> list[tuple[Labels, list[float]]]:
         """The values of each series over time."""

@@ -98,7 +98,7 @@ def test_two_share_one_postgres_which_ends_with_the_one_that_started_it(
         first.process.send_signal(signal.SIGINT)
         first.wait()
     assert postgres
-    assert not any(each.is_running() for each in postgres)
+    assert eventually(lambda: any(each.is_running() for each in postgres), lambda alive: not alive) is False
 
 
 def test_the_token_is_kept_for_its_owner_only(data_dir: Path) -> None:

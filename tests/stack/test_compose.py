@@ -130,7 +130,7 @@ class TestSecrets:
         bound.touch(mode=0o600)
 
         def made() -> dict[str, str]:
-            subprocess.run(["/bin/sh", script], check=True, capture_output=True, timeout=30)
+            subprocess.run(["/bin/sh", script], check=True, capture_output=True, timeout=60)
             return {path.name: path.read_text() for path in (tmp_path / ".secrets").iterdir()}
 
         first = made()
@@ -221,7 +221,7 @@ class TestWhatItNames:
         modules = set(re.findall(r"""-m["\s,]+(luthien[\w.]*)""", text))
         assert modules == {"luthien.health", "luthien.demo.model_server"}
         for module in modules:
-            subprocess.run([sys.executable, "-c", f"import {module}"], check=True, timeout=30)
+            subprocess.run([sys.executable, "-c", f"import {module}"], check=True, timeout=60)
 
     @pytest.mark.parametrize("name", ["luthien.yaml", "model.yaml"])
     def test_configurations_that_the_gateway_takes(self, name: str) -> None:
@@ -250,7 +250,7 @@ class TestDashboards:
             capture_output=True,
             text=True,
             check=True,
-            timeout=30,
+            timeout=60,
         )
         assert ran.stdout == "started\n"
         for source in (ROOT / "dashboards").glob("*.json"):

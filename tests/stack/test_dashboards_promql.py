@@ -77,9 +77,11 @@ class Watched:
 
     def has_data(self, asked: Asked) -> bool:
         """Whether a query finds a number that Grafana would show."""
-        expression = expanded(asked.expression, BOARDS[asked.board])
         if asked.is_instant:
+            # Since the beginning, however long ago that is by now.
+            expression = expanded(asked.expression, BOARDS[asked.board], __range="1h", __rate_interval="1h")
             return any(not math.isnan(value) for _, value in self.prometheus.now(expression))
+        expression = expanded(asked.expression, BOARDS[asked.board])
         found = self.prometheus.over(expression, self.since_s, time.time(), 1)
         return any(not math.isnan(value) for _, values in found for value in values)
 
@@ -147,14 +149,20 @@ def watched(
     with running_gateway(module_record_database, shared_provider.url, policies, **here) as gateway:
         target = str(gateway.app.metrics_url).removeprefix("http://").removesuffix("/metrics")
         with prometheus(home, [target]) as server:
-            serve_calls(gateway, shared_provider)
-            assert eventually(lambda: server.now("luthien_calls_total"), bool)
+            served = serve_calls(gateway, shared_provider)
+            # What counts for the first time the second time does not increase.
+            assert eventually(lambda: calls_in(server), lambda count: count == served) == served
+            assert server.scrapes_again()
             serve_calls(gateway, shared_provider)
             yield Watched(server, since_s)
 
 
-def serve_calls(gateway: Gateway, provider: ScriptedProvider) -> None:
-    """Plain, changed, streamed, blocked, broken by a policy, broken by the provider, and refused."""
+def calls_in(server: Prometheus) -> float:
+    return sum(value for _, value in server.now("luthien_calls_total"))
+
+
+def serve_calls(gateway: Gateway, provider: ScriptedProvider) -> int:
+    """Plain, changed, streamed, blocked, broken by a policy, broken by the provider, and refused: how many."""
     fine = answers(openai_response("Fine, as old."))
     statuses = []
     for play, body in (
@@ -169,6 +177,7 @@ def serve_calls(gateway: Gateway, provider: ScriptedProvider) -> None:
         statuses.append(gateway.post(CHAT, body).status_code)
     assert statuses == [200, 200, 200, 403, 500, 500]
     assert gateway.post(CHAT, b"{").status_code == 400
+    return len(statuses) + 1
 
 
 def test_every_query_is_understood_and_finds_something(watched: Watched) -> None:
@@ -188,12 +197,16 @@ def test_every_query_is_understood_and_finds_something(watched: Watched) -> None
 def test_a_policy_that_is_chosen_is_the_only_one_that_is_drawn(watched: Watched) -> None:
     board = BOARDS["luthien-policies"]
     asked = [each.expression for each in ASKED if each.board == "luthien-policies"]
+
+    def policies(expression: str, **chosen: str) -> set[str]:
+        found = watched.prometheus.now(expanded(expression, board, __rate_interval="1h", __range="1h", **chosen))
+        return {labels["luthien_policy_name"] for labels, _ in found}
+
     for expression in asked:
-        found = watched.prometheus.now(expanded(expression, board, policy="(Stern|nobody)"))
-        assert {labels["luthien_policy_name"] for labels, _ in found} <= {"Stern"}, expression
+        assert policies(expression, policy="(Stern|nobody)") <= {"Stern"}, expression
         assert "nobody" in expanded(expression, board, policy="nobody")
-    both = watched.prometheus.now(expanded(asked[0], board))
-    assert {labels["luthien_policy_name"] for labels, _ in both} == {"Stern", "replace_text"}
+    both = {"Stern", "replace_text"}
+    assert eventually(lambda: policies(asked[0]), lambda found: found == both) == both
 
 
 def test_what_may_be_empty_is_there() -> None:
@@ -242,7 +255,13 @@ def test_alerts_are_evaluated_and_those_fire_that_should(watched: Watched) -> No
     def state() -> dict[str, dict[str, Any]]:
         return {rule["name"]: rule for rule in watched.prometheus.rules()}
 
-    found = eventually(state, lambda rules: rules["LuthienPolicyErrors"].get("state") == "firing")
+    def is_over(found: dict[str, dict[str, Any]]) -> bool:
+        """Whether each was evaluated and ours fires: groups have their turns one after the other."""
+        return {each["health"] for each in found.values()} == {"ok"} and (
+            found["LuthienPolicyErrors"]["state"] == "firing"
+        )
+
+    found = eventually(state, is_over)
     unhealthy = {name: rule.get("lastError") for name, rule in found.items() if rule["health"] != "ok"}
     assert not unhealthy
     assert found.keys() == {rule["alert"] for rule in rules()}

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -263,9 +264,9 @@ def test_a_macro_in_a_value_is_no_way_out_of_it(stack: Stack, model: str) -> Non
 
 @pytest.mark.parametrize("uid", ["luthien-calls", "luthien-policies"])
 def test_statements_look_into_the_days_that_are_asked_for_and_at_no_record(stack: Stack, uid: str) -> None:
-    now = datetime.now(UTC)
-    view = View(BOARDS[uid], now.replace(hour=0, minute=0, second=0, microsecond=0), now)
-    tables = {f"conversation_{each}_{now:%Y%m%d}" for each in ("calls", "decisions", "changes")}
+    last = datetime.fromtimestamp((UUID(stack.ids["rejected"]).int >> 80) / 1000, UTC)  # its day, whichever it is now
+    view = View(BOARDS[uid], last.replace(hour=0, minute=0, second=0, microsecond=0), last)
+    tables = {f"conversation_{each}_{last:%Y%m%d}" for each in ("calls", "decisions", "changes")}
     for name, statement in statements(view.dashboard):
         [plan] = stack.conn.execute(b"EXPLAIN (FORMAT JSON) " + view.sql(statement).encode()).fetchall()
         found = {relation for relation in relations(plan["QUERY PLAN"]) if relation.startswith("conversation_")}

@@ -113,7 +113,7 @@ def test_promtool_takes_the_configuration_of_prometheus(tmp_path: Path) -> None:
         [program("promtool"), "check", "config", str(tmp_path / "prometheus.yml")],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert said.returncode == 0, said.stdout + said.stderr
@@ -123,7 +123,7 @@ def test_promtool_takes_the_configuration_of_prometheus(tmp_path: Path) -> None:
 def test_promtool_sees_a_word_too_much(tmp_path: Path) -> None:
     (tmp_path / "prometheus.yml").write_text((OTEL / "prometheus.yml").read_text() + "\ntypo: 1\n")
     command = [program("promtool"), "check", "config", "--syntax-only", str(tmp_path / "prometheus.yml")]
-    assert subprocess.run(command, capture_output=True, timeout=30, check=False).returncode != 0
+    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode != 0
 
 
 def configuration() -> str:

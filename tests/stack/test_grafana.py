@@ -104,7 +104,7 @@ def test_grafanas_own_language_finds_the_call_and_nothing_that_a_caller_wrote() 
     process.stdout.write(JSON.stringify(found));
     """
     told = json.dumps([transformation["expression"], tags])
-    said = subprocess.run([NODE, "-e", script], input=told, capture_output=True, text=True, check=True, timeout=30)
+    said = subprocess.run([NODE, "-e", script], input=told, capture_output=True, text=True, check=True, timeout=60)
     assert json.loads(said.stdout) == [call_id]
 
 
@@ -114,7 +114,7 @@ def test_the_queries_of_a_span_are_promql_over_metrics_that_there_are(tmp_path: 
     rules = {"groups": [{"name": "g", "rules": [{"record": f"r{i}", "expr": q} for i, q in enumerate(filled)]}]}
     (tmp_path / "rules.yml").write_text(json.dumps(rules))
     command = [program("promtool"), "check", "rules", str(tmp_path / "rules.yml")]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert said.returncode == 0, said.stderr
     spans = collector("collector.yaml")["connectors"]["span_metrics"]
     assert (spans["namespace"], spans["histogram"]["unit"]) == ("traces.span.metrics", "s")

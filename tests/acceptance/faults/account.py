@@ -18,8 +18,8 @@ from tests.acceptance.faults import asks
 from tests.acceptance.faults.load import Ledger, Received
 
 DEADLINE_S = 240.0
-# Longer than the writer's longest pause before it tries again.
-_QUIET_S = 15.0
+# Longer than the writer's longest pause before it tries again, on a machine that stands still at times.
+_QUIET_S = 60.0
 
 _EVENTS = """
 SELECT
@@ -79,6 +79,11 @@ def wait_until_stored(dsn: str, ledger: Ledger) -> None:
             return len(wanted - {row[0] for row in conn.execute(_WHOLE)})
 
     until_quiet(missing, is_enough=lambda count: count == 0)
+
+
+def wait_until_taken_over(left_behind: Callable[[], int]) -> None:
+    """Until nothing waits in the spools of the dead, be it of calls that did not come whole, or nothing happens."""
+    until_quiet(left_behind, is_enough=lambda count: count <= 0)
 
 
 def until_quiet(ask: Callable[[], int], is_enough: Callable[[int], bool]) -> int:

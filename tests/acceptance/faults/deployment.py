@@ -25,6 +25,16 @@ DEADLINE_S = 60.0
 # Below the ports of outgoing connections: who calls a port where nobody listens may otherwise end up calling itself.
 _PORTS = range(20_000, 30_000)
 _SERVE = ("-m", "luthien")
+UNHURRIED = (
+    "-c",
+    """
+from luthien import deadlines
+deadlines.CALLS_S = deadlines.RECORD_S = 60.0
+from luthien.cli import main
+main()
+""",
+)
+"""`luthien` that stops once all is stored, however long a busy machine takes for that."""
 
 
 @dataclass(slots=True)
@@ -89,6 +99,10 @@ class Deployment:
     def segments(self) -> list[Path]:
         return sorted(self.spools.glob("*/*.v1"))
 
+    def left_behind(self, alive: int) -> int:
+        """How many spools there are beside those of so many processes that run."""
+        return len([*self.spools.iterdir()]) - alive
+
     @contextmanager
     def running(
         self,
@@ -110,7 +124,7 @@ class Deployment:
             "LUTHIEN_SPOOL_DIR": str(self.spool_dir),
             "LUTHIEN_GRACE_S": "20",
             # A busy machine is no fault of the gateway's.
-            "LUTHIEN_RECEIPT_DEADLINE_MS": "5000",
+            "LUTHIEN_RECEIPT_DEADLINE_MS": "60000",
         }
         with luthien(
             "serve", *arguments, data_dir=self.folder, program=program, **{**environment, **settings}

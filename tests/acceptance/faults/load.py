@@ -36,6 +36,8 @@ class Received:
     is_whole: bool = False
     """A plain body of its full length, or a stream with its end marker."""
     error: str | None = None
+    ended_s: float = 0.0
+    """On the monotonic clock."""
 
 
 @dataclass(slots=True)
@@ -43,6 +45,8 @@ class Ledger:
     """All calls that have ended; written by the clients' thread, safe to be read by any."""
 
     calls: list[Received] = field(default_factory=list)
+    begun: int = 0
+    """Responses whose headers came."""
     failure: BaseException | None = None
     """Of the clients themselves, not of what they called."""
 
@@ -63,8 +67,15 @@ class Ledger:
     def wait_for(self, calls: int) -> None:
         """Until so many more responses have come whole."""
         wanted = len(self.whole) + calls
+        self._wait(lambda: len(self.whole) >= wanted, calls)
+
+    def wait_for_begun(self, calls: int) -> None:
+        """Until so many responses have begun, from the first on."""
+        self._wait(lambda: self.begun >= calls, calls)
+
+    def _wait(self, is_enough: Callable[[], bool], calls: int) -> None:
         ends = time.monotonic() + DEADLINE_S
-        while len(self.whole) < wanted:
+        while not is_enough():
             if self.failure is not None:
                 raise self.failure
             assert time.monotonic() < ends, f"no {calls} calls in {DEADLINE_S} s; last: {self.calls[-3:]}"
@@ -92,7 +103,7 @@ def load(
         options = httpx.Limits(max_connections=1)
         async with httpx.AsyncClient(timeout=_PATIENCE_S, limits=options, trust_env=False) as http:
             while not stop.is_set():
-                received = await _call(http, f"{url}/v1/chat/completions", ask(next(seeds)), headers)
+                received = await _call(http, f"{url}/v1/chat/completions", ask(next(seeds)), headers, ledger)
                 ledger.calls.append(received)
                 if received.error is not None:
                     await asyncio.sleep(_PAUSE_S)
@@ -120,7 +131,9 @@ def load(
         raise ledger.failure
 
 
-async def _call(http: httpx.AsyncClient, url: str, ask: Ask, headers: Mapping[bytes, bytes]) -> Received:
+async def _call(
+    http: httpx.AsyncClient, url: str, ask: Ask, headers: Mapping[bytes, bytes], ledger: Ledger
+) -> Received:
     body = ask.body()
     received = Received(ask, hashlib.sha256(body).digest())
     digest, tail = hashlib.sha256(), b""
@@ -129,6 +142,7 @@ async def _call(http: httpx.AsyncClient, url: str, ask: Ask, headers: Mapping[by
         async with http.stream("POST", url, content=body, headers=headers) as response:
             received.status = response.status_code
             received.call_id = UUID(response.headers["luthien-call-id"])
+            ledger.begun += 1
             length = response.headers.get("content-length")
             async for data in response.aiter_raw():
                 digest.update(data)
@@ -136,6 +150,7 @@ async def _call(http: httpx.AsyncClient, url: str, ask: Ask, headers: Mapping[by
                 tail = (tail + data)[-len(_DONE) :]
     except (httpx.TransportError, KeyError) as error:
         received.error = f"{type(error).__name__}: {error}"
+    received.ended_s = time.monotonic()
     received.sha256 = digest.digest()
     received.is_whole = tail == _DONE if length is None else received.size_bytes == int(length)
     if received.call_id is None:

@@ -7,7 +7,11 @@ from tests.otlp_receiver import OtlpReceiver, attributes_of
 
 def exporting(collector: OtlpReceiver) -> dict[str, str]:
     """The settings with which a gateway says it often."""
-    return {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_METRIC_EXPORT_INTERVAL": "200"}
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "60",
+        "OTEL_METRIC_EXPORT_INTERVAL": "200",
+    }
 
 
 def history(collector: OtlpReceiver, name: str, reason: str | None = None) -> list[int]:

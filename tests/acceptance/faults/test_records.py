@@ -16,7 +16,7 @@ import pytest
 from luthien.exchange import StageRecord
 from luthien.record.spool import Spool, SpoolLimits
 from tests.acceptance.faults import asks
-from tests.acceptance.faults.account import account, until_quiet, wait_until_stored
+from tests.acceptance.faults.account import account, until_quiet, wait_until_stored, wait_until_taken_over
 from tests.acceptance.faults.deployment import Deployment, GatewayProcess, free_port
 from tests.acceptance.faults.form import FORM
 from tests.acceptance.faults.load import Ledger, Received, load
@@ -108,6 +108,7 @@ def test_two_gateways_take_over_what_others_left(deployment: Deployment, postgre
             other.wait_for(20)
         ledger = Ledger([call for each in (*ledgers, one, other) for call in each.calls])
         wait_until_stored(deployment.dsn, ledger)
+        wait_until_taken_over(lambda: deployment.left_behind(alive=2))
         for gateway in gateways:
             deployment.weigh(gateway)
             assert gateway.stop() == 0, gateway.command.output

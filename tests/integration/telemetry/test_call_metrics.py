@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -176,7 +177,13 @@ def test_calls_are_counted_by_outcome_provider_and_model(
 def test_the_parts_of_calls_add_up_to_their_durations(
     start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver
 ) -> None:
-    provider.will(streams(*openai_stream("a", "needle"), pause_s=0.02), answers(b"", status=500), answers(b"{}"))
+    stream = streams(*openai_stream("a", "needle"))
+
+    async def slowly(turn: Turn) -> None:
+        await asyncio.sleep(0.06)  # in which the gateway has nothing else to do than to wait for it
+        await stream(turn)
+
+    provider.will(slowly, answers(b"", status=500), answers(b"{}"))
     with start([REPLACE]) as gateway:
         for _ in range(2):
             gateway.call(gateway.post(OPENAI, openai_request("needle", stream=True)))

@@ -37,7 +37,7 @@ from luthien.telemetry.setup import Telemetry, start_telemetry
 from luthien.telemetry.spans import StageEvent, emit_stage, end_span
 from tests.integration.conftest import StartGateway
 from tests.otlp_receiver import OtlpReceiver, attributes_of
-from tests.playbook import ScriptedProvider, Turn, answers, running_gateway, streams
+from tests.playbook import DEADLINE_S, Play, ScriptedProvider, Turn, answers, running_gateway, streams
 from tests.wire import (
     DONE,
     anthropic_request,
@@ -152,15 +152,38 @@ def trace_ids(spans: Sequence[ProtoSpan]) -> list[bytes]:
     return [*dict.fromkeys(span.trace_id for span in sorted(spans, key=lambda span: span.start_time_unix_nano))]
 
 
+def checkpointed(provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch, *pieces: bytes) -> Play:
+    """A stream whose first pieces each wait for a checkpoint of what went before."""
+    gates = [provider.gate(), provider.gate()]
+    closed = iter(gates)
+    make = Ledger.checkpoint
+
+    def noting(ledger: Ledger, deltas: Sequence[Delta]) -> None:
+        make(ledger, deltas)
+        if gate := next(closed, None):
+            gate.open()
+
+    async def play(turn: Turn) -> None:
+        await turn.head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
+        for number, piece in enumerate(pieces):
+            await turn.chunk(piece)
+            if number < len(gates):
+                await gates[number].wait()
+        await turn.send(b"0\r\n\r\n")
+
+    monkeypatch.setattr(Ledger, "checkpoint", noting)
+    return play
+
+
 def test_every_span_of_a_call_has_its_id(
-    start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver
+    start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answered, streamed with checkpoints, failed, passed through, blocked, refused; and no span is of another."""
     block = {"policy": "limit", "config": {"models": {"deny": ["forbidden"]}}}
     key = {"authorization": "Bearer sk-credential-mark"}
     provider.will(
         answers(openai_response()),
-        streams(*anthropic_stream("a", "b", "c"), pause_s=0.02),
+        checkpointed(provider, monkeypatch, *anthropic_stream("a", "b", "c")),
         answers({}, status=500),
         answers({}),
     )
@@ -222,9 +245,9 @@ def test_no_payload_leaves_over_otlp(start: StartGateway, provider: ScriptedProv
 
 
 def test_a_checkpoint_is_a_short_span_of_its_own_without_its_payload(
-    start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver
+    start: StartGateway, provider: ScriptedProvider, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    provider.will(streams(*openai_stream("answer-", "mark reason-", "mark"), pause_s=0.05))
+    provider.will(checkpointed(provider, monkeypatch, *openai_stream("answer-", "mark reason-", "mark")))
     with start(REWRITE, checkpoint_s=0.01) as gateway:
         gateway.call(gateway.post(OPENAI, openai_request(stream=True)))
     [exchange] = [span for span in receiver.spans if span.name == names.EXCHANGE]
@@ -807,6 +830,7 @@ def _telemetry(settings: Settings, sink: Any = None, monkey_endpoint: str | None
     with pytest.MonkeyPatch.context() as patch:
         if monkey_endpoint:
             patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", monkey_endpoint)
+            patch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(DEADLINE_S))
         telemetry = start_telemetry(settings, sink or _Sink())
     yield telemetry
-    assert telemetry.shutdown(10.0)
+    assert telemetry.shutdown(DEADLINE_S)

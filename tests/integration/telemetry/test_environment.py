@@ -26,8 +26,8 @@ from luthien.telemetry.context import enter_call, leave_call
 from luthien.telemetry.metrics import CallMetrics
 from luthien.telemetry.setup import Telemetry, start_telemetry
 from luthien.telemetry.spans import StageEvent, emit_stage
-from tests.otlp_receiver import OtlpReceiver, Refusal, attributes_of, otlp_receiver
-from tests.playbook import ScriptedProvider, answers, eventually, running_gateway
+from tests.otlp_receiver import OtlpReceiver, Refusal, attributes_of, exports_unhurried, otlp_receiver
+from tests.playbook import DEADLINE_S, ScriptedProvider, answers, eventually, running_gateway
 from tests.serving import LONG_S, serving
 from tests.wire import openai_request, openai_response
 
@@ -78,11 +78,11 @@ def receiver(environment: pytest.MonkeyPatch) -> Iterator[OtlpReceiver]:
 def telemetry_of(variables: Mapping[str, str], sink: Sink | None = None) -> Iterator[Telemetry]:
     """Running as these variables say; all is exported at the end."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
+        for name, value in {"OTEL_EXPORTER_OTLP_TIMEOUT": str(DEADLINE_S), **variables}.items():
             patch.setenv(name, value)
         telemetry = start_telemetry(read_settings(), sink or DiscardingSink())
         yield telemetry
-        assert telemetry.shutdown(10.0)
+        assert telemetry.shutdown(DEADLINE_S)
 
 
 def spans(telemetry: Telemetry, count: int) -> None:
@@ -204,7 +204,7 @@ class TestExport:
         variables = {
             "OTEL_BSP_MAX_QUEUE_SIZE": "2",
             "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "2",
-            "OTEL_EXPORTER_OTLP_TIMEOUT": "10",
+            "OTEL_BSP_SCHEDULE_DELAY": "600000",  # only two spans are a batch, however long the second takes
         }
         answered = threading.Event()
         left = [Refusal(waits_for=answered, headers={"retry-after": "0"})]
@@ -299,7 +299,7 @@ class TestExport:
                 assert port is not None
                 assert httpx.URL(str(second.scraping.url)).port in range(port + 1, port + 20)
             finally:
-                second.shutdown(10.0)
+                second.shutdown(DEADLINE_S)
 
 
 def exported(receiver: OtlpReceiver, variables: Mapping[str, str]) -> dict[str, Metric]:
@@ -395,9 +395,13 @@ def test_no_call_is_excluded_and_no_header_exported(
 
 @exception("OTEL_PROPAGATORS")
 def test_baggage_goes_nowhere(
-    shared_record_database: str, shared_provider: ScriptedProvider, receiver: OtlpReceiver
+    shared_record_database: str,
+    shared_provider: ScriptedProvider,
+    receiver: OtlpReceiver,
+    environment: pytest.MonkeyPatch,
 ) -> None:
     """Although it is among the propagators unless they are named."""
+    exports_unhurried(environment, receiver)
     shared_provider.will(answers(openai_response()))
     with running_gateway(shared_record_database, shared_provider.url) as gateway:
         gateway.call(gateway.post(OPENAI, openai_request(), headers={"baggage": "user=baggage-mark"}))

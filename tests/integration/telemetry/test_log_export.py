@@ -392,11 +392,11 @@ def test_logs_over_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
     server.start()
     try:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", f"http://127.0.0.1:{proxy.port}")
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "10")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(DEADLINE_S))
         export = start_log_export(Settings(otlp_protocol="grpc"))
         assert export is not None
         logging.getLogger("luthien.test").error("x" * 8192)
-        assert export.stop(10.0)
+        assert export.stop(DEADLINE_S)
     finally:
         proxy.close()
         server.stop(None).wait()
@@ -408,7 +408,7 @@ def test_logs_on_the_console(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     export = start_log_export(Settings(logs_exporter="console"))
     assert export is not None
     logging.getLogger("luthien.test").error("here")
-    assert export.stop(10.0)
+    assert export.stop(DEADLINE_S)
     [line] = capsys.readouterr().out.splitlines()
     assert json.loads(line)["body"] == "here"
 
