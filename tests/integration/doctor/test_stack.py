@@ -40,6 +40,12 @@ def traces(**settings: Any) -> dict[str, Finding]:
     return by_check(tracing.examine(Settings(**settings)))
 
 
+@pytest.fixture(autouse=True)
+def patiently(monkeypatch: pytest.MonkeyPatch) -> None:
+    for each in (network, otlp, tracing):
+        monkeypatch.setattr(each, "TIMEOUT_S", DEADLINE_S)
+
+
 @pytest.fixture
 def away() -> Iterator[str]:
     """An address at which nobody listens."""
