@@ -141,13 +141,12 @@ class Setting:
                 self.run(script, each, play) for each in (straight, side)
             )
             # Of an attempt before, one may come late.
-            mine = [
-                [turn for turn in turns if turn.json["model"] == side.model]
-                for turns in (direct_turns, through_turns)
-            ]
-            if (direct.text, through.text, [*map(len, mine)]) == (said, said, [1, 1]):
+            direct_turns = [turn for turn in direct_turns if turn.json["model"] == side.model]
+            through_turns = [turn for turn in through_turns if turn.json["model"] == side.model]
+            told = (direct.text, through.text, len(direct_turns), len(through_turns))
+            if told == (said, said, 1, 1):
                 break
-        return Comparison(direct, through, *mine, self.calls(side.model))
+        return Comparison(direct, through, direct_turns, through_turns, self.calls(side.model))
 
     def run(self, script: Script, side: Side, *plays: Play) -> tuple[Account, list[Turn]]:
         """The script's account, and what the provider was asked meanwhile."""
