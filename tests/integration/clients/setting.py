@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.integration.clients.account import Account, Json
-from tests.playbook import Gateway, Play, ScriptedProvider, Turn, eventually, running_gateway
+from tests.playbook import DEADLINE_S, Gateway, Play, ScriptedProvider, Turn, eventually, running_gateway
 
-PATIENCE_S = 20.0
+PATIENCE_S = DEADLINE_S
 PROMPT = "I am jane@example.com. Hello!"
 """What every client says to the model, unless it has something else to say."""
 
@@ -114,7 +114,6 @@ class Setting:
         script: Script,
         *plays: Play,
         policies: str = "none",
-        timeout_s: float = PATIENCE_S,
         calls: int | None = None,
     ) -> Comparison:
         """The script's accounts of the same plays, directly and through the gateway.
@@ -122,12 +121,32 @@ class Setting:
         Args:
             calls: how many the gateway is expected to record; as many as the provider saw, if not said.
         """
-        straight = replace(self.direct(), timeout_s=timeout_s)
+        straight = self.direct()
         direct, direct_turns = self.run(script, straight, *plays)
         side = replace(straight, url=self.gateway(policies).url)
         through, through_turns = self.run(script, side, *plays)
         recorded = self.calls(side.model, len(through_turns) if calls is None else calls)
         return Comparison(direct, through, direct_turns, through_turns, recorded)
+
+    def compare_impatient(self, script: Script, play: Play, said: str) -> Comparison:
+        """The same of a client that gives up on a provider which says this much, and then nothing for ever.
+
+        A second is enough for it to be told that on a quiet machine. Where it was not, the comparison would be of
+        the machine: it is made again, with more patience.
+        """
+        for timeout_s in (1.0, 5.0, PATIENCE_S / 2):
+            straight = replace(self.direct(), timeout_s=timeout_s)
+            side = replace(straight, url=self.gateway().url)
+            (direct, direct_turns), (through, through_turns) = (
+                self.run(script, each, play) for each in (straight, side)
+            )
+            # Of an attempt before, one may come late.
+            direct_turns = [turn for turn in direct_turns if turn.json["model"] == side.model]
+            through_turns = [turn for turn in through_turns if turn.json["model"] == side.model]
+            told = (direct.text, through.text, len(direct_turns), len(through_turns))
+            if told == (said, said, 1, 1):
+                break
+        return Comparison(direct, through, direct_turns, through_turns, self.calls(side.model))
 
     def run(self, script: Script, side: Side, *plays: Play) -> tuple[Account, list[Turn]]:
         """The script's account, and what the provider was asked meanwhile."""

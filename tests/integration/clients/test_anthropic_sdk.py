@@ -166,7 +166,7 @@ class TestErrors:
         assert {name: raised.value.response.headers[name] for name in headers} == headers
 
     def test_a_stall_is_a_timeout(self, scene: Setting) -> None:
-        both = scene.compare(players.helped, stalls(MESSAGES), timeout_s=1.0)
+        both = scene.compare_impatient(players.helped, stalls(MESSAGES), BEGUN)
         assert both.through == both.direct
         assert both.through.failure is not None
         assert (both.through.failure.kind, both.through.text) == ("ReadTimeout", BEGUN)
@@ -326,7 +326,7 @@ def test_a_timeout_before_anything_was_said(scene: Setting) -> None:
     async def silent(turn: Any) -> None:
         await turn.reader.read(1)
 
-    both = scene.compare(players.messages, silent, timeout_s=1.0)
+    both = scene.compare_impatient(players.messages, silent, "")
     assert both.through == both.direct
     assert both.through.failure is not None
     assert both.through.failure.kind == "APITimeoutError"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from tests.integration.clients.account import Failure, account_of
@@ -17,7 +19,7 @@ from tests.integration.clients.adversity import (
     Adversity,
     stalls,
 )
-from tests.integration.clients.setting import PATIENCE_S, Setting, Side, ended, final
+from tests.integration.clients.setting import Setting, Side, ended, final
 from tests.integration.clients.treatment import DELETE, READ, TOOLS, TREATMENTS, Treatment
 from tests.integration.clients.vercel_players import Play
 from tests.integration.clients.wire import TOOL_ANSWERS, TOOL_STREAMS, anthropic_thinking_stream
@@ -30,8 +32,8 @@ FORMATS = [CHAT, RESPONSES, MESSAGES]
 @pytest.mark.parametrize("wire_format", FORMATS)
 def test_adverse_streams(scene: Setting, play: Play, wire_format: str, adversity: Adversity) -> None:
     script = play(format=wire_format, streaming=True)
-    timeout_s = 1.0 if adversity.stays_open else PATIENCE_S
-    adversity.check(scene.compare(script, adversity.play(wire_format), timeout_s=timeout_s))
+    compare = partial(scene.compare_impatient, said=BEGUN) if adversity.stays_open else scene.compare
+    adversity.check(compare(script, adversity.play(wire_format)))
 
 
 @pytest.mark.parametrize("treatment", [pytest.param(each, id=name) for name, each in TREATMENTS.items()])

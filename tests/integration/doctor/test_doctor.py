@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -234,6 +235,20 @@ class TestTheDatabase:
         found = {each.check: each for each in database.examine(conn, Settings())}
         assert found["clock"].level is Level.WARNING
         assert said in found["clock"].found
+
+    def test_that_is_slow_has_no_other_clock(
+        self, conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waited_s = itertools.count(0, 10)
+
+        class Clock:
+            @staticmethod
+            def time() -> float:
+                return time.time() + next(waited_s)
+
+        monkeypatch.setattr(database, "time", Clock)
+        found = {each.check: each for each in database.examine(conn, Settings())}
+        assert found["clock"].level is Level.OK
 
     def test_in_which_the_user_may_not_write_is_a_problem(
         self, data_dir: Path, ready: str, conn: psycopg.Connection[Any], provider: ScriptedProvider

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,7 +18,7 @@ from luthien.doctor import network, otlp, tracing
 from luthien.doctor.finding import Finding, Level
 from luthien.settings import Settings
 from tests.otlp_receiver import Refusal, Reservation, otlp_grpc_receiver, otlp_receiver
-from tests.playbook import ScriptedProvider, answers
+from tests.playbook import DEADLINE_S, ScriptedProvider, answers
 from tests.ports import reserved_port
 from tests.tempo_server import grafana_proxy, tempo_server
 
@@ -37,6 +38,12 @@ def receivers(endpoint: str, **settings: Any) -> dict[str, Finding]:
 
 def traces(**settings: Any) -> dict[str, Finding]:
     return by_check(tracing.examine(Settings(**settings)))
+
+
+@pytest.fixture(autouse=True)
+def patiently(monkeypatch: pytest.MonkeyPatch) -> None:
+    for each in (network, otlp, tracing):
+        monkeypatch.setattr(each, "TIMEOUT_S", DEADLINE_S)
 
 
 @pytest.fixture
@@ -207,20 +214,18 @@ def test_a_receiver_that_answers_a_byte_at_a_time_does_not_hold_it(monkeypatch: 
     def drip(connection: socket.socket) -> None:
         with connection, suppress(OSError):
             connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-            for _ in range(200):
-                if is_over.wait(0.05):
-                    return
+            ends = time.monotonic() + DEADLINE_S
+            while time.monotonic() < ends and not is_over.wait(0.05):
                 connection.sendall(b"a")
 
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(3) as pool:
-        serving = pool.submit(lambda: drip(listener.accept()[0]))
+        pool.submit(lambda: drip(listener.accept()[0]))
         try:
             found = receivers(
                 f"http://127.0.0.1:{listener.getsockname()[1]}",
                 metrics_exporters=frozenset(),
                 logs_exporters=frozenset(),
             )["OTLP traces"]
-            assert not serving.done()
         finally:
             is_over.set()
     assert found.level is Level.PROBLEM

@@ -8,6 +8,7 @@ import hashlib
 import http.client
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -525,11 +526,21 @@ class TestEnds:
                 await turn.chunk(b"a beginning")
             await turn.reader.read()
 
+        heard = threading.Event()
+
+        def ask(url: str) -> httpx.Response:
+            with httpx.stream("GET", f"{url}/v1/models", timeout=DEADLINE_S) as response:
+                if has_begun:
+                    for _ in response.iter_raw():
+                        heard.set()
+                response.read()
+            return response
+
         provider.will(play)
         with ThreadPoolExecutor(1) as pool:
             with running_gateway(record_database, provider.url, grace_s=0.2) as gateway:
-                answer = pool.submit(gateway.get, "/v1/models")
-                eventually(lambda: provider.turns, bool)
+                answer = pool.submit(ask, gateway.url)
+                assert heard.wait(DEADLINE_S) if has_begun else eventually(lambda: provider.turns, bool)
             if has_begun:
                 with pytest.raises(httpx.RemoteProtocolError):
                     answer.result()

@@ -10,7 +10,17 @@ import pytest
 
 from luthien.policies.policy import Policy, Request, Verdict
 from luthien.policies.registry import BUILTIN
-from tests.playbook import TOKEN, Gateway, Play, ScriptedProvider, Turn, answers, eventually, running_gateway
+from tests.playbook import (
+    DEADLINE_S,
+    TOKEN,
+    Gateway,
+    Play,
+    ScriptedProvider,
+    Turn,
+    answers,
+    eventually,
+    running_gateway,
+)
 from tests.wire import openai_request, openai_response
 
 OPENAI = "/v1/chat/completions"
@@ -118,7 +128,7 @@ def test_clients_that_hang_up_leave_no_connection_behind(record_database: str, p
     async def never(turn: Turn) -> None:
         await turn.reader.read(1)
 
-    with running_gateway(record_database, provider.url, max_connections=2, pool_timeout_s=5.0) as gateway:
+    with running_gateway(record_database, provider.url, max_connections=2, pool_timeout_s=DEADLINE_S) as gateway:
         host, port = gateway.url.removeprefix("http://").split(":")
         body = b'{"model":"m","messages":[]}'
         head = f"POST {OPENAI} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
