@@ -13,6 +13,7 @@ from typing import Any
 from tests.integration.clients.account import Account, Failure, Json
 from tests.integration.clients.setting import PROMPT, Script, Side
 from tests.node import NODE, installed
+from tests.playbook import DEADLINE_S
 
 Play = Callable[..., Script]
 """Makes a script of what the process is told."""
@@ -34,7 +35,7 @@ def vercel_players() -> Iterator[Play]:
 
         yield lambda **asked: partial(ask, **asked)
         sent.close()
-        assert process.wait(20) == 0
+        assert process.wait(DEADLINE_S) == 0
 
 
 def _account(came: Json) -> Account:
