@@ -19,8 +19,8 @@ pytestmark = pytest.mark.timeout(300)
 
 EXPORT_S = "3600"
 """What an export may take: far longer than a gateway may take to stop."""
-SHUTDOWN_S = 30
-"""Twice what it needs at most (`luthien.deadlines`), and not what the SDK would wait for each signal."""
+SHUTDOWN_S = 25
+"""More than it needs at most (`luthien.deadlines`: 15), and less than the SDK would wait for one signal (30)."""
 
 
 @contextmanager
