@@ -15,6 +15,8 @@ from uvicorn.supervisors.multiprocess import Process
 from luthien.gateway.reload import has_terminal
 
 _log = logging.getLogger("uvicorn.error")
+_ENDS_S = 60.0
+"""How long a process may take beside its calls' grace period. It needs 15 on a machine that is not busy."""
 _FAILED_TO_START = 3  # as uvicorn ends a process whose application or socket cannot be had
 
 
@@ -105,6 +107,16 @@ class Workers(Multiprocess):
         for listener in self.sockets:
             listener.close()
         super().terminate_all()
+
+    def join_all(self) -> None:
+        """Kills who does not end, as one that hangs: what it had not stored waits in its spool for another."""
+        ends_at = time.monotonic() + (self.config.timeout_graceful_shutdown or 0) + _ENDS_S
+        for worker in self.processes:
+            worker.process.join(max(0.0, ends_at - time.monotonic()))
+            if worker.exitcode is None:
+                _log.error("process %s does not end: it is killed", worker.pid)
+                worker.kill()
+            worker.join()
 
     def _begun(self) -> Worker:
         worker = Worker(self.config, self.sockets)
