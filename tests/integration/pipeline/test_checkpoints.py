@@ -102,7 +102,10 @@ def test_while_it_is_open_the_page_has_what_has_passed_and_says_so(
         httpx.stream("POST", gateway.url + OPENAI, json=openai_request(stream=True), timeout=DEADLINE_S) as response,
     ):
         call_id = response.headers["luthien-call-id"]
-        call = eventually(lambda: shown(gateway, call_id), lambda call: "there" in str(call))
+        call = eventually(
+            lambda: shown(gateway, call_id),
+            lambda call: "there" in str(call) and "[hidden]" in str(call["stages"]["response_final"]),
+        )
         original, final = call["stages"]["response_original"], call["stages"]["response_final"]
         assert (original["state"], final["state"]) == ("partial", "partial")
         assert original["note"].startswith("partial: as of the last checkpoint at 20")

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from luthien.formats import format as format_module
-from tests.playbook import ScriptedProvider, Turn, running_gateway, settled
+from tests.playbook import ScriptedProvider, Turn, eventually, running_gateway, settled
 from tests.wire import DONE, openai_chunk, openai_request
 
 OPENAI = "/v1/chat/completions"
@@ -96,7 +96,8 @@ def test_a_client_that_reads_slowly_slows_the_provider(
     ):
         pieces = response.iter_raw()
         received = len(next(pieces))
-        assert 0 < settled(lambda: sent) < total // 2  # the kernel holds about 200 of them
+        assert eventually(lambda: sent, bool), "counted after it is written"
+        assert settled(lambda: sent) < total // 2  # the kernel holds about 200 of them
         received += sum(map(len, pieces))
         call = gateway.call(response)
     assert (call["outcome"], call["stages"]["response_final"]["wire_bytes"]) == ("completed", received)
