@@ -307,9 +307,11 @@ def test_an_answer_that_does_not_end_is_not_listened_to(shared_provider: Scripte
         except ConnectionError:
             left.set()
 
+    def tried() -> SpanExportResult:
+        return exported_spans(shared_provider.url, timeout_s="2")
+
     shared_provider.will(goes_on)
     # On a busy machine the status, too, may take longer than an export may.
-    tried = lambda: exported_spans(shared_provider.url, timeout_s="2")  # noqa: E731
     assert eventually(tried, lambda result: result is SpanExportResult.SUCCESS) is SpanExportResult.SUCCESS
     assert left.wait(DEADLINE_S)
 
